@@ -1,0 +1,123 @@
+package vk
+
+import (
+	"fmt"
+
+	vulkan "github.com/vulkan-go/vulkan"
+
+	"github.com/vkmoe/vkmoe/internal/kernel"
+)
+
+// An AdapterType says what kind of device an adapter is.
+type AdapterType uint8
+
+// The adapter types, in Vulkan's numbering.
+const (
+	Other AdapterType = iota
+	Integrated
+	Discrete
+	Virtual
+	Software
+)
+
+func (t AdapterType) String() string {
+	return [...]string{"other", "integrated", "discrete", "virtual", "software"}[t]
+}
+
+// A Version is a Vulkan API version.
+type Version struct{ Major, Minor, Patch int }
+
+func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Patch) }
+
+// An Adapter is one physical device as its driver describes it. It is plain data and stays valid without any open
+// device.
+type Adapter struct {
+	Index         int // position in Adapters, the number VKMOE_DEVICE takes
+	Name          string
+	Type          AdapterType
+	VendorID      uint32
+	DeviceID      uint32
+	DriverName    string // for example "llvmpipe"
+	DriverInfo    string // the driver's own version text
+	DriverVersion uint32 // as the driver encodes it
+	DriverUUID    [16]byte
+	DeviceUUID    [16]byte
+	CacheUUID     [16]byte // pipelineCacheUUID
+	API           Version
+	Caps          Capabilities
+
+	// Unusable holds why vkmoe cannot run here; nil when it can.
+	Unusable error
+
+	handle      vulkan.PhysicalDevice
+	memoryTypes []memoryType
+	heaps       []memoryHeap
+	queueFamily uint32 // the family vkmoe submits to: compute-only where there is one
+}
+
+// memoryType is one VkMemoryType: its property flags and the heap it lives in.
+type memoryType struct {
+	flags vulkan.MemoryPropertyFlags
+	heap  uint32
+}
+
+// memoryHeap is one VkMemoryHeap: its size in bytes and whether it is device-local.
+type memoryHeap struct {
+	size        uint64
+	deviceLocal bool
+}
+
+// Capabilities are the features and limits of an adapter, after VKMOE_DISABLE.
+type Capabilities struct {
+	Features map[Feature]bool // what the device has and nothing has switched off
+	Disabled []Feature        // what the device has and VKMOE_DISABLE or Options.Disable switched off
+
+	SubgroupSize, MinSubgroupSize, MaxSubgroupSize uint32
+
+	MaxWorkgroupInvocations uint32
+	MaxWorkgroupSize        [3]uint32
+	MaxWorkgroupCount       [3]uint32
+	SharedMemoryBytes       uint32
+	PushConstantBytes       uint32
+	MaxAllocationBytes      uint64  // largest single memory allocation
+	MaxBufferBytes          uint64  // largest single buffer
+	TimestampPeriod         float64 // nanoseconds per timestamp tick
+	TimestampBits           uint32  // valid bits of a timestamp, 0 when there are none
+
+	CooperativeMatrix  []CooperativeMatrixShape
+	CooperativeMatrix2 []FlexibleMatrixShape
+}
+
+// Feature names one optional capability; see the constants of this package.
+type Feature = kernel.Feature
+
+// Has reports whether the device has every one of the features given.
+func (c *Capabilities) Has(features ...Feature) bool { return c.Missing(features...) == "" }
+
+// Missing returns the first of the features that the device lacks, or "".
+func (c *Capabilities) Missing(features ...Feature) Feature {
+	for _, f := range features {
+		if !c.Features[f] {
+			return f
+		}
+	}
+	return ""
+}
+
+// A CooperativeMatrixShape is one entry of VK_KHR_cooperative_matrix: D[M,N] = A[M,K]·B[K,N] + C[M,N].
+type CooperativeMatrixShape struct {
+	M, N, K    uint32
+	A, B, C, D string // component types: "f16", "bf16", "f32", "s8", "u8", "s32", "u32", or "type(N)"
+	Scope      string // "subgroup", "workgroup", …
+	Saturating bool
+}
+
+// A FlexibleMatrixShape is one entry of VK_NV_cooperative_matrix2: any M, N and K that are multiples of the
+// granularity, in work-groups of Invocations.
+type FlexibleMatrixShape struct {
+	MGranularity, NGranularity, KGranularity uint32
+	A, B, C, D                               string
+	Scope                                    string
+	Invocations                              uint32
+	Saturating                               bool
+}
