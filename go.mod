@@ -2,4 +2,20 @@ module github.com/vkmoe/vkmoe
 
 go 1.24
 
-require github.com/vulkan-go/vulkan v0.0.0-20221209234627-c0a353ae26c8
+require (
+	github.com/schollz/progressbar/v3 v3.18.0
+	github.com/stretchr/testify v1.11.1
+	github.com/vulkan-go/vulkan v0.0.0-20221209234627-c0a353ae26c8
+	golang.org/x/image v0.30.0
+)
+
+require (
+	github.com/davecgh/go-spew v1.1.1 // indirect
+	github.com/mitchellh/colorstring v0.0.0-20190213212951-d06e56a500db // indirect
+	github.com/pmezard/go-difflib v1.0.0 // indirect
+	github.com/rivo/uniseg v0.4.7 // indirect
+	golang.org/x/sys v0.29.0 // indirect
+	golang.org/x/term v0.28.0 // indirect
+	golang.org/x/text v0.28.0 // indirect
+	gopkg.in/yaml.v3 v3.0.1 // indirect
+)
