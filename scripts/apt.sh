@@ -2,6 +2,7 @@
 # Nothing here installs a package or changes the system's own package lists, sources or drivers.
 
 repo_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+triplet=$(uname -m)-linux-gnu
 
 say() { echo "${0##*/}: $*" >&2; }
 

@@ -38,14 +38,15 @@ if new_enough glslangValidator spirv-val; then
 	exit 0
 fi
 
-[ "$(uname -m)" = x86_64 ] || unobtainable "install glslang ≥ $min_glslang and spirv-tools ≥ $min_spirv by hand on $(uname -m)"
 work=$(mktemp -d "$tools/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 say "unpacking glslang ≥ $min_glslang from Debian sid"
 apt_open "$work/apt" sid
 apt_unpack "$work/root" glslang-tools spirv-tools libc6
-rm -rf "$tools/glslang" "$work/root/usr/share"
-mv "$work/root" "$tools/glslang"
+rm -rf "$tools/glslang"
+mkdir "$tools/glslang"
+mv "$work/root/usr/bin" "$work/root/usr/lib/$triplet" "$work/root/packages" "$tools/glslang"
+mv "$tools/glslang/$triplet" "$tools/glslang/lib"
 
 for p in glslangValidator spirv-val; do
 	rm -f "$tools/bin/$p"
@@ -53,8 +54,7 @@ for p in glslangValidator spirv-val; do
 		#!/bin/sh
 		# Runs the unpacked $p with the loader and libraries it was built for.
 		root=\$(dirname "\$(readlink -f "\$0")")/../glslang
-		exec "\$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" \\
-			--library-path "\$root/usr/lib/x86_64-linux-gnu" "\$root/usr/bin/$p" "\$@"
+		exec "\$root"/lib/ld-linux*.so.* --library-path "\$root/lib" "\$root/bin/$p" "\$@"
 	WRAPPER
 	chmod +x "$tools/bin/$p"
 done
