@@ -1,0 +1,52 @@
+package ref
+
+// An MLP is a sparse mixture of two-layer experts:
+//
+//	out[t] = Σ_j gate[t,j] · (Down[e]·act(Up[e]·x[t] + b) + b'),  e = ids[t,j]
+//
+// with Up: D → H, or D → 2H (gate rows first) when Gated, and Down: H → D.
+type MLP[F Float] struct {
+	Mode       RouterMode
+	K          int
+	Router     Linear[F] // one expert, D → E
+	Up, Down   Linear[F]
+	Activation Activation
+	Gated      bool
+}
+
+// An MLPResult holds every stage of MLP.Forward, so that a device can be compared stage by stage.
+type MLPResult struct {
+	Logits  Result    // [T,E]
+	IDs     []int32   // [T,K]
+	Gates   []float64 // [T,K]
+	Routing *Routing
+	Up      Result // [T·K, H or 2H] grouped
+	Hidden  Result // [T·K, H] grouped
+	Slots   Result // [T·K, D] scattered, before the gates
+	Out     Result // [T,D]
+}
+
+// Forward runs the layer on x [T,D].
+func Forward[F, X Float](m MLP[F], x []X, tokens int) MLPResult {
+	logits := DenseLinear(m.Router, x, tokens)
+	ids := SelectTopK(logits.Y, tokens, m.Router.Out, m.K)
+	return ForwardChosen(m, x, tokens, logits, ids)
+}
+
+// ForwardChosen runs the layer on x [T,D] with the experts ids [T,K] already chosen and gates from the given logits
+// [T,E]. It judges a device that broke a near tie differently.
+func ForwardChosen[F, X Float](m MLP[F], x []X, tokens int, logits Result, ids []int32) MLPResult {
+	experts := m.Router.Out
+	res := MLPResult{Logits: logits, IDs: ids, Gates: GatesOf(m.Mode, logits.Y, ids, tokens, experts, m.K)}
+	res.Routing = Route(ids, tokens, experts, m.K)
+	noGates := []float64(nil)
+	res.Up = Scatter2scatter(m.Up, x, res.Routing, Layout{GroupedOut: true}, noGates)
+	if m.Gated {
+		res.Hidden = ActivateGated(m.Activation, res.Up.Y, res.Routing.Slots(), m.Down.In)
+	} else {
+		res.Hidden = Activate(m.Activation, res.Up.Y)
+	}
+	res.Slots = Scatter2scatter(m.Down, res.Hidden.Y, res.Routing, Layout{GroupedIn: true}, noGates)
+	res.Out = Combine(res.Slots.Y, res.Gates, res.Routing, m.Down.Out, false)
+	return res
+}
