@@ -61,7 +61,11 @@ func Gamma(n int) float64 {
 // whose result is stored as dtype, in any order of summation, with or without fused multiply-add: every term passes at
 // most n − 1 additions and one product; one more rounding each is granted for a bias and a gate.
 func Tolerance(dtype DType, n int) float64 {
-	return Gamma(n+2) + dtype.Storage()*(1+Gamma(n+2))
+	sum := Gamma(n + 2)
+	if dtype == F32 {
+		return sum
+	}
+	return sum + dtype.Storage()*(1+sum)
 }
 
 // Underflow is the absolute error that n products flushed to zero, and one flushed result, may add to a sum.
