@@ -60,20 +60,24 @@ if [ -z "$loader" ]; then
 	exec "$@"
 fi
 
-# This driver brings its own C library, so the program is started through that library's loader.
-program=$(command -v "$1") || {
+# This driver brings its own C library. A copy of the program is made to start through that library's loader, rather
+# than handed to it as an argument, so that the program can start itself again.
+program=$(type -P "$1") || {
 	echo "with-driver.sh: $1: not found" >&2
 	exit 127
 }
 shift
-verified=0
-"$loader" --verify "$program" >/dev/null 2>&1 || verified=$?
-case $verified in
-0 | 2) ;;
-*)
+run=$(mktemp -d "$folder/run.XXXXXX")
+trap 'rm -rf "$run"' EXIT
+copy=$run/$(basename "$program")
+cp "$program" "$copy"
+chmod u+w "$copy"
+"$loader" --library-path "$folder/lib" "$folder/patchelf" --set-interpreter "$loader" \
+	--force-rpath --set-rpath "$folder/lib" "$copy" 2>/dev/null || {
 	echo "with-driver.sh: $name runs dynamically linked programs only, which $program is not:" \
 		"build it first, or use go run -exec and go test -exec" >&2
 	exit 2
-	;;
-esac
-exec "$loader" --library-path "$folder/lib" --argv0 "$program" "$program" "$@"
+}
+status=0
+"$copy" "$@" || status=$?
+exit $status
