@@ -1,0 +1,62 @@
+#version 460
+// combine: the gate-weighted sum over a token's k choices.
+//
+//   out[t] = Σ_j gates[t,j] · y[row of slot t·k + j],  j ascending
+//
+// The row is the slot, or inverse[slot] when GROUPED. A slot whose inverse is −1 has no expert and adds 0. Without gates
+// they count as 1.
+//
+// Push constants: device addresses of y [T·k,D], gates f32 [T,k] (0: none), inverse i32 [T·k], out [T,D]; T, D, k.
+// Mapping: COLUMNS × ROWS invocations, each one element of out, or four (QUADS: D is a multiple of 4 and both addresses
+// are 16-byte aligned).
+// Accumulation: f32.
+// Oracle: internal/ref/combine.go
+#extension GL_GOOGLE_include_directive : require
+#include "include/head.glsl"
+
+layout(constant_id = 0) const uint COLUMNS = 64;
+layout(constant_id = 1) const uint ROWS = 1;
+layout(constant_id = 2) const bool QUADS = false;
+layout(constant_id = 3) const bool GROUPED = false;
+layout(local_size_x_id = 0, local_size_y_id = 1) in;
+
+layout(push_constant, std430) uniform Push {
+    uvec2 y;
+    uvec2 gates;
+    uvec2 inverse;
+    uvec2 result;
+    uint tokens;
+    uint width;
+    uint k;
+} push;
+
+#include "include/elementwise.glsl"
+
+void main() {
+    uint token, column;
+    if (!find_element(push.tokens, push.width, token, column)) {
+        return;
+    }
+    bool gated = !address_is_null(push.gates);
+    vec4 sum = vec4(0.0);
+    for (uint j = 0u; j < push.k; j++) {
+        uint slot = token * push.k + j;
+        int position = load_i32(push.inverse, slot);
+        if (position < 0) {
+            continue;
+        }
+        float gate = gated ? load_f32(push.gates, slot) : 1.0;
+        uvec2 y = address_at(push.y, GROUPED ? uint(position) : slot, push.width * VALUE_BYTES);
+        if (QUADS) {
+            sum += gate * load_value4(y, column);
+        } else {
+            sum.x += gate * load_value(y, column);
+        }
+    }
+    uvec2 result = address_at(push.result, token, push.width * VALUE_BYTES);
+    if (QUADS) {
+        store_value4(result, column, sum);
+    } else {
+        store_value(result, column, sum.x);
+    }
+}

@@ -1,0 +1,68 @@
+// Command gen compiles the shaders of the parent folder to spv/ and writes kernels.go: run it by go generate.
+//
+// It needs glslang 16 or newer: the glslangValidator that the environment variable VKMOE_GLSLANG names, or the one that
+// scripts/glslang.sh puts into .tools/.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+func main() {
+	// go generate runs in the folder of the file with the directive: shaders.
+	if err := generate("."); err != nil {
+		fmt.Fprintln(os.Stderr, "shaders/gen:", err)
+		os.Exit(1)
+	}
+}
+
+// generate writes root/spv and root/kernels.go.
+func generate(root string) error {
+	c, err := findCompiler(filepath.Join(root, ".."))
+	if err != nil {
+		return err
+	}
+	if c.path, err = filepath.Abs(c.path); err != nil {
+		return err
+	}
+	spv := filepath.Join(root, "spv")
+	if err := os.MkdirAll(spv, 0o755); err != nil {
+		return err
+	}
+	var list []kernelInfo
+	keep := map[string]bool{}
+	for _, v := range variants {
+		blob, err := c.compile(root, v)
+		if err != nil {
+			return err
+		}
+		info, err := describe(root, v, blob)
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.file(), err)
+		}
+		name := filepath.Join(spv, v.file()+".spv")
+		if err := os.WriteFile(name, blob, 0o644); err != nil {
+			return err
+		}
+		keep[name] = true
+		list = append(list, info)
+	}
+	old, err := filepath.Glob(filepath.Join(spv, "*.spv"))
+	if err != nil {
+		return err
+	}
+	for _, name := range old {
+		if !keep[name] {
+			if err := os.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
+	text, err := render(c.version, list)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(root, "kernels.go"), text, 0o644)
+}

@@ -1,0 +1,53 @@
+// The element-wise activations, in f32. MODE numbers are those of moe.Activation's functions.
+#ifndef ACTIVATIONS_GLSL
+#define ACTIVATIONS_GLSL
+
+#include "float.glsl"
+
+const uint GELU = 0u;
+const uint GELU_TANH = 1u;
+const uint SILU = 2u;
+const uint RELU = 3u;
+const uint RELU2 = 4u;
+
+// normal_cdf is Φ(x) = erfc(−x/√2) / 2, accurate relative to its value in the left tail. With a = |x|/√2 and
+// t = 1/(1 + 0.4·a): erfc(a) = e^(−a²)·t·P(t), where P of degree 8 is the Chebyshev fit for a ≤ 10 (9e-8 relative).
+float normal_cdf(float x) {
+    float a = abs(x) * 0.70710678;
+    float t = 1.0 / (1.0 + 0.4 * a);
+    float p = 0.038508509;
+    p = fma(p, t, -0.1274464349);
+    p = fma(p, t, 0.05845088799);
+    p = fma(p, t, 0.1158586134);
+    p = fma(p, t, 0.06146568687);
+    p = fma(p, t, 0.2007425484);
+    p = fma(p, t, 0.200125255);
+    p = fma(p, t, 0.2266732652);
+    p = fma(p, t, 0.2256217069);
+    // x² in two parts: rounding it would cost the tail x² ulp.
+    precise float square = x * x;
+    precise float rest = fma(x, x, -square);
+    float tail = 0.5 * exp_f32(-0.5 * square) * (1.0 - 0.5 * rest) * t * p;
+    if (a > 10.0) {
+        tail = 0.0;
+    }
+    return x < 0.0 ? tail : 1.0 - tail;
+}
+
+float activate(uint mode, float x) {
+    switch (mode) {
+    case GELU:
+        return x * normal_cdf(x);
+    case GELU_TANH:
+        // (1 + tanh u) / 2 = σ(2u), u = √(2/π)·(x + 0.044715·x³)
+        return x * sigmoid(1.59576912 * (x + 0.044715 * x * x * x));
+    case SILU:
+        return x * sigmoid(x);
+    case RELU:
+        return x < 0.0 ? 0.0 : x; // NaN stays NaN
+    default:
+        return x < 0.0 ? 0.0 : x * x; // RELU2
+    }
+}
+
+#endif

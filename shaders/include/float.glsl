@@ -1,0 +1,61 @@
+// f32 functions and tests that do not depend on the driver: what Vulkan asks of exp is loose, of erf and of NaN tests
+// nothing at all, and some compilers fold isnan() away.
+#ifndef FLOAT_GLSL
+#define FLOAT_GLSL
+
+const float NAN = uintBitsToFloat(0x7fc00000u);
+
+// A key orders floats as unsigned integers: NaN is 0, then −Inf … +Inf. Both zeros have one key.
+const uint KEY_NAN = 0u;
+const uint KEY_NEGATIVE_INF = 0x007fffffu;
+const uint KEY_POSITIVE_INF = 0xff800000u;
+
+uint key_of(float value) {
+    uint bits = floatBitsToUint(value);
+    uint magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) {
+        return KEY_NAN;
+    }
+    if (magnitude == 0u) {
+        return 0x80000000u;
+    }
+    return (bits & 0x80000000u) != 0u ? ~bits : bits | 0x80000000u;
+}
+
+// The float of a key other than KEY_NAN.
+float value_of(uint key) {
+    return uintBitsToFloat((key & 0x80000000u) != 0u ? key & 0x7fffffffu : ~key);
+}
+
+bool is_nan(float value) {
+    return (floatBitsToUint(value) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// e^x within 2 ulp for −87 ≤ x ≤ 88; 0 below, e^88 above: x = n·ln 2 + r with |r| ≤ ln 2 / 2, and a Taylor polynomial
+// of degree 7 in r, whose remainder is below 2^-26. ln 2 is split so that n·(high part) is exact. NaN gives NaN.
+float exp_f32(float x) {
+    if (x < -87.0) {
+        return 0.0;
+    }
+    float y = x > 88.0 ? 88.0 : x;
+    precise float n = floor(y * 1.44269504 + 0.5);
+    precise float r = (y - n * 0.693359375) - n * -2.12194440e-4;
+    float p = 1.98412698e-4;
+    p = fma(p, r, 1.38888889e-3);
+    p = fma(p, r, 8.33333333e-3);
+    p = fma(p, r, 4.16666667e-2);
+    p = fma(p, r, 1.66666667e-1);
+    p = fma(p, r, 0.5);
+    p = fma(p, r * r, r) + 1.0;
+    float scaled = p * uintBitsToFloat(uint(int(n) + 127) << 23u);
+    return is_nan(x) ? x : scaled;
+}
+
+// 1 / (1 + e^-x), accurate relative to its value in both tails.
+float sigmoid(float x) {
+    float e = exp_f32(-abs(x));
+    float q = 1.0 / (1.0 + e);
+    return x < 0.0 ? e * q : q;
+}
+
+#endif

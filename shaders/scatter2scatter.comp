@@ -1,0 +1,242 @@
+#version 460
+// scatter2scatter: ParallelLinear (Tan et al., arXiv 2403.08245, section 3). For every grouped position p of expert e,
+// with slot s = order[p]:
+//
+//   y[row_out] = gate[s] · (W[e] · x[row_in] + b[e])
+//   row_in  = p when X_GROUPED, else s / fan_in     (fan_in = k for x [T,in], 1 for x [T·k,in])
+//   row_out = p when Y_GROUPED, else s
+//
+// W is [E,out,in], or [E,in,out] when TRANSPOSED. DENSE is a plain linear layer: one expert, slot = position = row, no
+// order and no tile map.
+//
+// Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
+// offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles); in, out, fan_in, rows (DENSE:
+// number of rows), flags.
+// Mapping: one work-group per BM × BN tile of y, tiles of out fastest: tile id = group / ⌈out / BN⌉. An invocation owns
+// TM × TN results, BM/TM and BN/TN apart, so THREADS = (BM / TM)·(BN / TN). BK inputs at a time pass through shared
+// memory, four to a vec4; BK is a multiple of 4 and THREADS one of BK / 4 (of BN / 4 when TRANSPOSED).
+// QUADS allows 16-byte loads: in (out for a transposed W) is a multiple of 4 and x and w are 16-byte aligned.
+// Accumulation: f32, inputs in ascending order, so a row's result does not depend on its place in a tile.
+// Oracle: internal/ref/scatter2scatter.go
+#extension GL_GOOGLE_include_directive : require
+#include "include/head.glsl"
+
+layout(constant_id = 0) const uint THREADS = 64;
+layout(constant_id = 1) const uint BM = 32;
+layout(constant_id = 2) const uint BN = 32;
+layout(constant_id = 3) const uint BK = 16;
+layout(constant_id = 4) const uint TM = 4;
+layout(constant_id = 5) const uint TN = 4;
+layout(constant_id = 6) const bool X_QUADS = false;
+layout(constant_id = 7) const bool W_QUADS = false;
+layout(constant_id = 8) const bool TRANSPOSED = false;
+layout(local_size_x_id = 0) in;
+
+layout(push_constant, std430) uniform Push {
+    uvec2 x;
+    uvec2 w;
+    uvec2 y;
+    uvec2 bias;
+    uvec2 gates;
+    uvec2 order;
+    uvec2 offsets;
+    uvec2 tiles;
+    uvec2 tile_args;
+    uint in_width;
+    uint out_width;
+    uint fan_in;
+    uint rows;
+    uint flags;
+} push;
+
+const uint X_GROUPED = 1u;
+const uint Y_GROUPED = 2u;
+const uint DENSE = 4u;
+
+const uint KQ = BK / 4u;                              // vec4s along k
+const uint STRIDE = KQ + 1u;                          // padded, against bank conflicts
+const uint ROWS_M = BM / TM;                          // distance between an invocation's rows of y
+const uint ROWS_N = BN / TN;                          // distance between its columns
+const uint X_LOADS = (BM * KQ + THREADS - 1u) / THREADS; // vec4s of x that an invocation loads per step
+const uint W_LOADS = (BN * KQ + THREADS - 1u) / THREADS;
+
+shared vec4 x_tile[BM * STRIDE]; // [m][k / 4]
+shared vec4 w_tile[BN * STRIDE]; // [n][k / 4]
+
+// The work-group's tile: expert, first row, end of the expert's rows, first output column.
+struct Tile {
+    uint expert;
+    uint first;
+    uint end;
+    uint column;
+} tile;
+
+uvec2 x_rows[X_LOADS]; // bases of the rows of x that this invocation loads, one per load of a step
+uvec2 w_rows[W_LOADS]; // likewise of W: rows of outputs, or the expert's matrix when TRANSPOSED
+float sums[TM * TN];
+
+bool has(uint flag) { return (push.flags & flag) != 0u; }
+
+uint slot_of(uint position) {
+    return has(DENSE) ? position : uint(load_i32(push.order, position));
+}
+
+// find_tile returns false when the work-group has nothing to do.
+bool find_tile() {
+    uint columns = (push.out_width + BN - 1u) / BN;
+    uint id = group_id() / columns;
+    tile.column = (group_id() - id * columns) * BN;
+    if (has(DENSE)) {
+        tile.expert = 0u;
+        tile.first = id * BM;
+        tile.end = push.rows;
+        return tile.first < push.rows;
+    }
+    if (id >= load_u32(push.tile_args, 3u)) {
+        return false;
+    }
+    tile.expert = uint(load_i32(push.tiles, 2u * id));
+    tile.first = uint(load_i32(push.tiles, 2u * id + 1u));
+    tile.end = uint(load_i32(push.offsets, tile.expert + 1u));
+    return true;
+}
+
+// load_quad reads four elements from index on; those at or beyond end are 0.
+vec4 load_quad(uvec2 base, uint index, uint end, bool quads) {
+    if (quads) {
+        return index < end ? load_value4(base, index) : vec4(0.0);
+    }
+    vec4 v = vec4(0.0);
+    [[unroll]] for (uint c = 0u; c < 4u; c++) {
+        if (index + c < end) {
+            v[c] = load_value(base, index + c);
+        }
+    }
+    return v;
+}
+
+// find_x_rows fills x_rows. Rows beyond the expert's end repeat its last row: their results are never stored.
+void find_x_rows(uint me) {
+    [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
+        uint position = min(tile.first + (me + i * THREADS) / KQ, tile.end - 1u);
+        uint row = position;
+        if (!has(X_GROUPED)) {
+            row = slot_of(position);
+            row = push.fan_in == 1u ? row : row / push.fan_in;
+        }
+        x_rows[i] = address_at(push.x, row, push.in_width * VALUE_BYTES);
+    }
+}
+
+void find_w_rows(uint me) {
+    [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
+        if (TRANSPOSED) {
+            w_rows[i] = address_at(push.w, tile.expert * push.in_width, push.out_width * VALUE_BYTES);
+        } else {
+            uint n = min(tile.column + (me + i * THREADS) / KQ, push.out_width - 1u);
+            w_rows[i] = address_at(push.w, tile.expert * push.out_width + n, push.in_width * VALUE_BYTES);
+        }
+    }
+}
+
+// load_step brings inputs [k, k + BK) of the tile's rows of x and W to shared memory.
+void load_step(uint me, uint k) {
+    [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
+        uint at = me + i * THREADS;
+        uint row = at / KQ;
+        uint quad = at % KQ;
+        if (row < BM) {
+            x_tile[row * STRIDE + quad] = load_quad(x_rows[i], k + 4u * quad, push.in_width, X_QUADS);
+        }
+    }
+    [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
+        uint at = me + i * THREADS;
+        if (TRANSPOSED) {
+            uint row = at / (BN / 4u); // of inputs
+            uint quad = at % (BN / 4u);
+            if (row < BK) {
+                uvec2 base = address_at(w_rows[i], min(k + row, push.in_width - 1u), push.out_width * VALUE_BYTES);
+                vec4 v = load_quad(base, tile.column + 4u * quad, push.out_width, W_QUADS);
+                v = k + row < push.in_width ? v : vec4(0.0);
+                [[unroll]] for (uint c = 0u; c < 4u; c++) {
+                    w_tile[(4u * quad + c) * STRIDE + row / 4u][row % 4u] = v[c];
+                }
+            }
+        } else {
+            uint row = at / KQ;
+            uint quad = at % KQ;
+            if (row < BN) {
+                w_tile[row * STRIDE + quad] = load_quad(w_rows[i], k + 4u * quad, push.in_width, W_QUADS);
+            }
+        }
+    }
+}
+
+// multiply_step adds the products of the step in shared memory.
+void multiply_step(uint first_m, uint first_n) {
+    [[unroll]] for (uint q = 0u; q < KQ; q++) {
+        vec4 w[TN];
+        [[unroll]] for (uint j = 0u; j < TN; j++) {
+            w[j] = w_tile[(first_n + j * ROWS_N) * STRIDE + q];
+        }
+        [[unroll]] for (uint i = 0u; i < TM; i++) {
+            vec4 x = x_tile[(first_m + i * ROWS_M) * STRIDE + q];
+            [[unroll]] for (uint j = 0u; j < TN; j++) {
+                float sum = sums[i * TN + j];
+                sum = fma(x.x, w[j].x, sum);
+                sum = fma(x.y, w[j].y, sum);
+                sum = fma(x.z, w[j].z, sum);
+                sums[i * TN + j] = fma(x.w, w[j].w, sum);
+            }
+        }
+    }
+}
+
+// store_results adds the bias, applies the gates and scatters the rows.
+void store_results(uint first_m, uint first_n) {
+    bool biased = !address_is_null(push.bias);
+    bool gated = !address_is_null(push.gates);
+    float bias[TN];
+    [[unroll]] for (uint j = 0u; j < TN; j++) {
+        uint n = tile.column + first_n + j * ROWS_N;
+        bias[j] = 0.0;
+        if (biased && n < push.out_width) {
+            bias[j] = load_value(address_at(push.bias, tile.expert, push.out_width * VALUE_BYTES), n);
+        }
+    }
+    [[unroll]] for (uint i = 0u; i < TM; i++) {
+        uint position = tile.first + first_m + i * ROWS_M;
+        if (position < tile.end) {
+            uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
+            float gate = gated ? load_f32(push.gates, slot) : 1.0;
+            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * VALUE_BYTES);
+            [[unroll]] for (uint j = 0u; j < TN; j++) {
+                uint n = tile.column + first_n + j * ROWS_N;
+                if (n < push.out_width) {
+                    store_value(row, n, (sums[i * TN + j] + bias[j]) * gate);
+                }
+            }
+        }
+    }
+}
+
+void main() {
+    if (!find_tile()) {
+        return;
+    }
+    uint me = gl_LocalInvocationID.x;
+    uint first_m = me / ROWS_N;
+    uint first_n = me % ROWS_N;
+    find_x_rows(me);
+    find_w_rows(me);
+    [[unroll]] for (uint i = 0u; i < TM * TN; i++) {
+        sums[i] = 0.0;
+    }
+    for (uint k = 0u; k < push.in_width; k += BK) {
+        load_step(me, k);
+        barrier();
+        multiply_step(first_m, first_n);
+        barrier();
+    }
+    store_results(first_m, first_n);
+}
