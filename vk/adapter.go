@@ -21,7 +21,11 @@ const (
 )
 
 func (t AdapterType) String() string {
-	return [...]string{"other", "integrated", "discrete", "virtual", "software"}[t]
+	names := [...]string{"other", "integrated", "discrete", "virtual", "software"}
+	if int(t) >= len(names) {
+		return fmt.Sprintf("type %d", uint8(t))
+	}
+	return names[t]
 }
 
 // A Version is a Vulkan API version.
@@ -49,10 +53,20 @@ type Adapter struct {
 	// Unusable holds why vkmoe cannot run here; nil when it can.
 	Unusable error
 
-	handle      vulkan.PhysicalDevice
+	handle      vulkan.PhysicalDevice // nil once the instance it came from is gone
+	version     uint32                // Vulkan version in force: the lower of the device's and the instance's
+	extensions  map[string]bool       // device extensions
+	offered     featureSet            // feature booleans that the device has
 	memoryTypes []memoryType
 	heaps       []memoryHeap
-	queueFamily uint32 // the family vkmoe submits to: compute-only where there is one
+	families    []queueFamily
+	queueFamily uint32 // the family vkmoe submits to, or noFamily: compute-only where there is one
+}
+
+// queueFamily is one VkQueueFamilyProperties.
+type queueFamily struct {
+	compute, graphics bool
+	timestampBits     uint32
 }
 
 // memoryType is one VkMemoryType: its property flags and the heap it lives in.
@@ -74,6 +88,8 @@ type Capabilities struct {
 
 	SubgroupSize, MinSubgroupSize, MaxSubgroupSize uint32
 
+	FullSubgroups bool // a pipeline may require that every subgroup is full
+
 	MaxWorkgroupInvocations uint32
 	MaxWorkgroupSize        [3]uint32
 	MaxWorkgroupCount       [3]uint32
@@ -86,6 +102,7 @@ type Capabilities struct {
 
 	CooperativeMatrix  []CooperativeMatrixShape
 	CooperativeMatrix2 []FlexibleMatrixShape
+	Matrix2            Matrix2
 }
 
 // Feature names one optional capability; see the constants of this package.
@@ -120,4 +137,18 @@ type FlexibleMatrixShape struct {
 	Scope                                    string
 	Invocations                              uint32
 	Saturating                               bool
+}
+
+// Matrix2 says which parts of VK_NV_cooperative_matrix2 a device has besides flexible dimensions, and its limits.
+type Matrix2 struct {
+	WorkgroupScope   bool // matrices shared by a whole work-group
+	Reductions       bool
+	Conversions      bool // between component types and between uses
+	PerElement       bool // functions applied to each element
+	TensorAddressing bool // tensor layouts and views
+	BlockLoads       bool // decoding loads
+
+	MaxWorkgroupInvocations uint32 // of a work-group with work-group-scope matrices
+	MaxDimension            uint32 // largest M, N or K
+	ReservedSharedBytes     uint32 // shared memory that work-group-scope matrices take from the limit
 }

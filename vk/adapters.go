@@ -1,0 +1,299 @@
+package vk
+
+/*
+#include "ext.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"unsafe"
+
+	vulkan "github.com/vulkan-go/vulkan"
+
+	"github.com/vkmoe/vkmoe/internal/kernel"
+)
+
+// Adapters lists every Vulkan device of the system in the loader's order, usable or not (see Adapter.Unusable), with
+// VKMOE_DISABLE applied. It opens none of them.
+//
+// Errors: ErrNoLoader, ErrNoDevice when there is no device at all, *UnknownFeatureError for VKMOE_DISABLE.
+func Adapters() ([]*Adapter, error) {
+	in, err := acquireInstance(false)
+	if err != nil {
+		return nil, err
+	}
+	defer in.release()
+	list, err := in.adapters()
+	for _, a := range list {
+		a.handle = nil // it dies with the instance
+	}
+	return list, err
+}
+
+// adapters describes every physical device, with VKMOE_DISABLE applied. Their handles are good until in is released.
+func (in *instance) adapters() ([]*Adapter, error) {
+	off, err := parseFeatures(disableVariable, os.Getenv(disableVariable))
+	if err != nil {
+		return nil, err
+	}
+	handles, err := in.physicalDevices()
+	if err != nil {
+		return nil, err
+	}
+	if len(handles) == 0 {
+		return nil, fmt.Errorf("%w: the loader lists no device at all; %s", ErrNoDevice, deviceHint(runtime.GOOS))
+	}
+	list := make([]*Adapter, len(handles))
+	for i, handle := range handles {
+		a, err := in.describe(handle)
+		if err != nil {
+			return nil, err
+		}
+		a.Index = i
+		a.disable(off)
+		list[i] = a
+	}
+	return list, nil
+}
+
+func (in *instance) physicalDevices() ([]vulkan.PhysicalDevice, error) {
+	for {
+		var count uint32
+		result := vulkan.EnumeratePhysicalDevices(in.handle, &count, nil)
+		if result == vulkan.ErrorInitializationFailed || result == vulkan.ErrorIncompatibleDriver {
+			return nil, nil // how some loaders say that every driver declined
+		}
+		if err := check("vkEnumeratePhysicalDevices", result); err != nil || count == 0 {
+			return nil, err
+		}
+		handles := make([]vulkan.PhysicalDevice, count)
+		result = vulkan.EnumeratePhysicalDevices(in.handle, &count, handles)
+		if result == vulkan.Incomplete {
+			continue
+		}
+		return handles[:count], check("vkEnumeratePhysicalDevices", result)
+	}
+}
+
+// describe asks a physical device for everything in Adapter and Capabilities.
+func (in *instance) describe(handle vulkan.PhysicalDevice) (*Adapter, error) {
+	a := &Adapter{handle: handle, Caps: Capabilities{Features: map[Feature]bool{}}}
+	a.readLimits()
+	a.version = min(in.version, apiVersion(uint32(a.API.Major), uint32(a.API.Minor)))
+	if a.version < apiVersion(1, 1) {
+		need := fmt.Sprintf("Vulkan 1.1, and there is %d.%d", a.version>>22, a.version>>12&0x3ff)
+		a.Unusable = &UnsupportedError{Need: need, Device: a.Name}
+		return a, nil
+	}
+	var err error
+	device := unsafe.Pointer(handle)
+	a.extensions, err = extensionNames("vkEnumerateDeviceExtensionProperties",
+		func(count *C.uint32_t, list *C.vkmoe_adapter_extension) C.int32_t {
+			return C.vkmoe_adapter_device_extensions(in.functions, device, count, list)
+		})
+	if err != nil {
+		return nil, fmt.Errorf("vk: %s: %w", a.Name, err)
+	}
+	in.readFeatures(a)
+	subgroups := in.readProperties(a)
+	in.readMemory(a)
+	in.readFamilies(a)
+	if err := in.readMatrices(a); err != nil {
+		return nil, fmt.Errorf("vk: %s: %w", a.Name, err)
+	}
+	a.chooseFeatures(subgroups)
+	a.chooseFamily()
+	a.Unusable = a.judge()
+	return a, nil
+}
+
+// readLimits reads VkPhysicalDeviceProperties.
+func (a *Adapter) readLimits() {
+	var p vulkan.PhysicalDeviceProperties
+	vulkan.GetPhysicalDeviceProperties(a.handle, &p)
+	defer p.Free()
+	p.Deref()
+	p.Limits.Deref()                                      // shares the memory of p
+	version := vulkan.Version(p.ApiVersion & (1<<29 - 1)) // the top bits are a variant
+	a.Name = vulkan.ToString(p.DeviceName[:])
+	a.Type = AdapterType(p.DeviceType)
+	a.VendorID, a.DeviceID, a.DriverVersion = p.VendorID, p.DeviceID, p.DriverVersion
+	a.CacheUUID = p.PipelineCacheUUID
+	a.API = Version{Major: version.Major(), Minor: version.Minor(), Patch: version.Patch()}
+
+	c := &a.Caps
+	c.MaxWorkgroupInvocations = p.Limits.MaxComputeWorkGroupInvocations
+	c.MaxWorkgroupSize = p.Limits.MaxComputeWorkGroupSize
+	c.MaxWorkgroupCount = p.Limits.MaxComputeWorkGroupCount
+	c.SharedMemoryBytes = p.Limits.MaxComputeSharedMemorySize
+	c.PushConstantBytes = p.Limits.MaxPushConstantsSize
+	c.TimestampPeriod = float64(p.Limits.TimestampPeriod)
+}
+
+// readFeatures reads the feature structures that the device has announced into a.offered.
+func (in *instance) readFeatures(a *Adapter) {
+	var mem cMemory
+	defer mem.free()
+	var blocks [blockCount]*C.vkmoe_adapter_features
+	var next unsafe.Pointer
+	for i := blockCount - 1; i >= 0; i-- { // the core block comes last and heads the chain
+		if !featureBlocks[i].present(a.version, a.extensions) {
+			continue
+		}
+		b := (*C.vkmoe_adapter_features)(mem.alloc(C.sizeof_vkmoe_adapter_features))
+		b._type, b.next = C.uint32_t(featureBlocks[i].structure), next
+		blocks[i], next = b, unsafe.Pointer(b)
+	}
+	C.vkmoe_adapter_features_of(in.functions, unsafe.Pointer(a.handle), blocks[blockCore])
+	for i, b := range blocks {
+		if b == nil {
+			continue
+		}
+		for position, on := range b.flags {
+			if on != 0 {
+				a.offered.add(featureFlag{i, position})
+			}
+		}
+	}
+}
+
+// subgroupAbilities says what subgroups do in compute shaders.
+type subgroupAbilities struct {
+	operations   uint32 // VkSubgroupFeatureFlags
+	requiredSize bool   // a pipeline may require its subgroup size
+	matrices     bool   // cooperative matrices
+}
+
+// readProperties reads names, identifiers and limits that VkPhysicalDeviceProperties lacks.
+func (in *instance) readProperties(a *Adapter) subgroupAbilities {
+	var mem cMemory
+	defer mem.free()
+	head := (*C.vkmoe_adapter_properties)(mem.alloc(C.sizeof_vkmoe_adapter_properties))
+	head._type = 1000059001
+	chain := func(structure C.uint32_t, size C.size_t) unsafe.Pointer {
+		// Every structure begins with its type and the next one.
+		p := (*C.vkmoe_adapter_matrix_properties)(mem.alloc(max(size, C.sizeof_vkmoe_adapter_matrix_properties)))
+		p._type, p.next = structure, head.next
+		head.next = unsafe.Pointer(p)
+		return unsafe.Pointer(p)
+	}
+	has := func(version uint32, extension string) bool { return a.version >= version || a.extensions[extension] }
+
+	id := (*C.vkmoe_adapter_id_properties)(chain(1000071004, C.sizeof_vkmoe_adapter_id_properties))
+	subgroup := (*C.vkmoe_adapter_subgroup_properties)(chain(1000094000, C.sizeof_vkmoe_adapter_subgroup_properties))
+	limits := (*C.vkmoe_adapter_maintenance3_properties)(
+		chain(1000168000, C.sizeof_vkmoe_adapter_maintenance3_properties))
+	var driver *C.vkmoe_adapter_driver_properties
+	if has(apiVersion(1, 2), driverPropertiesExtension) {
+		driver = (*C.vkmoe_adapter_driver_properties)(chain(1000196000, C.sizeof_vkmoe_adapter_driver_properties))
+	}
+	var buffers *C.vkmoe_adapter_maintenance4_properties
+	if featureBlocks[blockMaintenance4].present(a.version, a.extensions) {
+		buffers = (*C.vkmoe_adapter_maintenance4_properties)(
+			chain(1000413001, C.sizeof_vkmoe_adapter_maintenance4_properties))
+	}
+	var sizes *C.vkmoe_adapter_size_properties
+	if featureBlocks[blockSubgroupSize].present(a.version, a.extensions) {
+		sizes = (*C.vkmoe_adapter_size_properties)(chain(1000225000, C.sizeof_vkmoe_adapter_size_properties))
+	}
+	var matrix *C.vkmoe_adapter_matrix_properties
+	if a.extensions[featureBlocks[blockMatrix].extension] {
+		matrix = (*C.vkmoe_adapter_matrix_properties)(chain(1000506002, C.sizeof_vkmoe_adapter_matrix_properties))
+	}
+	var matrix2 *C.vkmoe_adapter_matrix2_properties
+	if a.extensions[featureBlocks[blockMatrix2].extension] {
+		matrix2 = (*C.vkmoe_adapter_matrix2_properties)(chain(1000593002, C.sizeof_vkmoe_adapter_matrix2_properties))
+	}
+	C.vkmoe_adapter_properties_of(in.functions, unsafe.Pointer(a.handle), head)
+
+	const compute = 0x20 // VK_SHADER_STAGE_COMPUTE_BIT
+	var able subgroupAbilities
+	c := &a.Caps
+	a.DeviceUUID = *(*[16]byte)(unsafe.Pointer(&id.device_uuid))
+	a.DriverUUID = *(*[16]byte)(unsafe.Pointer(&id.driver_uuid))
+	c.SubgroupSize = uint32(subgroup.size)
+	c.MinSubgroupSize, c.MaxSubgroupSize = c.SubgroupSize, c.SubgroupSize
+	if subgroup.stages&compute != 0 {
+		able.operations = uint32(subgroup.operations)
+	}
+	c.MaxAllocationBytes = uint64(limits.max_allocation)
+	c.MaxBufferBytes = c.MaxAllocationBytes
+	if driver != nil {
+		a.DriverName, a.DriverInfo = C.GoString(&driver.name[0]), C.GoString(&driver.info[0])
+	}
+	if buffers != nil {
+		c.MaxBufferBytes = uint64(buffers.max_buffer)
+	}
+	if sizes != nil {
+		c.MinSubgroupSize, c.MaxSubgroupSize = uint32(sizes.min_size), uint32(sizes.max_size)
+		able.requiredSize = sizes.stages&compute != 0
+	}
+	able.matrices = matrix != nil && matrix.stages&compute != 0
+	if matrix2 != nil {
+		c.Matrix2.MaxWorkgroupInvocations = uint32(matrix2.max_workgroup)
+		c.Matrix2.MaxDimension = uint32(matrix2.max_dimension)
+		c.Matrix2.ReservedSharedBytes = uint32(matrix2.reserved_shared)
+	}
+	return able
+}
+
+func (in *instance) readMemory(a *Adapter) {
+	var memory C.vkmoe_adapter_memory
+	C.vkmoe_adapter_memory_of(in.functions, unsafe.Pointer(a.handle), &memory)
+	for _, t := range memory.types[:memory.type_count] {
+		a.memoryTypes = append(a.memoryTypes,
+			memoryType{flags: vulkan.MemoryPropertyFlags(t.flags), heap: uint32(t.heap)})
+	}
+	for _, h := range memory.heaps[:memory.heap_count] {
+		a.heaps = append(a.heaps, memoryHeap{size: uint64(h.size), deviceLocal: h.flags&1 != 0})
+	}
+}
+
+func (in *instance) readFamilies(a *Adapter) {
+	var count C.uint32_t
+	C.vkmoe_adapter_families(in.functions, unsafe.Pointer(a.handle), &count, nil)
+	list := make([]C.vkmoe_adapter_family, max(int(count), 1))
+	C.vkmoe_adapter_families(in.functions, unsafe.Pointer(a.handle), &count, &list[0])
+	for _, f := range list[:count] {
+		a.families = append(a.families, queueFamily{
+			compute:       f.flags&2 != 0 && f.count > 0,
+			graphics:      f.flags&1 != 0,
+			timestampBits: uint32(f.timestamp_bits),
+		})
+	}
+}
+
+// readBudget reads, per heap, the bytes this process may use in all and the bytes it uses now. It reports false where
+// the driver does not tell (no MemoryBudget). It allocates nothing.
+func (a *Adapter) readBudget(in *instance, budget, usage *[16]uint64) bool {
+	if !a.Caps.Features[kernel.MemoryBudget] {
+		return false
+	}
+	C.vkmoe_adapter_read_budget(in.functions, unsafe.Pointer(a.handle),
+		(*C.uint64_t)(&budget[0]), (*C.uint64_t)(&usage[0]))
+	return true
+}
+
+// judge returns why vkmoe cannot run on the device, or nil.
+func (a *Adapter) judge() error {
+	var needs []string
+	need := func(ok bool, format string, args ...any) {
+		if !ok {
+			needs = append(needs, fmt.Sprintf(format, args...))
+		}
+	}
+	c := &a.Caps
+	need(a.offered.has(baseRule.need...), "bufferDeviceAddress (Vulkan 1.2 or VK_KHR_buffer_device_address)")
+	need(c.PushConstantBytes >= 128, "128 bytes of push constants, and there are %d", c.PushConstantBytes)
+	need(c.SharedMemoryBytes >= 16<<10, "16 KiB of shared memory, and there are %s", byteCount(uint64(c.SharedMemoryBytes)))
+	need(c.MaxWorkgroupInvocations >= 128, "128 invocations in a work-group, and there are %d", c.MaxWorkgroupInvocations)
+	need(a.queueFamily != noFamily, "a queue family that computes")
+	if len(needs) == 0 {
+		return nil
+	}
+	return &UnsupportedError{Need: strings.Join(needs, "; "), Device: a.Name}
+}
