@@ -1,0 +1,59 @@
+package shaders
+
+import (
+	"encoding/binary"
+	"reflect"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestPushBytesFollowTheReflectedLayout writes a mark into each member and looks for it at the reflected offset.
+func TestPushBytesFollowTheReflectedLayout(t *testing.T) {
+	fan := Scatter2scatterPush{X: 0x0102030405060708, TileArgs: 0x1112131415161718, FanIn: 0x21222324, Flags: 7}
+	b := fan.Bytes()
+	require.Len(t, b, int(Scatter2scatterF32.PushBytes))
+	marks := map[string]uint64{"x": fan.X, "tile_args": fan.TileArgs, "fan_in": uint64(fan.FanIn), "flags": 7}
+	for _, f := range Scatter2scatterF32.Push {
+		got := uint64(binary.LittleEndian.Uint32(b[f.Offset:]))
+		if f.Size == 8 {
+			got = binary.LittleEndian.Uint64(b[f.Offset:])
+		}
+		require.Equal(t, marks[f.Name], got, f.Name)
+	}
+}
+
+func TestDefaultSpecsAreTheReflectedDefaults(t *testing.T) {
+	for _, k := range All {
+		want := make([]uint32, len(k.Spec))
+		for i, c := range k.Spec {
+			want[i] = c.Default
+		}
+		require.Equal(t, want, defaults(k.Stem), k.Name())
+	}
+}
+
+func defaults(stem string) []uint32 {
+	switch stem {
+	case "activation":
+		return DefaultActivationSpec().Values()
+	case "combine":
+		return DefaultCombineSpec().Values()
+	case "expert_histogram":
+		return DefaultExpertHistogramSpec().Values()
+	case "expert_scan":
+		return DefaultExpertScanSpec().Values()
+	case "expert_scatter":
+		return DefaultExpertScatterSpec().Values()
+	case "scatter2scatter":
+		return DefaultScatter2scatterSpec().Values()
+	case "topk_gates":
+		return DefaultTopkGatesSpec().Values()
+	}
+	return nil
+}
+
+func TestWordsAreDecodedOnce(t *testing.T) {
+	a, b := TopkGates.SPIRV(), TopkGates.SPIRV()
+	require.Equal(t, reflect.ValueOf(a).Pointer(), reflect.ValueOf(b).Pointer())
+}
