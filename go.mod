@@ -1,6 +1,6 @@
 module github.com/vkmoe/vkmoe
 
-go 1.24
+go 1.25
 
 require (
 	github.com/schollz/progressbar/v3 v3.18.0

@@ -19,6 +19,7 @@ const (
 	opTypeStruct            = 30
 	opTypePointer           = 32
 	opTypeFunction          = 33
+	opTypeForwardPointer    = 39
 	opConstantTrue          = 41
 	opConstantFalse         = 42
 	opConstant              = 43
@@ -47,8 +48,9 @@ const (
 var minOperands = map[uint16]int{
 	opName: 2, opMemberName: 3, opExtension: 1, opEntryPoint: 3, opExecutionMode: 2, opExecutionModeID: 2,
 	opCapability: 1, opTypeVoid: 1, opTypeBool: 1, opTypeInt: 3, opTypeFloat: 2, opTypeVector: 3, opTypeMatrix: 3,
-	opTypeArray: 3, opTypeRuntimeArray: 2, opTypeStruct: 1, opTypePointer: 3, opTypeFunction: 2, opTypeCoopMatKHR: 6,
-	opConstantTrue: 2, opConstantFalse: 2, opConstant: 3, opConstantComposite: 2, opConstantNull: 2,
+	opTypeArray: 3, opTypeRuntimeArray: 2, opTypeStruct: 1, opTypePointer: 3, opTypeFunction: 2, opTypeForwardPointer: 2,
+	opTypeCoopMatKHR: 6,
+	opConstantTrue:   2, opConstantFalse: 2, opConstant: 3, opConstantComposite: 2, opConstantNull: 2,
 	opSpecConstantTrue: 2, opSpecConstantFalse: 2, opSpecConstant: 3, opSpecConstantComposite: 2,
 	opSpecConstantOp: 3, opVariable: 3, opDecorate: 2, opMemberDecorate: 3,
 }

@@ -55,6 +55,7 @@ type Module struct {
 	blocks      map[uint32]bool      // struct types decorated Block
 	defs        map[uint32]def       // types, constants and module-scope variables
 	order       []uint32             // ids of defs in definition order
+	announced   map[uint32]bool      // pointer types declared by OpTypeForwardPointer and not yet defined
 	entry       uint32               // id of the entry point's function
 	localSize   [3]uint32            // literals of LocalSize, 0 when absent
 	localSizeID [3]uint32            // operands of LocalSizeId, 0 when absent
@@ -90,6 +91,7 @@ func Parse(words []uint32) (*Module, error) {
 		offsets:     map[[2]uint32]uint32{},
 		blocks:      map[uint32]bool{},
 		defs:        map[uint32]def{},
+		announced:   map[uint32]bool{},
 	}
 	for at := 5; at < len(words); {
 		n := int(words[at] >> 16)
@@ -139,9 +141,21 @@ func (m *Module) instruction(op uint16, args []uint32) error {
 		return m.executionMode(op, args)
 	case opDecorate, opMemberDecorate:
 		return m.decorate(op, args)
+	case opTypeForwardPointer:
+		return m.announce(args[0], args[1])
 	default:
 		return m.define(op, args)
 	}
+	return nil
+}
+
+// announce takes in the promise of a pointer type whose target comes later. Its size is known already.
+func (m *Module) announce(id, class uint32) error {
+	const unknown = 0 // no id
+	if err := m.define(opTypePointer, []uint32{id, class, unknown}); err != nil {
+		return err
+	}
+	m.announced[id] = true
 	return nil
 }
 
@@ -246,6 +260,11 @@ func (m *Module) define(op uint16, args []uint32) error {
 	}
 	if id == 0 || id >= m.bound {
 		return invalid("id %d is outside the bound %d", id, m.bound)
+	}
+	if m.announced[id] && op == opTypePointer {
+		delete(m.announced, id)
+		m.defs[id] = d
+		return nil
 	}
 	if _, ok := m.defs[id]; ok {
 		return invalid("id %d is defined twice", id)
