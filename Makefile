@@ -1,0 +1,53 @@
+# Targets for people and for CI; the work is done by go and by scripts/.
+
+# The drivers that test and golden use: with-driver.sh's names, the first with the validation layer in test.
+DRIVERS = system lavapipe-22.3-sg4 lavapipe-22.3-sg16 swiftshader
+GOLDEN = tests/testdata/golden
+ARGS =
+
+.PHONY: help need build test check demo generate golden drivers clean
+
+help:
+	@echo "make demo       run a real text through a real MoE layer (ARGS=... for vkmoe-demo's flags)"
+	@echo "make test       test everything on the default device, then on other Vulkan drivers"
+	@echo "make check      gofmt, vet, validate the SPIR-V and compare it with its sources"
+	@echo "make build      build the commands into out/"
+	@echo "make golden     compare with the reference outputs in $(GOLDEN) on each driver"
+	@echo "make generate   compile the shaders (obtains glslang 16 where the system's is older)"
+	@echo "make drivers    unpack the Vulkan drivers that tests run on into .drivers/"
+	@echo "make need       install what the machine lacks: Vulkan loader and driver, headers for the window"
+	@echo "make clean      remove what the other targets made, unpacked drivers and tools included"
+	@echo
+	@echo "DRIVERS=\"$(DRIVERS)\" chooses drivers for test and golden; see doc/drivers.md"
+
+need:
+	@scripts/need.sh
+
+build: need
+	@mkdir -p out
+	go build -o out/ ./cmd/...
+
+test: need
+	@scripts/test.sh $(DRIVERS)
+
+check: need
+	@scripts/check.sh
+
+demo: build
+	@out/vkmoe-demo $(ARGS)
+
+generate:
+	@scripts/glslang.sh
+	go generate ./...
+
+golden: build
+	@status=0; for d in $(DRIVERS); do \
+		echo "== $$d"; \
+		scripts/with-driver.sh $$d out/vkmoe-conform golden $(GOLDEN) $(ARGS) || status=1; \
+	done; exit $$status
+
+drivers:
+	@scripts/drivers.sh
+
+clean:
+	rm -rf out .drivers .tools
