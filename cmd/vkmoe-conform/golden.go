@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vkmoe/vkmoe/tests/golden"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// newGoldenCommand is the subcommand that judges the library against recorded models.
+func newGoldenCommand() *cobra.Command {
+	var device, only string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "golden DIR",
+		Short: "Compare layers of recorded models with what another implementation computed",
+		Long: `DIR is a model folder, with config.json, model.safetensors (or its shards and their index) and expected.safetensors,
+or a folder of such folders. Every part that the library supports runs on the device and is compared with the recorded
+values; one line is printed per tensor.
+
+Exit code 0: all that was asked for passes. 1: something fails. 2: the input or the device cannot be used, or a part
+named by --only is not supported.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			parts, err := golden.ParseParts(only)
+			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("only") && len(parts) == 0 {
+				return errors.New("--only names no part")
+			}
+			var dev *vk.Device
+			defer func() {
+				if dev != nil {
+					err = errors.Join(err, dev.Close())
+				}
+			}()
+			open := func() (golden.Runner, *golden.DeviceInfo, error) {
+				var err error
+				if dev, err = vk.Open(vk.Options{Device: device}); err != nil {
+					return nil, nil, err
+				}
+				runner := golden.Device{Device: dev}
+				return runner, runner.Info(), nil
+			}
+			report, err := golden.Run(cmd.Context(), args[0], golden.Options{Only: parts, Open: open})
+			if err != nil {
+				return err
+			}
+			write := report.WriteText
+			if asJSON {
+				write = report.WriteJSON
+			}
+			if err := write(cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			if code := report.Exit(); code != golden.ExitPass {
+				return exitError(code)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&device, "device", "", "index or part of the name of the device; default VKMOE_DEVICE, else the best one")
+	cmd.Flags().StringVar(&only, "only", "", "parts to run, comma-separated: mlp, attention, logits, grads; default all supported")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object instead of text")
+	return cmd
+}

@@ -1,0 +1,260 @@
+// Package golden judges the library against reference models: folders with config.json, model.safetensors and
+// expected.safetensors, the last holding the input and output of every block as another implementation computed them.
+//
+// Run opens the folders, runs what the library supports of each model and returns a Report. How a block is run is a
+// Runner, so that the judging is tested without a device; Device is the one that uses the library.
+package golden
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vkmoe/vkmoe/internal/safetensors"
+	"github.com/vkmoe/vkmoe/model"
+)
+
+// A Part is a part of a model that can be asked for.
+type Part string
+
+// The parts.
+const (
+	MLP       Part = "mlp"       // every layer's MLP block, from its recorded input
+	Attention Part = "attention" // every layer's attention, from its recorded input
+	Logits    Part = "logits"    // the whole model, from the tokens
+	Grads     Part = "grads"     // the gradient of the loss with respect to every parameter
+)
+
+// Parts lists every part, in the order in which reports print them.
+var Parts = []Part{MLP, Attention, Logits, Grads}
+
+// ParseParts reads a comma-separated list of parts. The empty text is none.
+func ParseParts(text string) ([]Part, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var parts []Part
+	for _, name := range strings.Split(text, ",") {
+		p := Part(strings.TrimSpace(name))
+		if !slices.Contains(Parts, p) {
+			return nil, fmt.Errorf("golden: unknown part %q; parts are mlp, attention, logits and grads", p)
+		}
+		if !slices.Contains(parts, p) {
+			parts = append(parts, p)
+		}
+	}
+	return parts, nil
+}
+
+// Tolerance is the largest relative Frobenius error of an f32 activation that passes.
+const Tolerance = 1e-5
+
+// A Runner runs blocks of a model.
+type Runner interface {
+	// RunMLP runs an MLP block on x [tokens,D] and returns its output [tokens,D] and the experts it chose, ids
+	// [tokens,K], most probable first.
+	RunMLP(ctx context.Context, w *model.MLPWeights, x []float32, tokens int) (out []float32, ids []int32, err error)
+}
+
+// Options say what to run.
+type Options struct {
+	Only []Part // the parts asked for; none is everything the library supports
+
+	// Open opens the Runner. It is called once, and only when there is something to run.
+	Open func() (Runner, *DeviceInfo, error)
+}
+
+// Run judges dir, which is one model folder or holds several. Faults of one folder are part of the Report; the error is
+// for what kept every folder from running: no folder, or no device.
+func Run(ctx context.Context, dir string, opts Options) (*Report, error) {
+	folders, err := findFolders(dir)
+	if err != nil {
+		return nil, err
+	}
+	report := &Report{}
+	var runner Runner
+	for _, folder := range folders {
+		m := &ModelReport{Folder: folder, Name: filepath.Base(folder), Asked: opts.Only}
+		report.Models = append(report.Models, m)
+		c, err := openCase(folder)
+		if err != nil {
+			m.Unusable = err
+			continue
+		}
+		m.Type = c.checkpoint.Config.Type
+		m.Unsupported = c.unsupported(opts.Only)
+		if runner == nil && c.runs(opts.Only) {
+			if runner, report.Device, err = opts.Open(); err != nil {
+				c.close()
+				return nil, err
+			}
+		}
+		if c.runs(opts.Only) {
+			m.Tensors, m.Unusable = c.runMLPs(ctx, runner)
+		}
+		c.close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+	return report, nil
+}
+
+// The files of a model folder besides those of the checkpoint.
+const expectedFile = "expected.safetensors"
+
+// findFolders returns dir itself when it is a model folder, else the model folders in it, sorted.
+func findFolders(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	if isModelFolder(dir) {
+		return []string{dir}, nil
+	}
+	var folders []string
+	for _, e := range entries {
+		// Stat follows links, which e does not.
+		path := filepath.Join(dir, e.Name())
+		if info, err := os.Stat(path); err == nil && info.IsDir() && isModelFolder(path) {
+			folders = append(folders, path)
+		}
+	}
+	if len(folders) == 0 {
+		return nil, fmt.Errorf("golden: neither %s nor a folder in it holds %s, %s or %s",
+			dir, model.ConfigFile, safetensors.SingleFile, expectedFile)
+	}
+	return folders, nil
+}
+
+// isModelFolder reports whether a folder holds any file of a model, so that an incomplete one is reported, not passed
+// over.
+func isModelFolder(dir string) bool {
+	for _, name := range []string{model.ConfigFile, safetensors.SingleFile, safetensors.IndexFile, expectedFile} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// A goldenCase is one open model folder.
+type goldenCase struct {
+	checkpoint *model.Checkpoint
+	expected   *safetensors.File
+}
+
+func openCase(dir string) (*goldenCase, error) {
+	checkpoint, err := model.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	expected, err := safetensors.Open(filepath.Join(dir, expectedFile))
+	if err != nil {
+		checkpoint.Close()
+		return nil, err
+	}
+	return &goldenCase{checkpoint, expected}, nil
+}
+
+func (c *goldenCase) close() {
+	c.checkpoint.Close()
+	c.expected.Close()
+}
+
+// runs reports whether anything asked for can run.
+func (c *goldenCase) runs(only []Part) bool {
+	return c.checkpoint.Config.Unsupported == nil && (len(only) == 0 || slices.Contains(only, MLP))
+}
+
+// unsupported lists what was asked for, or everything when nothing was named, that the library cannot run.
+func (c *goldenCase) unsupported(only []Part) []UnsupportedPart {
+	var list []UnsupportedPart
+	for _, p := range Parts {
+		if len(only) > 0 && !slices.Contains(only, p) {
+			continue
+		}
+		cfg := c.checkpoint.Config
+		switch {
+		case p != MLP:
+			list = append(list, UnsupportedPart{p, "the library does not run it yet"})
+		case cfg.Unsupported != nil:
+			list = append(list, UnsupportedPart{p, cfg.Unsupported.Reason})
+		}
+	}
+	return list
+}
+
+// runMLPs runs and judges the MLP block of every layer.
+func (c *goldenCase) runMLPs(ctx context.Context, runner Runner) ([]TensorReport, error) {
+	var reports []TensorReport
+	for layer := range c.checkpoint.Config.Layers {
+		w, err := c.checkpoint.LoadMLP(layer)
+		if err != nil {
+			return reports, err
+		}
+		block, err := c.mlpBlock(layer)
+		if err != nil {
+			return reports, err
+		}
+		got, ids, err := runner.RunMLP(ctx, w, block.in, block.tokens)
+		if err != nil {
+			reports = append(reports, TensorReport{Name: block.name, Part: MLP, Err: err})
+			continue
+		}
+		reports = append(reports, judgeMLP(w, block, got, ids))
+	}
+	return reports, nil
+}
+
+// A block is the recorded input and output of one block.
+type block struct {
+	name    string // of the output tensor
+	tokens  int
+	in, out []float32 // [tokens,D]
+}
+
+// mlpBlock reads what was recorded of a layer's MLP block, which is named after the module that computed it.
+func (c *goldenCase) mlpBlock(layer int) (block, error) {
+	modules := []string{"mlp", "block_sparse_moe"}
+	for _, module := range modules {
+		in := fmt.Sprintf("model.layers.%d.%s.input", layer, module)
+		out := fmt.Sprintf("model.layers.%d.%s.output", layer, module)
+		info, err := c.expected.Info(in)
+		var missing *safetensors.MissingTensorError
+		if errors.As(err, &missing) {
+			continue
+		}
+		b := block{name: out}
+		if b.tokens, err = c.tokensOf(info); err != nil {
+			return block{}, err
+		}
+		outInfo, err := c.expected.Info(out)
+		if err != nil {
+			return block{}, err
+		}
+		if !slices.Equal(info.Shape, outInfo.Shape) {
+			return block{}, &model.TensorError{Path: c.expected.Path(), Tensor: out, Fault: model.MisShaped, Want: info.Shape, Got: outInfo.Shape}
+		}
+		if b.in, err = c.expected.Float32s(in); err != nil {
+			return block{}, err
+		}
+		b.out, err = c.expected.Float32s(out)
+		return b, err
+	}
+	return block{}, &model.TensorError{Path: c.expected.Path(), Fault: model.Missing,
+		Tensor: fmt.Sprintf("model.layers.%d.%s.input", layer, strings.Join(modules, "|"))}
+}
+
+// tokensOf is the number of rows of an activation […,D].
+func (c *goldenCase) tokensOf(info *safetensors.Info) (int, error) {
+	width := c.checkpoint.Config.Width
+	if len(info.Shape) < 2 || info.Shape[len(info.Shape)-1] != width {
+		return 0, &model.TensorError{Path: c.expected.Path(), Tensor: info.Name, Fault: model.MisShaped, Want: []int{-1, width}, Got: info.Shape}
+	}
+	return info.Elements() / width, nil
+}
