@@ -1,0 +1,51 @@
+package moe
+
+import (
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// Combine records the gate-weighted sum over each token's choices:
+//
+//	out[t] = Σ_j gates[t,j] · y[row of slot t·K + j],  j ascending, in f32
+//
+// for y F32 [T·K,D] in the given layout, gates F32 [T,K] or nil for 1, and out F32 [T,D]. A slot without an expert adds
+// 0. Errors: see the package.
+func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layout) error {
+	const op = "Combine"
+	if r == nil {
+		return rec.Fail(&vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"})
+	}
+	_, width, err := matrix(op, "out", out)
+	if err == nil {
+		err = firstError(
+			inRange(op, "layout", int(layout), 0, int(Grouped)),
+			inRange(op, "width", width, 1, maxWidth),
+			r.check(rec.Device(), op),
+			checkTensor(rec.Device(), op, "y", y, vk.F32, r.Slots(), width),
+			checkTensor(rec.Device(), op, "out", out, vk.F32, r.Tokens, width),
+		)
+	}
+	if err == nil && gates != nil {
+		err = checkTensor(rec.Device(), op, "gates", gates, vk.F32, r.Tokens, r.K)
+	}
+	if err == nil {
+		err = checkApart(op, "out", out, map[string]*vk.Tensor{"y": y, "gates": gates, "routing.Inverse": r.Inverse})
+	}
+	if err != nil {
+		return rec.Fail(err)
+	}
+	shape := chooseElementwise(width, quads(y, width) && quads(out, width))
+	rec.Dispatch(vk.Dispatch{
+		Kernel: shaders.CombineF32,
+		Spec: shaders.CombineSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
+			Grouped: layout == Grouped}.Values(),
+		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address(),
+			Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K)}.Bytes(),
+		Linear: shape.groups(r.Tokens, width),
+		Reads:  []*vk.Tensor{y, gates, r.Inverse},
+		Writes: []*vk.Tensor{out},
+		FLOPs:  2 * float64(r.Slots()) * float64(width),
+	})
+	return rec.Err()
+}

@@ -1,0 +1,49 @@
+// Package moe computes sparse mixtures of experts on a Vulkan device: routers, ParallelLinear (Tan, Shen, Panda and
+// Courville, arXiv 2403.08245), activations, the gate-weighted combination, and the SMoE MLP built from them.
+//
+// # Shapes
+//
+//	T  tokens          a row of the input
+//	E  experts         at most 1,024
+//	K  choices         experts per token
+//	D  width           of the model
+//	H  hidden width    of one expert
+//	s  slot            s = t·K + j, choice j of token t; there are T·K of them
+//	p  grouped position  the place of a slot once the slots are sorted by expert
+//
+// All tensors are dense and row-major. Activations, weights, logits and gates are F32, indices I32. A *scattered* matrix
+// has its rows in token order: [T, width], or [T·K, width] with row s. A *grouped* one has them in expert order,
+// [T·K, width] with row p.
+//
+// # Recording
+//
+// Functions and layers record into a vk.Recorder; nothing runs before its Submit, and a whole layer is one submission.
+// Nothing is read back in between: how many rows an expert has stays on the device. What a call returns besides an
+// error (a [Routing], an [MLPSaved]) are tensors of the recorder: they hold their contents once the recorder has run and
+// live until it is closed. A recorder may be submitted again, and then computes with what its inputs hold by then.
+//
+// # Errors
+//
+// Arguments are checked where they are recorded: a wrong shape, dtype, device or range is a *vk.ShapeError that names
+// the argument, a closed tensor matches vk.ErrClosed. The error is returned and is also the recorder's from then on, so
+// that a recording with a hole in it cannot run. Expert ids that only the device sees are checked there and end the
+// run in an [*ExpertIDError].
+//
+// # Ownership
+//
+// Whoever makes a layer closes it; that closes its weights. Layers read their weights when a recorder runs, so weights
+// may be uploaded again between two runs.
+//
+// # Aliasing
+//
+// An output must not overlap an input of the same call; this is checked. Inputs are never written.
+//
+// # Concurrency
+//
+// A layer may be recorded into several recorders by several goroutines at once. A recorder belongs to one goroutine.
+//
+// # Numbers and determinism
+//
+// Sums are in f32 in a fixed order: neither atomics on floats nor the place of a row in a tile changes a result. The same
+// inputs on the same device give the same bits.
+package moe

@@ -1,0 +1,262 @@
+package moe
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// A Layout says in which order the rows of a matrix are.
+type Layout uint8
+
+// The layouts.
+const (
+	Scattered Layout = iota // by token or slot
+	Grouped                 // by expert
+)
+
+func (l Layout) String() string {
+	switch l {
+	case Scattered:
+		return "scattered"
+	case Grouped:
+		return "grouped"
+	}
+	return fmt.Sprintf("layout %d", uint8(l))
+}
+
+// A ParallelLinearConfig describes E linear maps of In to Out values.
+type ParallelLinearConfig struct {
+	Experts int // E, 1 to 1,024; a dense layer has one
+	In, Out int
+	Bias    bool
+	InOut   bool   // weights are stored [E,In,Out], as gpt-oss has them, instead of [E,Out,In]
+	Label   string // names the layer in timings; empty means scatter2scatter
+}
+
+// Validate reports the first field that makes no sense as a *ConfigError.
+func (c ParallelLinearConfig) Validate() error {
+	err := firstError(
+		inRange("ParallelLinearConfig", "Experts", c.Experts, 1, MaxExperts),
+		inRange("ParallelLinearConfig", "In", c.In, 1, maxWidth),
+		inRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
+	)
+	if err == nil && c.In*c.Out >= 1<<31 {
+		err = &ConfigError{"ParallelLinearConfig", "In·Out", "below 2^31", fmt.Sprint(c.In * c.Out)}
+	}
+	if err == nil && c.Experts*max(c.In, c.Out) >= 1<<31 {
+		err = &ConfigError{"ParallelLinearConfig", "Experts·max(In, Out)", "below 2^31", fmt.Sprint(c.Experts * max(c.In, c.Out))}
+	}
+	return err
+}
+
+// A ParallelLinear is E linear maps, each applied to the rows that belong to its expert:
+//
+//	y[row of s] = gate[s] · (W[e]·x[row of s] + b[e]),  e = ids[s]
+//
+// (arXiv 2403.08245, section 3). Rows of x are gathered and rows of y scattered inside the multiplication: neither is
+// copied or padded. The weights are undefined until uploaded.
+type ParallelLinear struct {
+	Config ParallelLinearConfig
+	Weight *vk.Tensor // F32 [E,Out,In], or [E,In,Out] with InOut
+	Bias   *vk.Tensor // F32 [E,Out], nil without
+
+	tile Tile // overrides the selector when set
+}
+
+// NewParallelLinear allocates the weights: 4·E·(In·Out + Out with Bias) bytes. It fails with a *ConfigError, or with
+// vk.ErrOutOfMemory when a tensor exceeds the memory or the largest allocation of the device.
+func NewParallelLinear(dev *vk.Device, cfg ParallelLinearConfig) (*ParallelLinear, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	l := &ParallelLinear{Config: cfg}
+	shape := []int{cfg.Experts, cfg.Out, cfg.In}
+	if cfg.InOut {
+		shape[1], shape[2] = cfg.In, cfg.Out
+	}
+	var err error
+	if l.Weight, err = dev.NewTensor(vk.F32, shape...); err != nil {
+		return nil, err
+	}
+	if cfg.Bias {
+		if l.Bias, err = dev.NewTensor(vk.F32, cfg.Experts, cfg.Out); err != nil {
+			return nil, errors.Join(err, l.Weight.Close())
+		}
+	}
+	return l, nil
+}
+
+// Close frees the weights. Closing twice does nothing.
+func (l *ParallelLinear) Close() error {
+	if l == nil {
+		return nil
+	}
+	return errors.Join(l.Weight.Close(), l.Bias.Close())
+}
+
+// LinearOptions say how ParallelLinear reads and writes.
+type LinearOptions struct {
+	In, Out Layout
+	Gates   *vk.Tensor // F32 [T,K]: weights of the results, nil for none
+}
+
+// Forward records the layer on the rows that the routing names.
+//
+//	x  Scattered  F32 [T,In]: the slots of a token read its row; or [T·K,In]: slot s reads row s
+//	   Grouped    F32 [T·K,In]: slot s reads row p = Inverse[s]
+//	y  Scattered  F32 [T·K,Out]: slot s writes row s
+//	   Grouped    F32 [T·K,Out]: slot s writes row p
+//
+// Rows of y that belong to no valid slot are left as they are. Only the routing and its gates tell which rows an expert
+// gets, so one recording serves every input. Errors: see the package.
+func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, opts LinearOptions) error {
+	fanIn, err := l.checkForward(rec.Device(), r, x, y, opts)
+	if err != nil {
+		return rec.Fail(err)
+	}
+	push := l.push(x, y)
+	push.FanIn = uint32(fanIn)
+	push.Gates = opts.Gates.Address()
+	push.Order, push.Offsets = r.Order.Address(), r.Offsets.Address()
+	push.Tiles, push.TileArgs = r.Tiles.Address(), r.TileArgs.Address()
+	if opts.In == Grouped {
+		push.Flags |= flagXGrouped
+	}
+	if opts.Out == Grouped {
+		push.Flags |= flagYGrouped
+	}
+	tile := l.tile
+	if tile == (Tile{}) {
+		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
+	}
+	l.dispatch(rec, tile, push, r.TileBound, r.Slots(), x, y,
+		opts.Gates, r.Order, r.Offsets, r.Tiles, r.TileArgs)
+	return rec.Err()
+}
+
+// Dense records y = x·Wᵀ + b for x F32 [rows,In] and y F32 [rows,Out]; the layer must have one expert. Routers are made
+// of it.
+func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
+	const op = "ParallelLinear.Dense"
+	rows, _, err := matrix(op, "x", x)
+	if err == nil {
+		err = firstError(
+			inRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
+			l.checkWeights(rec.Device(), op),
+			checkTensor(rec.Device(), op, "x", x, vk.F32, rows, l.Config.In),
+			checkTensor(rec.Device(), op, "y", y, vk.F32, rows, l.Config.Out),
+		)
+	}
+	if err == nil {
+		err = checkApart(op, "y", y, map[string]*vk.Tensor{"x": x, "Weight": l.Weight, "Bias": l.Bias})
+	}
+	if err != nil {
+		return rec.Fail(err)
+	}
+	push := l.push(x, y)
+	push.FanIn, push.Rows, push.Flags = 1, uint32(rows), flagDense
+	tile := l.tile
+	if tile == (Tile{}) {
+		tile = ChooseTile(rec.Device(), rows, 1, l.Config.Out)
+	}
+	l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y)
+	return rec.Err()
+}
+
+// The bits of scatter2scatter's flags.
+const (
+	flagXGrouped = 1 << iota
+	flagYGrouped
+	flagDense
+)
+
+// push fills in what every use of the layer has.
+func (l *ParallelLinear) push(x, y *vk.Tensor) shaders.Scatter2scatterPush {
+	return shaders.Scatter2scatterPush{X: x.Address(), W: l.Weight.Address(), Y: y.Address(), Bias: l.Bias.Address(),
+		InWidth: uint32(l.Config.In), OutWidth: uint32(l.Config.Out)}
+}
+
+// dispatch records the kernel on at most tiles tiles of rows; reads are the tensors beside x and the weights.
+func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scatter2scatterPush, tiles, rows int,
+	x, y *vk.Tensor, reads ...*vk.Tensor) {
+	spec := tile.spec()
+	spec.XQuads = quads(x, l.Config.In)
+	spec.Transposed = l.Config.InOut
+	spec.WQuads = quads(l.Weight, l.Weight.Dim(2))
+	label := l.Config.Label
+	if label == "" {
+		label = "scatter2scatter"
+	}
+	rec.Dispatch(vk.Dispatch{
+		Kernel: shaders.Scatter2scatterF32,
+		Spec:   spec.Values(),
+		Push:   push.Bytes(),
+		Linear: uint64(tiles) * uint64(ceilDiv(l.Config.Out, tile.BN)),
+		Reads:  append(reads, x, l.Weight, l.Bias),
+		Writes: []*vk.Tensor{y},
+		Label:  label,
+		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
+	})
+}
+
+func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {
+	c := l.Config
+	shape := []int{c.Experts, c.Out, c.In}
+	if c.InOut {
+		shape[1], shape[2] = c.In, c.Out
+	}
+	err := checkTensor(dev, op, "Weight", l.Weight, vk.F32, shape...)
+	if err == nil && c.Bias {
+		err = checkTensor(dev, op, "Bias", l.Bias, vk.F32, c.Experts, c.Out)
+	}
+	return err
+}
+
+// checkForward checks all arguments and returns how many slots share a row of x.
+func (l *ParallelLinear) checkForward(dev *vk.Device, r *Routing, x, y *vk.Tensor, opts LinearOptions) (int, error) {
+	const op = "ParallelLinear.Forward"
+	if r == nil {
+		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"}
+	}
+	if r.Experts != l.Config.Experts {
+		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("%d experts", l.Config.Experts),
+			Got: fmt.Sprintf("%d", r.Experts)}
+	}
+	if l.tile != (Tile{}) && l.tile.BM != r.BlockM {
+		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", l.tile.BM), Got: fmt.Sprint(r.BlockM)}
+	}
+	rows, fanIn := r.Slots(), 1
+	if opts.In == Scattered && x != nil && x.Rank() == 2 && x.Dim(0) == r.Tokens {
+		rows, fanIn = r.Tokens, r.K
+	}
+	err := firstError(
+		inRange("LinearOptions", "In", int(opts.In), 0, int(Grouped)),
+		inRange("LinearOptions", "Out", int(opts.Out), 0, int(Grouped)),
+		l.checkWeights(dev, op),
+		r.check(dev, op),
+		checkTensor(dev, op, "x", x, vk.F32, rows, l.Config.In),
+		checkTensor(dev, op, "y", y, vk.F32, r.Slots(), l.Config.Out),
+	)
+	if err == nil && opts.Gates != nil {
+		err = checkTensor(dev, op, "Gates", opts.Gates, vk.F32, r.Tokens, r.K)
+	}
+	if err == nil {
+		err = checkApart(op, "y", y, map[string]*vk.Tensor{"x": x, "Weight": l.Weight, "Bias": l.Bias, "Gates": opts.Gates,
+			"Order": r.Order})
+	}
+	return fanIn, err
+}
+
+// check reports a routing with tensors that are closed or do not fit together.
+func (r *Routing) check(dev *vk.Device, op string) error {
+	return firstError(
+		checkTensor(dev, op, "routing.Order", r.Order, vk.I32, r.Slots()),
+		checkTensor(dev, op, "routing.Inverse", r.Inverse, vk.I32, r.Slots()),
+		checkTensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
+		checkTensor(dev, op, "routing.Tiles", r.Tiles, vk.I32, r.TileBound, 2),
+		checkTensor(dev, op, "routing.TileArgs", r.TileArgs, vk.U32, 4),
+	)
+}

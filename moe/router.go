@@ -1,0 +1,116 @@
+package moe
+
+import (
+	"fmt"
+
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// A RouterMode says how gates follow from router logits.
+type RouterMode uint8
+
+// The router modes. All choose the k largest logits, ties going to the lower expert.
+const (
+	// SoftmaxTopK takes the softmax over all E logits; the gates are the k chosen probabilities (OLMoE).
+	SoftmaxTopK RouterMode = iota
+	// SoftmaxTopKNorm divides the gates of SoftmaxTopK by their sum (Mixtral, Qwen3).
+	SoftmaxTopKNorm
+	// TopKSoftmax takes the softmax over the k chosen logits only (JetMoE, GraniteMoE).
+	TopKSoftmax
+)
+
+func (m RouterMode) String() string {
+	names := [...]string{"softmax-topk", "softmax-topk-norm", "topk-softmax"}
+	if int(m) < len(names) {
+		return names[m]
+	}
+	return fmt.Sprintf("router mode %d", uint8(m))
+}
+
+// A RouterConfig says how tokens choose experts.
+type RouterConfig struct {
+	TopK int // K, 1 to min(E, 64)
+	Mode RouterMode
+}
+
+// Validate reports the first field that makes no sense for this many experts as a *ConfigError.
+func (c RouterConfig) Validate(experts int) error {
+	return firstError(
+		inRange("RouterConfig", "experts", experts, 1, MaxExperts),
+		inRange("RouterConfig", "TopK", c.TopK, 1, min(experts, MaxTopK)),
+		inRange("RouterConfig", "Mode", int(c.Mode), 0, int(TopKSoftmax)),
+	)
+}
+
+// TopK records the choice of experts from router logits F32 [T,E]: ids I32 [T,K], largest logit first, ties to the lower
+// id, and gates F32 [T,K], both scratch of rec.
+//
+// NaN ranks below −Inf, so the ids of a row are always K different experts. A row that holds a NaN or +Inf, or whose
+// logits are all −Inf (the K chosen ones for TopKSoftmax), has NaN gates; other −Inf logits have gate 0. Gates smaller
+// than e^−87 times the largest are 0.
+func TopK(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (ids, gates *vk.Tensor, err error) {
+	tokens, experts, err := matrix("TopK", "logits", logits)
+	if err == nil {
+		err = firstError(checkTensor(rec.Device(), "TopK", "logits", logits, vk.F32, tokens, experts), cfg.Validate(experts))
+	}
+	if err != nil {
+		return nil, nil, rec.Fail(err)
+	}
+	ids = rec.Scratch(vk.I32, tokens, cfg.TopK)
+	gates = rec.Scratch(vk.F32, tokens, cfg.TopK)
+	if rec.Err() != nil {
+		return nil, nil, rec.Err()
+	}
+	topK(rec, logits, ids, gates, cfg, topKLanes(software(rec.Device()), experts))
+	return ids, gates, rec.Err()
+}
+
+// topK records the kernel with a number of lanes per row.
+func topK(rec *vk.Recorder, logits, ids, gates *vk.Tensor, cfg RouterConfig, lanes int) {
+	tokens, experts := logits.Dim(0), logits.Dim(1)
+	rows := max(1, min(topKThreads/lanes, topKKeys/experts))
+	rec.Dispatch(vk.Dispatch{
+		Kernel: shaders.TopkGates,
+		Spec: shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes), Keys: uint32(rows * experts),
+			Mode: uint32(cfg.Mode)}.Values(),
+		Push: shaders.TopkGatesPush{Logits: logits.Address(), Ids: ids.Address(), Gates: gates.Address(),
+			Tokens: uint32(tokens), Experts: uint32(experts), K: uint32(cfg.TopK)}.Bytes(),
+		Linear: uint64(ceilDiv(tokens, rows)),
+		Reads:  []*vk.Tensor{logits},
+		Writes: []*vk.Tensor{ids, gates},
+		FLOPs:  float64(tokens) * float64(experts) * float64(cfg.TopK),
+	})
+}
+
+const (
+	topKThreads = 64   // work-group size of topk_gates
+	topKKeys    = 3072 // words of shared memory for keys: 12 KiB
+)
+
+// topKLanes is how many invocations share a row of logits. A software device runs one row per invocation, since its
+// barriers cost more than they save.
+func topKLanes(software bool, experts int) int {
+	if software {
+		if experts <= topKKeys/16 {
+			return 1
+		}
+		return 8
+	}
+	lanes := 1
+	for lanes < 32 && lanes*8 < experts {
+		lanes *= 2
+	}
+	return lanes
+}
+
+// matrix returns the two dimensions of a matrix argument.
+func matrix(op, arg string, t *vk.Tensor) (rows, columns int, err error) {
+	if t == nil {
+		return 0, 0, &vk.ShapeError{Op: op, Arg: arg, Want: "a matrix", Got: "nil"}
+	}
+	if t.Rank() != 2 {
+		return 0, 0, &vk.ShapeError{Op: op, Arg: arg, Want: "a matrix", Got: t.String()}
+	}
+	return t.Dim(0), t.Dim(1), nil
+}

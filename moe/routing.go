@@ -1,0 +1,207 @@
+package moe
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// A Routing says which expert computes which slot, as tensors on the device. Expert modules are built from it: a slot s
+// belongs to token s/K, its row in grouped order is Inverse[s], and expert e owns the grouped rows
+// Offsets[e] to Offsets[e+1].
+//
+// A slot whose id names no expert (which only ids of the caller can) is in no group: its Inverse is −1.
+type Routing struct {
+	Tokens, K, Experts int
+
+	IDs     *vk.Tensor // I32 [T,K]: the expert of each slot
+	Gates   *vk.Tensor // F32 [T,K], nil when the caller gave none
+	Order   *vk.Tensor // I32 [T·K]: grouped position → slot, by expert and then by slot
+	Inverse *vk.Tensor // I32 [T·K]: slot → grouped position
+	Offsets *vk.Tensor // I32 [E+1]: an expert's first grouped position; the last is the number of valid slots
+
+	// Each expert's rows are cut into tiles of BlockM rows; only an expert's last tile is ragged. The host does not know
+	// how many there are, only that TileBound suffices.
+	BlockM    int
+	TileBound int
+	Tiles     *vk.Tensor // I32 [TileBound,2]: expert and first grouped position
+	TileArgs  *vk.Tensor // U32 [4]: work-group counts for an indirect dispatch of one work-group per tile; number of tiles
+}
+
+// Slots is T·K.
+func (r *Routing) Slots() int { return r.Tokens * r.K }
+
+// Route records a router: TopK on logits F32 [T,E], then the grouping of the slots by expert.
+//
+// It takes 4·(5·T·K + 2·tiles + E + blocks·(E+2)) bytes of scratch and a little more, tiles = ⌈T·K/BlockM⌉ + min(E,T·K),
+// of which the last two terms are released.
+func Route(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (*Routing, error) {
+	ids, gates, err := TopK(rec, logits, cfg)
+	if err != nil {
+		return nil, err
+	}
+	r := &Routing{Tokens: ids.Dim(0), K: ids.Dim(1), Experts: logits.Dim(1), IDs: ids, Gates: gates}
+	_, err = r.group(rec)
+	return r, err
+}
+
+// RouteIDs records the grouping of slots whose experts the caller has chosen: ids I32 [T,K] and gates F32 [T,K], or nil
+// for no gates. An id outside [0, experts) is detected on the device and never followed: its slot adds nothing to any
+// result, and waiting for the run returns an *ExpertIDError. The same expert may be named twice in a row.
+func RouteIDs(rec *vk.Recorder, ids, gates *vk.Tensor, experts int) (*Routing, error) {
+	tokens, k, err := matrix("RouteIDs", "ids", ids)
+	if err == nil {
+		err = firstError(
+			checkTensor(rec.Device(), "RouteIDs", "ids", ids, vk.I32, tokens, k),
+			inRange("RouteIDs", "experts", experts, 1, MaxExperts),
+		)
+	}
+	if err == nil && gates != nil {
+		err = checkTensor(rec.Device(), "RouteIDs", "gates", gates, vk.F32, tokens, k)
+	}
+	if err != nil {
+		return nil, rec.Fail(err)
+	}
+	r := &Routing{Tokens: tokens, K: k, Experts: experts, IDs: ids, Gates: gates}
+	status, err := r.group(rec)
+	if err != nil {
+		return nil, err
+	}
+	rec.Check(status, func(words []uint32) error {
+		if words[0] == 0 {
+			return nil
+		}
+		return &ExpertIDError{Slot: int(words[1]), ID: int32(words[2]), Experts: experts, Count: int(words[0])}
+	})
+	return r, rec.Err()
+}
+
+// CheckIDs reports ids outside [0, experts) as an *ExpertIDError.
+func CheckIDs(ids []int32, experts int) error {
+	var bad *ExpertIDError
+	for s, id := range ids {
+		switch {
+		case id >= 0 && int(id) < experts:
+		case bad == nil:
+			bad = &ExpertIDError{Slot: s, ID: id, Experts: experts, Count: 1}
+		default:
+			bad.Count++
+		}
+	}
+	if bad != nil {
+		return bad
+	}
+	return nil
+}
+
+// NewIDs checks expert ids on the host, t·K + j being the index of choice j of token t, and uploads them as I32 [T,K] for
+// RouteIDs. The caller closes the tensor. A bad id is an *ExpertIDError.
+func NewIDs(ctx context.Context, dev *vk.Device, ids []int32, k, experts int) (*vk.Tensor, error) {
+	if k < 1 || len(ids)%k != 0 {
+		return nil, &vk.ShapeError{Op: "NewIDs", Arg: "ids", Want: fmt.Sprintf("rows of %d", k), Got: fmt.Sprintf("%d ids", len(ids))}
+	}
+	if err := CheckIDs(ids, experts); err != nil {
+		return nil, err
+	}
+	t, err := dev.NewTensor(vk.I32, len(ids)/k, k)
+	if err != nil {
+		return nil, err
+	}
+	if err := vk.Upload(ctx, t, ids); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+const (
+	sortThreads     = 128 // work-group size of expert_histogram and expert_scan
+	scatterThreads  = 64  // of expert_scatter: the chunk whose slots are ranked against each other
+	minSlotsPerSort = 512 // slots per block at least
+)
+
+// sortBlocks cuts the slots into blocks: enough of them to fill a device, few enough that the one work-group which scans
+// blocks·(E+2) counts is not the bottleneck.
+func sortBlocks(slots, experts int) (perBlock, blocks int) {
+	most := min(1024, max(32, 1<<17/(experts+2)))
+	perBlock = max(minSlotsPerSort, ceilDiv(slots, most))
+	perBlock = ceilDiv(perBlock, scatterThreads) * scatterThreads
+	return perBlock, ceilDiv(slots, perBlock)
+}
+
+// sortScratch is what the counting sort needs beside its results.
+type sortScratch struct {
+	counts     *vk.Tensor // U32 [blocks, E+2]
+	tileStarts *vk.Tensor // U32 [E+1]
+	status     *vk.Tensor // U32 [4]: slots without an expert, the lowest of them, its id
+}
+
+// group allocates the routing's tensors, records the sort and returns its status tensor.
+func (r *Routing) group(rec *vk.Recorder) (*vk.Tensor, error) {
+	slots := r.Slots()
+	if r.K < 1 || slots > math.MaxInt32-1<<16 {
+		return nil, rec.Fail(&vk.ShapeError{Op: "Route", Arg: "ids", Want: "[T,K] with K ≥ 1 and T·K < 2^31", Got: r.IDs.String()})
+	}
+	r.BlockM = chooseBlockM(rec.Device(), slots, r.Experts)
+	r.TileBound = ceilDiv(slots, r.BlockM) + min(r.Experts, slots)
+	_, blocks := sortBlocks(slots, r.Experts)
+	r.Order = rec.Scratch(vk.I32, slots)
+	r.Inverse = rec.Scratch(vk.I32, slots)
+	r.Offsets = rec.Scratch(vk.I32, r.Experts+1)
+	r.Tiles = rec.Scratch(vk.I32, r.TileBound, 2)
+	r.TileArgs = rec.Scratch(vk.U32, 4)
+	s := sortScratch{
+		counts:     rec.Scratch(vk.U32, blocks, r.Experts+2),
+		tileStarts: rec.Scratch(vk.U32, r.Experts+1),
+		status:     rec.Scratch(vk.U32, 4),
+	}
+	if rec.Err() != nil {
+		return nil, rec.Err()
+	}
+	r.sort(rec, s)
+	rec.Release(s.counts)
+	rec.Release(s.tileStarts)
+	return s.status, rec.Err()
+}
+
+// sort records the stable counting sort of the slots: histogram, scan, scatter.
+func (r *Routing) sort(rec *vk.Recorder, s sortScratch) {
+	slots, experts := uint32(r.Slots()), uint32(r.Experts)
+	perBlock, blocks := sortBlocks(r.Slots(), r.Experts)
+	rec.Dispatch(vk.Dispatch{
+		Kernel: shaders.ExpertHistogram,
+		Spec:   shaders.ExpertHistogramSpec{Threads: sortThreads}.Values(),
+		Push: shaders.ExpertHistogramPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Slots: slots, Experts: experts,
+			SlotsPerBlock: uint32(perBlock), Blocks: uint32(blocks)}.Bytes(),
+		Linear: uint64(blocks),
+		Reads:  []*vk.Tensor{r.IDs},
+		Writes: []*vk.Tensor{s.counts},
+		FLOPs:  float64(slots),
+	})
+	rec.Dispatch(vk.Dispatch{
+		Kernel: shaders.ExpertScan,
+		Spec:   shaders.ExpertScanSpec{Threads: sortThreads}.Values(),
+		Push: shaders.ExpertScanPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Offsets: r.Offsets.Address(),
+			TileStarts: s.tileStarts.Address(), TileArgs: r.TileArgs.Address(), Status: s.status.Address(),
+			Experts: experts, Blocks: uint32(blocks), BlockM: uint32(r.BlockM)}.Bytes(),
+		Groups: [3]uint32{1, 1, 1},
+		Reads:  []*vk.Tensor{r.IDs, s.counts},
+		Writes: []*vk.Tensor{s.counts, r.Offsets, s.tileStarts, r.TileArgs, s.status},
+		FLOPs:  float64(blocks) * float64(experts),
+	})
+	rec.Dispatch(vk.Dispatch{
+		Kernel: shaders.ExpertScatter,
+		Spec:   shaders.ExpertScatterSpec{Threads: scatterThreads}.Values(),
+		Push: shaders.ExpertScatterPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Offsets: r.Offsets.Address(),
+			TileStarts: s.tileStarts.Address(), Order: r.Order.Address(), Inverse: r.Inverse.Address(), Tiles: r.Tiles.Address(),
+			Slots: slots, Experts: experts, SlotsPerBlock: uint32(perBlock), Blocks: uint32(blocks),
+			BlockM: uint32(r.BlockM)}.Bytes(),
+		Linear: uint64(blocks),
+		Reads:  []*vk.Tensor{r.IDs, s.counts, r.Offsets, s.tileStarts},
+		Writes: []*vk.Tensor{r.Order, r.Inverse, r.Tiles},
+		FLOPs:  float64(slots) * scatterThreads,
+	})
+}
