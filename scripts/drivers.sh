@@ -62,12 +62,11 @@ lavapipe_25_0() {
 	write_manifest "$drivers/lavapipe-25.0/icd.json" "$drivers/lavapipe-25.0/lib/libvulkan_lvp.so"
 }
 
-# Debian sid's Mesa needs sid's C library: with-driver.sh points a program at the loader kept here, by patchelf.
+# Debian sid's Mesa needs sid's C library: with-driver.sh starts a program through the loader kept here.
 lavapipe_26_2() {
 	apt_open "$work/apt" sid
-	apt_unpack "$work/root" mesa-vulkan-drivers libvulkan1 libc6 patchelf
+	apt_unpack "$work/root" mesa-vulkan-drivers libvulkan1 libc6
 	keep_libraries lavapipe-26.2 "$work/root"
-	mv "$work/root/usr/bin/patchelf" "$drivers/lavapipe-26.2"
 	write_manifest "$drivers/lavapipe-26.2/icd.json" "$drivers/lavapipe-26.2/lib/libvulkan_lvp.so"
 }
 

@@ -42,7 +42,8 @@ esac
 if [ -n "${VKMOE_VALIDATION:-}" ]; then
 	"$here/drivers.sh" validation >/dev/null
 	VK_LAYER_PATH=$(cd "$drivers/validation" && pwd)
-	export VK_LAYER_PATH
+	# Debian 12's Vulkan loader would refuse the instance extensions of a layer newer than itself.
+	export VK_LAYER_PATH VK_LOADER_DISABLE_INST_EXT_FILTER=1
 fi
 
 if [ "$name" = system ]; then
@@ -60,24 +61,32 @@ if [ -z "$loader" ]; then
 	exec "$@"
 fi
 
-# This driver brings its own C library. A copy of the program is made to start through that library's loader, rather
-# than handed to it as an argument, so that the program can start itself again.
+# This driver brings its own C library, so the program is started through that library's loader, by a script that
+# stands in for it as its argument 0: a program that starts os.Args[0] again gets the same driver.
 program=$(type -P "$1") || {
 	echo "with-driver.sh: $1: not found" >&2
 	exit 127
 }
+program=$(readlink -f "$program")
 shift
-run=$(mktemp -d "$folder/run.XXXXXX")
-trap 'rm -rf "$run"' EXIT
-copy=$run/$(basename "$program")
-cp "$program" "$copy"
-chmod u+w "$copy"
-"$loader" --library-path "$folder/lib" "$folder/patchelf" --set-interpreter "$loader" \
-	--force-rpath --set-rpath "$folder/lib" "$copy" 2>/dev/null || {
+verified=0
+"$loader" --verify "$program" >/dev/null 2>&1 || verified=$?
+case $verified in
+0 | 2) ;;
+*)
 	echo "with-driver.sh: $name runs dynamically linked programs only, which $program is not:" \
 		"build it first, or use go run -exec and go test -exec" >&2
 	exit 2
-}
+	;;
+esac
+run=$(mktemp -d "$folder/run.XXXXXX")
+trap 'rm -rf "$run"' EXIT
+stand_in=$run/$(basename "$program")
+cat >"$stand_in" <<-SCRIPT
+	#!/bin/sh
+	exec "$loader" --library-path "$folder/lib" --argv0 "\$0" "$program" "\$@"
+SCRIPT
+chmod +x "$stand_in"
 status=0
-"$copy" "$@" || status=$?
+"$stand_in" "$@" || status=$?
 exit $status
