@@ -23,7 +23,7 @@ values; one line is printed per tensor.
 Exit code 0: all that was asked for passes. 1: something fails. 2: the input or the device cannot be used, or a part
 named by --only is not supported.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			parts, err := golden.ParseParts(only)
 			if err != nil {
 				return err
@@ -32,11 +32,6 @@ named by --only is not supported.`,
 				return errors.New("--only names no part")
 			}
 			var dev *vk.Device
-			defer func() {
-				if dev != nil {
-					err = errors.Join(err, dev.Close())
-				}
-			}()
 			open := func() (golden.Runner, *golden.DeviceInfo, error) {
 				var err error
 				if dev, err = vk.Open(vk.Options{Device: device}); err != nil {
@@ -45,9 +40,10 @@ named by --only is not supported.`,
 				runner := golden.Device{Device: dev}
 				return runner, runner.Info(), nil
 			}
-			report, err := golden.Run(cmd.Context(), args[0], golden.Options{Only: parts, Open: open})
-			if err != nil {
-				return err
+			report := golden.Run(cmd.Context(), args[0], golden.Options{Only: parts, Open: open})
+			if dev != nil {
+				// A device that does not close cleanly has leaked or lost something: no pass, whatever the values.
+				report.Unusable = errors.Join(report.Unusable, dev.Close())
 			}
 			write := report.WriteText
 			if asJSON {

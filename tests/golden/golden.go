@@ -16,6 +16,8 @@ import (
 
 	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/model"
+	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
 )
 
 // A Part is a part of a model that can be asked for.
@@ -68,14 +70,15 @@ type Options struct {
 	Open func() (Runner, *DeviceInfo, error)
 }
 
-// Run judges dir, which is one model folder or holds several. Faults of one folder are part of the Report; the error is
-// for what kept every folder from running: no folder, or no device.
-func Run(ctx context.Context, dir string, opts Options) (*Report, error) {
+// Run judges dir, which is one model folder or holds several. What is wrong is part of the Report: a fault of one folder
+// is its ModelReport's, and the other folders are still judged.
+func Run(ctx context.Context, dir string, opts Options) *Report {
+	report := &Report{}
 	folders, err := findFolders(dir)
 	if err != nil {
-		return nil, err
+		report.Unusable = err
+		return report
 	}
-	report := &Report{}
 	var runner Runner
 	for _, folder := range folders {
 		m := &ModelReport{Folder: folder, Name: filepath.Base(folder), Asked: opts.Only}
@@ -87,24 +90,24 @@ func Run(ctx context.Context, dir string, opts Options) (*Report, error) {
 		}
 		m.Type = c.checkpoint.Config.Type
 		m.Unsupported = c.unsupported(opts.Only)
-		if runner == nil && c.runs(opts.Only) {
-			if runner, report.Device, err = opts.Open(); err != nil {
-				c.close()
-				return nil, err
+		if c.runs(opts.Only) {
+			if runner == nil {
+				runner, report.Device, report.Unusable = opts.Open()
+			}
+			if report.Unusable == nil {
+				m.Tensors, m.Unusable = c.runMLPs(ctx, runner)
+				report.Unusable = ctx.Err()
 			}
 		}
-		if c.runs(opts.Only) {
-			m.Tensors, m.Unusable = c.runMLPs(ctx, runner)
-		}
 		c.close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+		if report.Unusable != nil {
+			break
 		}
 	}
-	return report, nil
+	return report
 }
 
-// The files of a model folder besides those of the checkpoint.
+// expectedFile is the file of a model folder beside those of the checkpoint.
 const expectedFile = "expected.safetensors"
 
 // findFolders returns dir itself when it is a model folder, else the model folders in it, sorted.
@@ -202,6 +205,9 @@ func (c *goldenCase) runMLPs(ctx context.Context, runner Runner) ([]TensorReport
 			return reports, err
 		}
 		got, ids, err := runner.RunMLP(ctx, w, block.in, block.tokens)
+		if beyondDevice(err) {
+			return reports, err
+		}
 		if err != nil {
 			reports = append(reports, TensorReport{Name: block.name, Part: MLP, Err: err})
 			continue
@@ -209,6 +215,13 @@ func (c *goldenCase) runMLPs(ctx context.Context, runner Runner) ([]TensorReport
 		reports = append(reports, judgeMLP(w, block, got, ids))
 	}
 	return reports, nil
+}
+
+// beyondDevice reports whether a model is larger than the library or the device takes, which says nothing about whether it
+// computes what it should.
+func beyondDevice(err error) bool {
+	var config *moe.ConfigError
+	return errors.As(err, &config) || errors.Is(err, vk.ErrOutOfMemory)
 }
 
 // A block is the recorded input and output of one block.

@@ -2,8 +2,10 @@ package golden
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"os"
@@ -14,6 +16,8 @@ import (
 
 	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/model"
+	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
 )
 
 // copyModel copies a golden folder to a place where a test may damage it.
@@ -34,11 +38,10 @@ func neverOpen(t *testing.T) Options {
 
 func TestRunOfAParentFolder(t *testing.T) {
 	opened := 0
-	report, err := Run(t.Context(), dataDir, Options{Open: func() (Runner, *DeviceInfo, error) {
+	report := Run(t.Context(), dataDir, Options{Open: func() (Runner, *DeviceInfo, error) {
 		opened++
 		return oracleRunner{}.open()
 	}})
-	require.NoError(t, err)
 	require.Equal(t, 1, opened)
 	require.Len(t, report.Models, 8)
 	passed, failed := report.Counts()
@@ -46,8 +49,7 @@ func TestRunOfAParentFolder(t *testing.T) {
 	require.Zero(t, failed)
 	require.Equal(t, ExitPass, report.Exit(), "what nobody named and nobody supports does not count")
 
-	report, err = Run(t.Context(), dataDir, Options{Only: []Part{MLP}, Open: oracleRunner{}.open})
-	require.NoError(t, err)
+	report = Run(t.Context(), dataDir, Options{Only: []Part{MLP}, Open: oracleRunner{}.open})
 	passed, _ = report.Counts()
 	require.Equal(t, 8, passed)
 	require.Equal(t, ExitUnusable, report.Exit(), "four models' mlp was asked for and cannot run")
@@ -58,19 +60,16 @@ func TestRunOfUnsupportedParts(t *testing.T) {
 	opts := neverOpen(t)
 	for _, only := range [][]Part{{Attention}, {Logits}, {Grads}, {Attention, Grads}} {
 		opts.Only = only
-		report, err := Run(t.Context(), mixtral, opts)
-		require.NoError(t, err)
+		report := Run(t.Context(), mixtral, opts)
 		require.Equal(t, ExitUnusable, report.Exit())
 		require.Len(t, report.Models[0].Unsupported, len(only))
 	}
-	report, err := Run(t.Context(), mixtral, Options{Only: []Part{MLP, Logits}, Open: oracleRunner{}.open})
-	require.NoError(t, err)
+	report := Run(t.Context(), mixtral, Options{Only: []Part{MLP, Logits}, Open: oracleRunner{}.open})
 	require.Equal(t, ExitUnusable, report.Exit())
 	passed, _ := report.Counts()
 	require.Equal(t, 2, passed, "what can run still runs")
 
-	report, err = Run(t.Context(), filepath.Join(dataDir, "jetmoe"), neverOpen(t))
-	require.NoError(t, err)
+	report = Run(t.Context(), filepath.Join(dataDir, "jetmoe"), neverOpen(t))
 	require.Equal(t, ExitUnusable, report.Exit(), "nothing at all could run")
 	require.Len(t, report.Models[0].Unsupported, 4)
 }
@@ -132,8 +131,7 @@ func TestRunOfDamagedFolders(t *testing.T) {
 			if c.opens {
 				opts.Open = oracleRunner{}.open
 			}
-			report, err := Run(t.Context(), dir, opts)
-			require.NoError(t, err)
+			report := Run(t.Context(), dir, opts)
 			switch want := c.want.(type) {
 			case nil: // a stray folder inside a model folder is not a model of its own
 				require.Equal(t, ExitPass, report.Exit())
@@ -152,8 +150,7 @@ func TestRunKeepsGoingPastADamagedFolder(t *testing.T) {
 	parent := filepath.Dir(copyModel(t, "mixtral"))
 	require.NoError(t, os.CopyFS(filepath.Join(parent, "aaa"), os.DirFS(filepath.Join(dataDir, "olmoe"))))
 	require.NoError(t, os.Remove(filepath.Join(parent, "aaa", "config.json")))
-	report, err := Run(t.Context(), parent, Options{Open: oracleRunner{}.open})
-	require.NoError(t, err)
+	report := Run(t.Context(), parent, Options{Open: oracleRunner{}.open})
 	require.Len(t, report.Models, 2)
 	require.ErrorIs(t, report.Models[0].Unusable, fs.ErrNotExist)
 	passed, _ := report.Counts()
@@ -162,16 +159,34 @@ func TestRunKeepsGoingPastADamagedFolder(t *testing.T) {
 }
 
 func TestRunOfNoFolder(t *testing.T) {
-	_, err := Run(t.Context(), filepath.Join(t.TempDir(), "absent"), neverOpen(t))
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	_, err = Run(t.Context(), t.TempDir(), neverOpen(t))
-	require.ErrorContains(t, err, "config.json")
+	report := Run(t.Context(), filepath.Join(t.TempDir(), "absent"), neverOpen(t))
+	require.ErrorIs(t, report.Unusable, fs.ErrNotExist)
+	require.Equal(t, ExitUnusable, report.Exit())
+	report = Run(t.Context(), t.TempDir(), neverOpen(t))
+	require.ErrorContains(t, report.Unusable, "config.json")
+	require.Equal(t, ExitUnusable, report.Exit())
 }
 
 func TestRunWithoutADevice(t *testing.T) {
 	none := errors.New("no device")
-	_, err := Run(t.Context(), dataDir, Options{Open: func() (Runner, *DeviceInfo, error) { return nil, nil, none }})
-	require.ErrorIs(t, err, none)
+	report := Run(t.Context(), dataDir, Options{Open: func() (Runner, *DeviceInfo, error) { return nil, nil, none }})
+	require.ErrorIs(t, report.Unusable, none)
+	require.Equal(t, ExitUnusable, report.Exit())
+}
+
+func TestRunInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	report := Run(ctx, dataDir, Options{Open: oracleRunner{spoil: func(*model.MLPWeights, []float32, []int32) { cancel() }}.open})
+	require.ErrorIs(t, report.Unusable, context.Canceled)
+	require.Equal(t, ExitUnusable, report.Exit(), "what passed until then is not all that was asked for")
+}
+
+func TestRunOfAModelBeyondTheDevice(t *testing.T) {
+	for _, err := range []error{fmt.Errorf("upload: %w", vk.ErrOutOfMemory), &moe.ConfigError{Config: "MLPConfig", Field: "Width"}} {
+		report := Run(t.Context(), filepath.Join(dataDir, "mixtral"), Options{Open: oracleRunner{err: err}.open})
+		require.ErrorIs(t, report.Models[0].Unusable, err)
+		require.Equal(t, ExitUnusable, report.Exit())
+	}
 }
 
 func TestParseParts(t *testing.T) {
@@ -197,8 +212,9 @@ func TestReportPrints(t *testing.T) {
 				{Name: "b", Part: MLP, Error: math.NaN(), Tolerance: Tolerance, WrongChoices: []Choice{{3, []int32{1}, []int32{2}, 0.5}}},
 				{Name: "c", Part: MLP, Error: math.NaN(), Err: errors.New("boom")},
 			},
-			Unsupported: []UnsupportedPart{{Grads, "because"}},
+			Unsupported: []UnsupportedPart{{MLP, "that"}, {Logits, "because"}, {Grads, "because"}},
 		}, {Name: "n", Unusable: errors.New("bad")}},
+		Unusable: errors.New("interrupted"),
 	}
 	var text bytes.Buffer
 	require.NoError(t, report.WriteText(&text))
@@ -206,8 +222,10 @@ func TestReportPrints(t *testing.T) {
 pass  m a  relative error 1e-07, limit 1e-05, 0 tokens; 2 near ties broken differently, judged with the device's choice
 FAIL  m b  relative error NaN, limit 1e-05, 0 tokens; 1 tokens went to wrong experts, first token 3 to [1] instead of [2] with margin 0.5
 FAIL  m c  boom
-not supported yet  m grads: because
+not supported yet  m mlp: that
+not supported yet  m logits, grads: because
 cannot be used     n: bad
+cannot be used     interrupted
 1 passed, 2 failed
 `, text.String())
 
@@ -225,6 +243,7 @@ cannot be used     n: bad
 			}
 		}
 		Passed, Failed, Exit int
+		Unusable             string
 	}
 	require.NoError(t, json.Unmarshal(raw.Bytes(), &parsed))
 	require.Equal(t, "GPU", parsed.Device.Name)
@@ -232,5 +251,6 @@ cannot be used     n: bad
 	require.Equal(t, "NaN", parsed.Models[0].Tensors[1].Error)
 	require.Equal(t, "boom", parsed.Models[0].Tensors[2].Reason)
 	require.Equal(t, "bad", parsed.Models[1].Unusable)
+	require.Equal(t, "interrupted", parsed.Unusable)
 	require.Equal(t, [3]int{1, 2, ExitFail}, [3]int{parsed.Passed, parsed.Failed, parsed.Exit})
 }

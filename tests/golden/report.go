@@ -19,6 +19,9 @@ const (
 type Report struct {
 	Device *DeviceInfo // nil when nothing ran
 	Models []*ModelReport
+
+	// Unusable is what kept every folder from being judged: no folder, no device, or a run that was interrupted.
+	Unusable error
 }
 
 // DeviceInfo names the device that ran.
@@ -92,7 +95,7 @@ func (r *Report) Exit() int {
 	if failed > 0 {
 		return ExitFail
 	}
-	if passed == 0 {
+	if passed == 0 || r.Unusable != nil {
 		return ExitUnusable
 	}
 	for _, m := range r.Models {
@@ -113,17 +116,36 @@ func (r *Report) WriteText(w io.Writer) error {
 		for i := range m.Tensors {
 			m.Tensors[i].text(&b, m.Name)
 		}
-		for _, u := range m.Unsupported {
-			fmt.Fprintf(&b, "not supported yet  %s %s: %s\n", m.Name, u.Part, u.Reason)
-		}
+		m.textUnsupported(&b)
 		if m.Unusable != nil {
 			fmt.Fprintf(&b, "cannot be used     %s: %v\n", m.Name, m.Unusable)
 		}
+	}
+	if r.Unusable != nil {
+		fmt.Fprintf(&b, "cannot be used     %v\n", r.Unusable)
 	}
 	passed, failed := r.Counts()
 	fmt.Fprintf(&b, "%d passed, %d failed\n", passed, failed)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// textUnsupported prints one line per reason.
+func (m *ModelReport) textUnsupported(b *strings.Builder) {
+	printed := map[string]bool{}
+	for _, u := range m.Unsupported {
+		if printed[u.Reason] {
+			continue
+		}
+		printed[u.Reason] = true
+		var parts []string
+		for _, other := range m.Unsupported {
+			if other.Reason == u.Reason {
+				parts = append(parts, string(other.Part))
+			}
+		}
+		fmt.Fprintf(b, "not supported yet  %s %s: %s\n", m.Name, strings.Join(parts, ", "), u.Reason)
+	}
 }
 
 func (t *TensorReport) text(b *strings.Builder, modelName string) {
@@ -189,7 +211,12 @@ func (r *Report) WriteJSON(w io.Writer) error {
 		Passed int         `json:"passed"`
 		Failed int         `json:"failed"`
 		Exit   int         `json:"exit"`
-	}{r.Device, []jsonModel{}, passed, failed, r.Exit()}
+
+		Unusable string `json:"unusable,omitempty"`
+	}{r.Device, []jsonModel{}, passed, failed, r.Exit(), ""}
+	if r.Unusable != nil {
+		out.Unusable = r.Unusable.Error()
+	}
 	for _, m := range r.Models {
 		jm := jsonModel{Name: m.Name, Folder: m.Folder, Type: m.Type, Tensors: []jsonTensor{}, Unsupported: m.Unsupported}
 		if m.Unusable != nil {

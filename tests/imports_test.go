@@ -1,0 +1,150 @@
+// Package tests holds what no single package can: the import graph of the module.
+package tests
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	module   = "github.com/vkmoe/vkmoe"
+	vulkanGo = "github.com/vulkan-go/vulkan"
+	glfw     = "github.com/go-gl/glfw"
+)
+
+// mayImport lists, for each package of the module, which others its code may import directly. Imports only descend:
+// cmd → model → attention → moe → {vk, shaders} → internal/kernel. A package that is not listed is a decision still to be
+// made, and fails the test.
+var mayImport = map[string][]string{
+	"internal/kernel":      {},
+	"internal/spirv":       {"internal/kernel"},
+	"internal/ref":         {},
+	"internal/safetensors": {},
+	"internal/picture":     {},
+	"shaders":              {"internal/kernel"},
+	"shaders/gen":          {"internal/kernel", "internal/spirv"},
+	"vk":                   {"internal/kernel", "internal/spirv"},
+	"moe":                  {"vk", "shaders", "internal/kernel"},
+	"attention":            {"moe", "vk", "shaders", "internal/kernel"},
+	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/safetensors"},
+	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
+	"tests":                {},
+	"cmd/vkmoe-conform":    {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
+	"cmd/vkmoe-bench":      {"model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
+	"cmd/vkmoe-demo": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",
+		"internal/picture"},
+}
+
+// pure are the packages that need neither cgo nor a GPU, with everything they import.
+var pure = []string{"internal/kernel", "internal/spirv", "internal/ref", "internal/safetensors", "shaders", "shaders/gen"}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+	CgoFiles   []string
+	Standard   bool
+}
+
+// listPackages returns every package of the module with all it depends on, tests aside, by import path.
+func listPackages(t *testing.T) map[string]goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports,CgoFiles,Standard", module+"/...")
+	// Without CGO_ENABLED=1 files that use cgo would be left out, and go with them what they import.
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=1")
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		t.Fatalf("%v: %s", err, exit.Stderr)
+	}
+	require.NoError(t, err)
+	packages := map[string]goPackage{}
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p goPackage
+		err := dec.Decode(&p)
+		if err == io.EOF {
+			return packages
+		}
+		require.NoError(t, err)
+		packages[p.ImportPath] = p
+	}
+}
+
+// inModule returns a package's path within the module.
+func inModule(importPath string) (string, bool) { return strings.CutPrefix(importPath, module+"/") }
+
+func TestImportsDescend(t *testing.T) {
+	seen := 0
+	for importPath, p := range listPackages(t) {
+		name, ok := inModule(importPath)
+		if !ok {
+			continue
+		}
+		seen++
+		allowed, listed := mayImport[name]
+		if !listed {
+			t.Errorf("%s is not in this test's table: decide what it may import", name)
+			continue
+		}
+		for _, imported := range p.Imports {
+			if other, ok := inModule(imported); ok && !slices.Contains(allowed, other) {
+				t.Errorf("%s imports %s", name, other)
+			}
+		}
+	}
+	require.Greater(t, seen, 6, "the module's packages were not found")
+}
+
+func TestOnlyVkImportsVulkanAndOnlyTheDemoImportsGLFW(t *testing.T) {
+	vulkanUsers := []string{}
+	for importPath, p := range listPackages(t) {
+		name, ok := inModule(importPath)
+		if !ok {
+			continue
+		}
+		for _, imported := range p.Imports {
+			switch {
+			case imported == vulkanGo:
+				vulkanUsers = append(vulkanUsers, name)
+			case strings.HasPrefix(imported, glfw) && name != "cmd/vkmoe-demo":
+				t.Errorf("%s imports %s", name, imported)
+			}
+		}
+	}
+	require.Equal(t, []string{"vk"}, vulkanUsers)
+}
+
+func TestPurePackagesNeedNeitherCgoNorAGPU(t *testing.T) {
+	packages := listPackages(t)
+	for _, name := range pure {
+		start, ok := packages[path.Join(module, name)]
+		require.True(t, ok, "%s does not exist", name)
+		visited := map[string]bool{}
+		var visit func(p goPackage, chain string)
+		visit = func(p goPackage, chain string) {
+			// The standard library has a pure Go form of everything; CGO_ENABLED=0 selects it.
+			if visited[p.ImportPath] || p.Standard {
+				return
+			}
+			visited[p.ImportPath] = true
+			if len(p.CgoFiles) > 0 || slices.Contains(p.Imports, "C") {
+				t.Errorf("%s uses cgo", chain)
+			}
+			if p.ImportPath == vulkanGo || strings.HasPrefix(p.ImportPath, glfw) {
+				t.Errorf("%s needs a GPU", chain)
+			}
+			for _, imported := range p.Imports {
+				visit(packages[imported], chain+" → "+imported)
+			}
+		}
+		visit(start, name)
+	}
+}
