@@ -8,7 +8,7 @@
 //
 // Push constants: device addresses of y [T·k,D], gates f32 [T,k] (0: none), inverse i32 [T·k], out [T,D]; T, D, k.
 // Mapping: COLUMNS × ROWS invocations, each one element of out, or four (QUADS: D is a multiple of 4 and both addresses
-// are 16-byte aligned).
+// are aligned to four values).
 // Accumulation: f32.
 // Oracle: internal/ref/combine.go
 #extension GL_GOOGLE_include_directive : require

@@ -14,23 +14,55 @@ const Compiler = "16.6.0"
 // All lists every kernel.
 var All = []*kernel.Kernel{
 	ActivationF32,
+	ActivationF16,
+	ActivationBf16,
 	CombineF32,
+	CombineF16,
+	CombineBf16,
+	ConvertF32F16,
+	ConvertF16F32,
+	ConvertF32Bf16,
+	ConvertBf16F32,
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
 	Scatter2scatterF32,
+	Scatter2scatterF16,
+	Scatter2scatterBf16,
+	Scatter2scatterF32F16F16,
+	Scatter2scatterF16F16F32,
+	Scatter2scatterF32F16F32,
+	Scatter2scatterF32Bf16Bf16,
+	Scatter2scatterBf16Bf16F32,
+	Scatter2scatterF32Bf16F32,
 	TopkGates,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":      "8fcdce69aa6495f7491c6cb8a13d3e741cfd0fcd134b333e94a5abbd5a34c710",
-	"combine.f32":         "0c4424809eb41ea8094eb9afa730854804125485b730b6977de88531528f03c1",
-	"expert_histogram":    "bcf0bbedb185ba091fba608e3243a9fe3935aeb70d924eceb399ff30683059df",
-	"expert_scan":         "4662bbc365ebecffd315802caf62500af400e5c41baccf66d08c8ef191b289f1",
-	"expert_scatter":      "f45103f66d164c6e33b2006387542f19ed42fcc8eb437975eceb022a0f2b68cd",
-	"scatter2scatter.f32": "03152fde73ced426103ac9762c2926a53fd795ae7fa4a9318c7c892042a0b654",
-	"topk_gates":          "519baa26a699c0e279a8886411cd7739002458a0ca7d2498ba300cd248b28de0",
+	"activation.f32":                "014d8e99729b2e1cc37e708f2424d943baccb433fd561aa6dcca1ed46515141c",
+	"activation.f16":                "889d1a27c0861662c4dc7ed55dc650195b6970c204347565df7676e13041a4a3",
+	"activation.bf16":               "03004e416906ca46cabbeb9de3721886765af0edcd12e5b1bda1473069f5c858",
+	"combine.f32":                   "9df21f23f0cd0bd103ebbf0cc0b149a03869e014bb02589d5e12309a24cb25b2",
+	"combine.f16":                   "9314ea4d56620459d426cadbb6a2d0ca8065ea82965ccb004178d2c4423c3c70",
+	"combine.bf16":                  "428e55abf36d4e4e1cc1a76ad95aeb4d26c54aeb25a8140617fae2eb0d9a382f",
+	"convert.f32_f16":               "42726c378d08f7840a57d3d5841d5910a958ec8ad879512b55c5b7f2493edeb3",
+	"convert.f16_f32":               "c49c28b324f7647d0d03efa4206c27cc10bef924cd675d8920a914b1a24ab6c2",
+	"convert.f32_bf16":              "d9f0e79f88b7e42f6e4d771f56b0322f71ad8be135d343ee885316f3129c2df4",
+	"convert.bf16_f32":              "d1602cc1ec79d8a3a51bc536bb13db90dc742ae96953815d083c4a4f82dc7acb",
+	"expert_histogram":              "ca10945bf47511b2ae8607f62b61a98b64c8ab4ff4ec4ca76c2391d888665b00",
+	"expert_scan":                   "0c6a5cd9a24ca7f19a3adcc7c9353ca73f8315aa7cf6e465b84462131b4778dc",
+	"expert_scatter":                "ed31b126e7fac5f4e0f853a3a2c9ae68eff2f00f21a72f17f7d7398d2b262133",
+	"scatter2scatter.f32":           "c5b074b7903b70ddd2d0f2c667fc16d0c8acfef8497a9d8b6ace2d4718cb51d0",
+	"scatter2scatter.f16":           "09d788c3aea65591c198a5e01c66c94139036c402feecda35d2ecd1e40d2c4ae",
+	"scatter2scatter.bf16":          "ed69b3e3e605dc467baec3cdacf2f6d30985182cba476def9126c207cd28c658",
+	"scatter2scatter.f32_f16_f16":   "568480ad9fd398c123cb5a0494a9bc4639807ba07ca35ea471c075c0fc862aaf",
+	"scatter2scatter.f16_f16_f32":   "a9dbda92dd87cdbc407b9fbb3d1519d1159d12ac2e75990e00572b2d54b6769b",
+	"scatter2scatter.f32_f16_f32":   "463d792c99b68b4da6a7ee441ce4e9543e73c63958e34fe06acb3f3088a33e20",
+	"scatter2scatter.f32_bf16_bf16": "7d21274193baae498e0a5c587d488968bfc152aa72c94119df5fe5ed2c5856da",
+	"scatter2scatter.bf16_bf16_f32": "c41e403899bd504706392314b2a2776f272e582bae12ea9637ed69f917ff5d6d",
+	"scatter2scatter.f32_bf16_f32":  "6f7fea7a52e6502098987b9a1d2786e5806b2c21784284abff84635ecba79496",
+	"topk_gates":                    "2f5a50572bb3c9651e668c3624d8f9999ea80e6a8c56c723e16996b085fd02f6",
 }
 
 //go:embed spv/activation.f32.spv
@@ -53,6 +85,7 @@ var ActivationF32 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "MODE", Default: 2},
 		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -77,21 +110,23 @@ func (c ActivationPush) Bytes() []byte {
 
 // ActivationSpec holds the specialization constants of activation.comp.
 type ActivationSpec struct {
-	Columns uint32 // constant 0
-	Rows    uint32 // constant 1
-	Quads   bool   // constant 2
-	Mode    uint32 // constant 3
-	Gated   bool   // constant 4
+	Columns     uint32 // constant 0
+	Rows        uint32 // constant 1
+	Quads       bool   // constant 2
+	Mode        uint32 // constant 3
+	Gated       bool   // constant 4
+	Interleaved bool   // constant 5
 }
 
 // DefaultActivationSpec returns the values in the source.
 func DefaultActivationSpec() ActivationSpec {
 	return ActivationSpec{
-		Columns: 64,
-		Rows:    1,
-		Quads:   false,
-		Mode:    2,
-		Gated:   false,
+		Columns:     64,
+		Rows:        1,
+		Quads:       false,
+		Mode:        2,
+		Gated:       false,
+		Interleaved: false,
 	}
 }
 
@@ -103,7 +138,58 @@ func (c ActivationSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		c.Mode,
 		bitsBool(c.Gated),
+		bitsBool(c.Interleaved),
 	}
+}
+
+//go:embed spv/activation.f16.spv
+var spvActivationF16 []byte
+
+// ActivationF16 is activation.comp with STORAGE_F16.
+var ActivationF16 = &kernel.Kernel{
+	Stem: "activation", Variant: "f16",
+	SPIRV:     decodeOnce(&spvActivationF16),
+	PushBytes: 24,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "h", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "width", Offset: 20, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation.bf16.spv
+var spvActivationBf16 []byte
+
+// ActivationBf16 is activation.comp with STORAGE_BF16.
+var ActivationBf16 = &kernel.Kernel{
+	Stem: "activation", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvActivationBf16),
+	PushBytes: 24,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "h", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "width", Offset: 20, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/combine.f32.spv
@@ -182,6 +268,176 @@ func (c CombineSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		bitsBool(c.Grouped),
 	}
+}
+
+//go:embed spv/combine.f16.spv
+var spvCombineF16 []byte
+
+// CombineF16 is combine.comp with STORAGE_F16.
+var CombineF16 = &kernel.Kernel{
+	Stem: "combine", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCombineF16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "gates", Offset: 8, Size: 8},
+		{Name: "inverse", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "width", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "GROUPED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine.bf16.spv
+var spvCombineBf16 []byte
+
+// CombineBf16 is combine.comp with STORAGE_BF16.
+var CombineBf16 = &kernel.Kernel{
+	Stem: "combine", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCombineBf16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "gates", Offset: 8, Size: 8},
+		{Name: "inverse", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "width", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "GROUPED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/convert.f32_f16.spv
+var spvConvertF32F16 []byte
+
+// ConvertF32F16 is convert.comp with STORAGE_F16, INPUT_F32.
+var ConvertF32F16 = &kernel.Kernel{
+	Stem: "convert", Variant: "f32_f16",
+	SPIRV:     decodeOnce(&spvConvertF32F16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// ConvertPush holds the push constants of convert.comp; uint64 members are device addresses.
+type ConvertPush struct {
+	Src   uint64
+	Dst   uint64
+	Count uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ConvertPush) Bytes() []byte {
+	b := make([]byte, 20)
+	putU64(b[0:], c.Src)
+	putU64(b[8:], c.Dst)
+	putU32(b[16:], c.Count)
+	return b
+}
+
+// ConvertSpec holds the specialization constants of convert.comp.
+type ConvertSpec struct {
+	Threads uint32 // constant 0
+	Quads   bool   // constant 1
+}
+
+// DefaultConvertSpec returns the values in the source.
+func DefaultConvertSpec() ConvertSpec {
+	return ConvertSpec{
+		Threads: 64,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ConvertSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/convert.f16_f32.spv
+var spvConvertF16F32 []byte
+
+// ConvertF16F32 is convert.comp with STORAGE_F16, OUTPUT_F32.
+var ConvertF16F32 = &kernel.Kernel{
+	Stem: "convert", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvConvertF16F32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/convert.f32_bf16.spv
+var spvConvertF32Bf16 []byte
+
+// ConvertF32Bf16 is convert.comp with STORAGE_BF16, INPUT_F32.
+var ConvertF32Bf16 = &kernel.Kernel{
+	Stem: "convert", Variant: "f32_bf16",
+	SPIRV:     decodeOnce(&spvConvertF32Bf16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/convert.bf16_f32.spv
+var spvConvertBf16F32 []byte
+
+// ConvertBf16F32 is convert.comp with STORAGE_BF16, OUTPUT_F32.
+var ConvertBf16F32 = &kernel.Kernel{
+	Stem: "convert", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvConvertBf16F32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/expert_histogram.spv
@@ -517,6 +773,310 @@ func (c Scatter2scatterSpec) Values() []uint32 {
 		bitsBool(c.WQuads),
 		bitsBool(c.Transposed),
 	}
+}
+
+//go:embed spv/scatter2scatter.f16.spv
+var spvScatter2scatterF16 []byte
+
+// Scatter2scatterF16 is scatter2scatter.comp with STORAGE_F16.
+var Scatter2scatterF16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.bf16.spv
+var spvScatter2scatterBf16 []byte
+
+// Scatter2scatterBf16 is scatter2scatter.comp with STORAGE_BF16.
+var Scatter2scatterBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_f16_f16.spv
+var spvScatter2scatterF32F16F16 []byte
+
+// Scatter2scatterF32F16F16 is scatter2scatter.comp with STORAGE_F16, INPUT_F32.
+var Scatter2scatterF32F16F16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_f16_f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f16_f16_f32.spv
+var spvScatter2scatterF16F16F32 []byte
+
+// Scatter2scatterF16F16F32 is scatter2scatter.comp with STORAGE_F16, OUTPUT_F32.
+var Scatter2scatterF16F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f16_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF16F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_f16_f32.spv
+var spvScatter2scatterF32F16F32 []byte
+
+// Scatter2scatterF32F16F32 is scatter2scatter.comp with STORAGE_F16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterF32F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_bf16_bf16.spv
+var spvScatter2scatterF32Bf16Bf16 []byte
+
+// Scatter2scatterF32Bf16Bf16 is scatter2scatter.comp with STORAGE_BF16, INPUT_F32.
+var Scatter2scatterF32Bf16Bf16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_bf16_bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16Bf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.bf16_bf16_f32.spv
+var spvScatter2scatterBf16Bf16F32 []byte
+
+// Scatter2scatterBf16Bf16F32 is scatter2scatter.comp with STORAGE_BF16, OUTPUT_F32.
+var Scatter2scatterBf16Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "bf16_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterBf16Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_bf16_f32.spv
+var spvScatter2scatterF32Bf16F32 []byte
+
+// Scatter2scatterF32Bf16F32 is scatter2scatter.comp with STORAGE_BF16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/topk_gates.spv
