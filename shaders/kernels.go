@@ -4,6 +4,7 @@ package shaders
 
 import (
 	_ "embed"
+	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -16,9 +17,15 @@ var All = []*kernel.Kernel{
 	ActivationF32,
 	ActivationF16,
 	ActivationBf16,
+	ActivationBackwardF32,
+	ActivationBackwardF16,
+	ActivationBackwardBf16,
 	CombineF32,
 	CombineF16,
 	CombineBf16,
+	CombineBackwardF32,
+	CombineBackwardF16,
+	CombineBackwardBf16,
 	ConvertF32F16,
 	ConvertF16F32,
 	ConvertF32Bf16,
@@ -26,6 +33,12 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	GroupSumF32,
+	GroupSumF16,
+	GroupSumBf16,
+	GroupXtyF32,
+	GroupXtyF16,
+	GroupXtyBf16,
 	Scatter2scatterF32,
 	Scatter2scatterF16,
 	Scatter2scatterBf16,
@@ -40,29 +53,41 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "014d8e99729b2e1cc37e708f2424d943baccb433fd561aa6dcca1ed46515141c",
-	"activation.f16":                "889d1a27c0861662c4dc7ed55dc650195b6970c204347565df7676e13041a4a3",
-	"activation.bf16":               "03004e416906ca46cabbeb9de3721886765af0edcd12e5b1bda1473069f5c858",
-	"combine.f32":                   "9df21f23f0cd0bd103ebbf0cc0b149a03869e014bb02589d5e12309a24cb25b2",
-	"combine.f16":                   "9314ea4d56620459d426cadbb6a2d0ca8065ea82965ccb004178d2c4423c3c70",
-	"combine.bf16":                  "428e55abf36d4e4e1cc1a76ad95aeb4d26c54aeb25a8140617fae2eb0d9a382f",
-	"convert.f32_f16":               "42726c378d08f7840a57d3d5841d5910a958ec8ad879512b55c5b7f2493edeb3",
-	"convert.f16_f32":               "c49c28b324f7647d0d03efa4206c27cc10bef924cd675d8920a914b1a24ab6c2",
-	"convert.f32_bf16":              "d9f0e79f88b7e42f6e4d771f56b0322f71ad8be135d343ee885316f3129c2df4",
-	"convert.bf16_f32":              "d1602cc1ec79d8a3a51bc536bb13db90dc742ae96953815d083c4a4f82dc7acb",
-	"expert_histogram":              "ca10945bf47511b2ae8607f62b61a98b64c8ab4ff4ec4ca76c2391d888665b00",
-	"expert_scan":                   "0c6a5cd9a24ca7f19a3adcc7c9353ca73f8315aa7cf6e465b84462131b4778dc",
-	"expert_scatter":                "ed31b126e7fac5f4e0f853a3a2c9ae68eff2f00f21a72f17f7d7398d2b262133",
-	"scatter2scatter.f32":           "c5b074b7903b70ddd2d0f2c667fc16d0c8acfef8497a9d8b6ace2d4718cb51d0",
-	"scatter2scatter.f16":           "09d788c3aea65591c198a5e01c66c94139036c402feecda35d2ecd1e40d2c4ae",
-	"scatter2scatter.bf16":          "ed69b3e3e605dc467baec3cdacf2f6d30985182cba476def9126c207cd28c658",
-	"scatter2scatter.f32_f16_f16":   "568480ad9fd398c123cb5a0494a9bc4639807ba07ca35ea471c075c0fc862aaf",
-	"scatter2scatter.f16_f16_f32":   "a9dbda92dd87cdbc407b9fbb3d1519d1159d12ac2e75990e00572b2d54b6769b",
-	"scatter2scatter.f32_f16_f32":   "463d792c99b68b4da6a7ee441ce4e9543e73c63958e34fe06acb3f3088a33e20",
-	"scatter2scatter.f32_bf16_bf16": "7d21274193baae498e0a5c587d488968bfc152aa72c94119df5fe5ed2c5856da",
-	"scatter2scatter.bf16_bf16_f32": "c41e403899bd504706392314b2a2776f272e582bae12ea9637ed69f917ff5d6d",
-	"scatter2scatter.f32_bf16_f32":  "6f7fea7a52e6502098987b9a1d2786e5806b2c21784284abff84635ecba79496",
-	"topk_gates":                    "2f5a50572bb3c9651e668c3624d8f9999ea80e6a8c56c723e16996b085fd02f6",
+	"activation.f32":                "c17ccb7e2385d82202fcc79e10c43317367d89ed0154b0531b39ad9521bd9c6d",
+	"activation.f16":                "e54380f54fe324f3ebc1e7146748e3997c3a944ffc0f7a101f853ae062ad2d50",
+	"activation.bf16":               "fa74287b7e96c2490dc1efb27c9165de6e6c25d570b98d9ca5d3499b981c104e",
+	"activation_backward.f32":       "9847324e28962a6c27072b084516348212135e8f7e9f143cb2a27743c5cd4b29",
+	"activation_backward.f16":       "33c9cef9b4cefc6e982435726090b5793473c66affbade26a2378796be20c9f0",
+	"activation_backward.bf16":      "ad5a6cbb6a250a473436ea1714a1b4eec220f654a3bafc7d63de3197952e38e2",
+	"combine.f32":                   "94cbcb52af68422899ee6971aa517f2434580ccbaf0af0ea8e5ec9a22b8b42ed",
+	"combine.f16":                   "e4b6a254c7bac085e495ec73f3ecc99abfe8bcb0a8f6badf809c9c668c86e469",
+	"combine.bf16":                  "eec511355f8d978e097a39f870a62057b73aa06480bcfd2bd3b1c176cbdd62dc",
+	"combine_backward.f32":          "9eec0aa794bba8fb3a5310c1ad708bec20023458e41207670afaf8fe1fb4c7d2",
+	"combine_backward.f16":          "4da504501692698442922c788976cac19ab16866c18b4ea93035d851db8dd27d",
+	"combine_backward.bf16":         "5de98aab55f837c564ba6c5f63cbe995453192b81b7d051aaf21f697828b632f",
+	"convert.f32_f16":               "da35974b9f50e00d4fe91c963f44df03e28e75ee5ff85cae242b706b3799a1f7",
+	"convert.f16_f32":               "bda77d8b7893226e125365af522c95352b47e09d81144fc7d057d6e88a2352c8",
+	"convert.f32_bf16":              "9673ac4db8e0fdb8341b94cbd4d70858f6c750c09d7837db6f5418e49684cf80",
+	"convert.bf16_f32":              "87c8f8d60909f7d350e51e2b37036a9624463acda92cdb4b557b65ae781aa9ab",
+	"expert_histogram":              "828ea1cabe318cf62a2489d9f6c82711eeeb8a301e536dece266c3f8495014eb",
+	"expert_scan":                   "8a8edc91752a5dab1cbe86b0c24af81c3f0c9ce9797a8c03e4f50538111e8777",
+	"expert_scatter":                "31868e24b03d2e818b2dcd79996a753a7955a707fdbf820831b87c4829d6af25",
+	"group_sum.f32":                 "5b16220f7a2e0f3f7d79429efd2169329b07af5fae07f48e35f65d0cfc0d1a41",
+	"group_sum.f16":                 "44f2dc6c267662cc1de8643372acd1937b94e42a46cd048781a31876ca14a99e",
+	"group_sum.bf16":                "756e5e2c7d3af808801a81c6636f9fa74b9cb23db641d5ef310142d2cd5bcc50",
+	"group_xty.f32":                 "d6330ccdb55ef5e21be93db6e1bcee450a4591cdbfbea518175795d6c2a54e2e",
+	"group_xty.f16":                 "5a84c4a1f6ad900d5d7c4996ee34d6fb5a3bb508ec97e60c635601d8cec30263",
+	"group_xty.bf16":                "7464742a86f4d2f0cada8339bd5761240edf392f69d674a9f8a6807c132ba01b",
+	"scatter2scatter.f32":           "bae956d80d4406b3925109e26307bd9b53f6d648a280cf5b21b5c2f732ac6747",
+	"scatter2scatter.f16":           "da13d0ff13d651f0a05327456f497ee150d59240b5cbfb517f9d9e527e5203f7",
+	"scatter2scatter.bf16":          "ccdc26aa578b978672470b1a602cc67bc32a269fcfb16cc36282f51d722dd767",
+	"scatter2scatter.f32_f16_f16":   "bcfe38b437de737deb06bb9bd49774e1d513ab84084510f0cfc7d290a3fcc579",
+	"scatter2scatter.f16_f16_f32":   "fb694643b8534e1be2edf1c315aa208c851e8c357770b3c7c69b8ab9a2eca1f9",
+	"scatter2scatter.f32_f16_f32":   "c58e5cfc770edf1a8f461d9542b30f94944f5fcdd9ebb5c562aefe79eea512ed",
+	"scatter2scatter.f32_bf16_bf16": "c0550cc39989636e9a7761f9e75113589a8085d36a3a209c8fe9f1a21e69f50a",
+	"scatter2scatter.bf16_bf16_f32": "ef4ba144e2cc41df4618a07382b56a95ea48037772d5fa910a60403650060a7e",
+	"scatter2scatter.f32_bf16_f32":  "65913237d8904a8087baa688b8736d92541f2f0384d9ba33d660245ba7d6e75a",
+	"topk_gates":                    "c6d7b9f525540a24eb1c0c86b166f29af6fa5ca92e308c440f170c5a681911e0",
 }
 
 //go:embed spv/activation.f32.spv
@@ -72,12 +97,14 @@ var spvActivationF32 []byte
 var ActivationF32 = &kernel.Kernel{
 	Stem: "activation", Variant: "f32",
 	SPIRV:     decodeOnce(&spvActivationF32),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -96,15 +123,19 @@ type ActivationPush struct {
 	H     uint64
 	Rows  uint32
 	Width uint32
+	Alpha float32
+	Limit float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c ActivationPush) Bytes() []byte {
-	b := make([]byte, 24)
+	b := make([]byte, 32)
 	putU64(b[0:], c.Z)
 	putU64(b[8:], c.H)
 	putU32(b[16:], c.Rows)
 	putU32(b[20:], c.Width)
+	putU32(b[24:], math.Float32bits(c.Alpha))
+	putU32(b[28:], math.Float32bits(c.Limit))
 	return b
 }
 
@@ -149,12 +180,14 @@ var spvActivationF16 []byte
 var ActivationF16 = &kernel.Kernel{
 	Stem: "activation", Variant: "f16",
 	SPIRV:     decodeOnce(&spvActivationF16),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -174,16 +207,185 @@ var spvActivationBf16 []byte
 var ActivationBf16 = &kernel.Kernel{
 	Stem: "activation", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvActivationBf16),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
 		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation_backward.f32.spv
+var spvActivationBackwardF32 []byte
+
+// ActivationBackwardF32 is activation_backward.comp with STORAGE_F32.
+var ActivationBackwardF32 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvActivationBackwardF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// ActivationBackwardPush holds the push constants of activation_backward.comp; uint64 members are device addresses.
+type ActivationBackwardPush struct {
+	Z       uint64
+	Dh      uint64
+	Dz      uint64
+	H       uint64
+	Gates   uint64
+	Dgates  uint64
+	Inverse uint64
+	Slots   uint32
+	Width   uint32
+	Flags   uint32
+	Alpha   float32
+	Limit   float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ActivationBackwardPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.Z)
+	putU64(b[8:], c.Dh)
+	putU64(b[16:], c.Dz)
+	putU64(b[24:], c.H)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Dgates)
+	putU64(b[48:], c.Inverse)
+	putU32(b[56:], c.Slots)
+	putU32(b[60:], c.Width)
+	putU32(b[64:], c.Flags)
+	putU32(b[68:], math.Float32bits(c.Alpha))
+	putU32(b[72:], math.Float32bits(c.Limit))
+	return b
+}
+
+// ActivationBackwardSpec holds the specialization constants of activation_backward.comp.
+type ActivationBackwardSpec struct {
+	Lanes       uint32 // constant 0
+	Rows        uint32 // constant 1
+	Quads       bool   // constant 2
+	Mode        uint32 // constant 3
+	Gated       bool   // constant 4
+	Interleaved bool   // constant 5
+}
+
+// DefaultActivationBackwardSpec returns the values in the source.
+func DefaultActivationBackwardSpec() ActivationBackwardSpec {
+	return ActivationBackwardSpec{
+		Lanes:       16,
+		Rows:        4,
+		Quads:       false,
+		Mode:        2,
+		Gated:       false,
+		Interleaved: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ActivationBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		c.Mode,
+		bitsBool(c.Gated),
+		bitsBool(c.Interleaved),
+	}
+}
+
+//go:embed spv/activation_backward.f16.spv
+var spvActivationBackwardF16 []byte
+
+// ActivationBackwardF16 is activation_backward.comp with STORAGE_F16.
+var ActivationBackwardF16 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvActivationBackwardF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation_backward.bf16.spv
+var spvActivationBackwardBf16 []byte
+
+// ActivationBackwardBf16 is activation_backward.comp with STORAGE_BF16.
+var ActivationBackwardBf16 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvActivationBackwardBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "MODE", Default: 2},
 		{ID: 4, Name: "GATED", Default: 0},
@@ -214,6 +416,7 @@ var CombineF32 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -244,19 +447,21 @@ func (c CombinePush) Bytes() []byte {
 
 // CombineSpec holds the specialization constants of combine.comp.
 type CombineSpec struct {
-	Columns uint32 // constant 0
-	Rows    uint32 // constant 1
-	Quads   bool   // constant 2
-	Grouped bool   // constant 3
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Quads      bool   // constant 2
+	Grouped    bool   // constant 3
+	Accumulate bool   // constant 4
 }
 
 // DefaultCombineSpec returns the values in the source.
 func DefaultCombineSpec() CombineSpec {
 	return CombineSpec{
-		Columns: 64,
-		Rows:    1,
-		Quads:   false,
-		Grouped: false,
+		Columns:    64,
+		Rows:       1,
+		Quads:      false,
+		Grouped:    false,
+		Accumulate: false,
 	}
 }
 
@@ -267,6 +472,7 @@ func (c CombineSpec) Values() []uint32 {
 		c.Rows,
 		bitsBool(c.Quads),
 		bitsBool(c.Grouped),
+		bitsBool(c.Accumulate),
 	}
 }
 
@@ -292,6 +498,7 @@ var CombineF16 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -318,6 +525,169 @@ var CombineBf16 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine_backward.f32.spv
+var spvCombineBackwardF32 []byte
+
+// CombineBackwardF32 is combine_backward.comp with STORAGE_F32.
+var CombineBackwardF32 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCombineBackwardF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// CombineBackwardPush holds the push constants of combine_backward.comp; uint64 members are device addresses.
+type CombineBackwardPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Dgates  uint64
+	Ids     uint64
+	Inverse uint64
+	Slots   uint32
+	Width   uint32
+	K       uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CombineBackwardPush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Dgates)
+	putU64(b[40:], c.Ids)
+	putU64(b[48:], c.Inverse)
+	putU32(b[56:], c.Slots)
+	putU32(b[60:], c.Width)
+	putU32(b[64:], c.K)
+	putU32(b[68:], c.Flags)
+	return b
+}
+
+// CombineBackwardSpec holds the specialization constants of combine_backward.comp.
+type CombineBackwardSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+	ARows uint32 // constant 3
+	BRows uint32 // constant 4
+	CRows uint32 // constant 5
+}
+
+// DefaultCombineBackwardSpec returns the values in the source.
+func DefaultCombineBackwardSpec() CombineBackwardSpec {
+	return CombineBackwardSpec{
+		Lanes: 16,
+		Rows:  4,
+		Quads: false,
+		ARows: 0,
+		BRows: 1,
+		CRows: 1,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CombineBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		c.ARows,
+		c.BRows,
+		c.CRows,
+	}
+}
+
+//go:embed spv/combine_backward.f16.spv
+var spvCombineBackwardF16 []byte
+
+// CombineBackwardF16 is combine_backward.comp with STORAGE_F16.
+var CombineBackwardF16 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCombineBackwardF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine_backward.bf16.spv
+var spvCombineBackwardBf16 []byte
+
+// CombineBackwardBf16 is combine_backward.comp with STORAGE_BF16.
+var CombineBackwardBf16 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCombineBackwardBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -654,6 +1024,329 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
+}
+
+//go:embed spv/group_sum.f32.spv
+var spvGroupSumF32 []byte
+
+// GroupSumF32 is group_sum.comp with STORAGE_F32.
+var GroupSumF32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f32",
+	SPIRV:     decodeOnce(&spvGroupSumF32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// GroupSumPush holds the push constants of group_sum.comp; uint64 members are device addresses.
+type GroupSumPush struct {
+	Y       uint64
+	Sum     uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	Width   uint32
+	FanIn   uint32
+	Experts uint32
+	Rows    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupSumPush) Bytes() []byte {
+	b := make([]byte, 60)
+	putU64(b[0:], c.Y)
+	putU64(b[8:], c.Sum)
+	putU64(b[16:], c.Gates)
+	putU64(b[24:], c.Order)
+	putU64(b[32:], c.Offsets)
+	putU32(b[40:], c.Width)
+	putU32(b[44:], c.FanIn)
+	putU32(b[48:], c.Experts)
+	putU32(b[52:], c.Rows)
+	putU32(b[56:], c.Flags)
+	return b
+}
+
+// GroupSumSpec holds the specialization constants of group_sum.comp.
+type GroupSumSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+}
+
+// DefaultGroupSumSpec returns the values in the source.
+func DefaultGroupSumSpec() GroupSumSpec {
+	return GroupSumSpec{
+		Columns: 32,
+		Rows:    4,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+	}
+}
+
+//go:embed spv/group_sum.f16.spv
+var spvGroupSumF16 []byte
+
+// GroupSumF16 is group_sum.comp with STORAGE_F16.
+var GroupSumF16 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupSumF16),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.bf16.spv
+var spvGroupSumBf16 []byte
+
+// GroupSumBf16 is group_sum.comp with STORAGE_BF16.
+var GroupSumBf16 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupSumBf16),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_xty.f32.spv
+var spvGroupXtyF32 []byte
+
+// GroupXtyF32 is group_xty.comp with STORAGE_F32.
+var GroupXtyF32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f32",
+	SPIRV:     decodeOnce(&spvGroupXtyF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// GroupXtyPush holds the push constants of group_xty.comp; uint64 members are device addresses.
+type GroupXtyPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	AWidth  uint32
+	BWidth  uint32
+	AFanIn  uint32
+	BFanIn  uint32
+	Experts uint32
+	Rows    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupXtyPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Order)
+	putU64(b[40:], c.Offsets)
+	putU32(b[48:], c.AWidth)
+	putU32(b[52:], c.BWidth)
+	putU32(b[56:], c.AFanIn)
+	putU32(b[60:], c.BFanIn)
+	putU32(b[64:], c.Experts)
+	putU32(b[68:], c.Rows)
+	putU32(b[72:], c.Flags)
+	return b
+}
+
+// GroupXtySpec holds the specialization constants of group_xty.comp.
+type GroupXtySpec struct {
+	Threads uint32 // constant 0
+	BM      uint32 // constant 1
+	BN      uint32 // constant 2
+	BK      uint32 // constant 3
+	TM      uint32 // constant 4
+	TN      uint32 // constant 5
+	AQuads  bool   // constant 6
+	BQuads  bool   // constant 7
+	CQuads  bool   // constant 8
+}
+
+// DefaultGroupXtySpec returns the values in the source.
+func DefaultGroupXtySpec() GroupXtySpec {
+	return GroupXtySpec{
+		Threads: 64,
+		BM:      32,
+		BN:      32,
+		BK:      16,
+		TM:      4,
+		TN:      4,
+		AQuads:  false,
+		BQuads:  false,
+		CQuads:  false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupXtySpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.BN,
+		c.BK,
+		c.TM,
+		c.TN,
+		bitsBool(c.AQuads),
+		bitsBool(c.BQuads),
+		bitsBool(c.CQuads),
+	}
+}
+
+//go:embed spv/group_xty.f16.spv
+var spvGroupXtyF16 []byte
+
+// GroupXtyF16 is group_xty.comp with STORAGE_F16.
+var GroupXtyF16 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupXtyF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.bf16.spv
+var spvGroupXtyBf16 []byte
+
+// GroupXtyBf16 is group_xty.comp with STORAGE_BF16.
+var GroupXtyBf16 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupXtyBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/scatter2scatter.f32.spv

@@ -9,6 +9,7 @@
 // W is [E,out,in], or [E,in,out] when TRANSPOSED. DENSE is a plain linear layer: one expert, slot = position = row, no
 // order and no tile map. Storage dtype: that of W and bias, and of x unless INPUT_F32 and of y unless OUTPUT_F32. W and
 // bias are addresses of tables of one address per expert where W_TABLE and BIAS_TABLE say so (include/bank.glsl).
+// ACCUMULATE adds the result to what y holds.
 //
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
 // offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles); in, out, fan_in, rows (DENSE:
@@ -58,6 +59,7 @@ const uint Y_GROUPED = 2u;
 const uint DENSE = 4u;
 const uint W_TABLE = 8u;
 const uint BIAS_TABLE = 16u;
+const uint ACCUMULATE = 32u;
 
 const uint KQ = BK / 4u;                              // vec4s along k
 const uint STRIDE = KQ + 1u;                          // padded, against bank conflicts
@@ -65,7 +67,8 @@ const uint ROWS_M = BM / TM;                          // distance between an inv
 const uint ROWS_N = BN / TN;                          // distance between its columns
 const uint X_LOADS = (BM * KQ + THREADS - 1u) / THREADS; // vec4s of x that an invocation loads per step
 const uint W_LOADS = (BN * KQ + THREADS - 1u) / THREADS;
-const bool PAIRS = OUTPUT_BYTES == 2u && TN % 2u == 0u;
+const uint STEP = 1u + (OUTPUT_BYTES & 2u) / 2u * (1u - TN % 2u); // columns of y that are stored at once
+const bool PAIRS = STEP == 2u;
 
 shared vec4 x_tile[BM * STRIDE]; // [m][k / 4]
 shared vec4 w_tile[BN * STRIDE]; // [n][k / 4]
@@ -196,10 +199,8 @@ void multiply_step(uint first_m, uint first_n) {
 void store_results(uint first_m, uint first_n) {
     bool biased = !address_is_null(push.bias);
     bool gated = !address_is_null(push.gates);
-    uvec2 bias_row = push.bias;
-    if (biased) {
-        bias_row = expert_base(push.bias, has(BIAS_TABLE), tile.expert, 1u, push.out_width * VALUE_BYTES);
-    }
+    bool table = biased && has(BIAS_TABLE);
+    uvec2 bias_row = expert_base(push.bias, table, tile.expert, 1u, push.out_width * VALUE_BYTES);
     float bias[TN];
     [[unroll]] for (uint j = 0u; j < TN; j++) {
         uint n = tile.column + column_of(first_n, j);
@@ -211,15 +212,10 @@ void store_results(uint first_m, uint first_n) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
-            [[unroll]] for (uint j = 0u; j < TN; j += PAIRS ? 2u : 1u) {
-                uint n = tile.column + column_of(first_n, j);
-                uint next = PAIRS ? j + 1u : j;
-                float v = (sums[i * TN + j] + bias[j]) * gate;
-                if (PAIRS && n + 1u < push.out_width) {
-                    store_output2(row, n, vec2(v, (sums[i * TN + next] + bias[next]) * gate));
-                } else if (n < push.out_width) {
-                    store_output(row, n, v);
-                }
+            [[unroll]] for (uint j = 0u; j < TN; j += STEP) {
+                uint next = j + STEP - 1u;
+                vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]) * gate;
+                store_pair(row, tile.column + column_of(first_n, j), push.out_width, v, PAIRS, has(ACCUMULATE));
             }
         }
     }

@@ -13,9 +13,13 @@ type variant struct {
 // variants lists every kernel of the library, stems in alphabetical order.
 var variants = slices.Concat(
 	storages("activation"),
+	storages("activation_backward"),
 	storages("combine"),
+	storages("combine_backward"),
 	conversions("convert"),
 	[]variant{{stem: "expert_histogram"}, {stem: "expert_scan"}, {stem: "expert_scatter"}},
+	storages("group_sum"),
+	storages("group_xty"),
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
 	[]variant{{stem: "topk_gates"}},
