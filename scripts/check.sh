@@ -13,7 +13,7 @@ fail() {
 
 unformatted=$(gofmt -l $(git ls-files -co --exclude-standard '*.go'))
 [ -z "$unformatted" ] || fail "not as gofmt writes them:" $unformatted
-go vet ./... || fail "go vet"
+go vet ./... || fail "go vet failed"
 
 glslang=0
 scripts/glslang.sh || glslang=$?
@@ -34,7 +34,7 @@ copy=$PWD/out/generated
 rm -rf "$copy"
 mkdir -p "$copy"
 git ls-files -co --exclude-standard -z | tar -c --null -T - --ignore-failed-read 2>/dev/null | tar -x -C "$copy"
-(cd "$copy" && VKMOE_GLSLANG=$tools/glslangValidator go generate ./...) || fail "go generate"
+(cd "$copy" && VKMOE_GLSLANG=$tools/glslangValidator go generate ./...) || fail "go generate failed"
 committed=$(sed -nE 's/^const Compiler = "(.*)"/\1/p' shaders/kernels.go)
 current=$(sed -nE 's/^const Compiler = "(.*)"/\1/p' "$copy/shaders/kernels.go")
 if [ "$committed" != "$current" ]; then
