@@ -37,15 +37,13 @@ var mayImport = map[string][]string{
 	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/safetensors"},
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
-	// Only data: the models themselves, embedded.
-	"tests/testdata/golden": {},
 
 	// The recorded models, embedded.
 	"tests/testdata/golden": {},
 
 	"cmd/vkmoe-conform": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"cmd/vkmoe-bench":   {"model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
-	"cmd/vkmoe-demo": {"tests/golden", "tests/testdata/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",
+	"cmd/vkmoe-demo": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",
 		"internal/picture", "tests/testdata/golden"},
 }
 
