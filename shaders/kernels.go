@@ -53,12 +53,12 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "c17ccb7e2385d82202fcc79e10c43317367d89ed0154b0531b39ad9521bd9c6d",
-	"activation.f16":                "e54380f54fe324f3ebc1e7146748e3997c3a944ffc0f7a101f853ae062ad2d50",
-	"activation.bf16":               "fa74287b7e96c2490dc1efb27c9165de6e6c25d570b98d9ca5d3499b981c104e",
-	"activation_backward.f32":       "9847324e28962a6c27072b084516348212135e8f7e9f143cb2a27743c5cd4b29",
-	"activation_backward.f16":       "33c9cef9b4cefc6e982435726090b5793473c66affbade26a2378796be20c9f0",
-	"activation_backward.bf16":      "ad5a6cbb6a250a473436ea1714a1b4eec220f654a3bafc7d63de3197952e38e2",
+	"activation.f32":                "da39efcf0443db3f3c3c4f7af2f90f2025eaf1c54761b718343714d0c8954867",
+	"activation.f16":                "b716c6adb3c01b43427f6c52c0a1e09fc2b4982a5d970b6ced324119dcb0fde7",
+	"activation.bf16":               "a2d3c61d4d2afdcc2e31420f6564b7b0f812a32dde5f265a388eeca7c21eedbc",
+	"activation_backward.f32":       "df5af5fe72623005fb1260bdc1d56190cf4615e5bf46ee5b8a0ed0b3e7b6c2e7",
+	"activation_backward.f16":       "3166fc5f21b71c473de4d5703e76f491f6793e4686df3e2762096f7c928ed32b",
+	"activation_backward.bf16":      "1fb7533c9f663abb74fd0778f58d6f87b9fc5e9746624b51eb9bcc5920a89a0c",
 	"combine.f32":                   "94cbcb52af68422899ee6971aa517f2434580ccbaf0af0ea8e5ec9a22b8b42ed",
 	"combine.f16":                   "e4b6a254c7bac085e495ec73f3ecc99abfe8bcb0a8f6badf809c9c668c86e469",
 	"combine.bf16":                  "eec511355f8d978e097a39f870a62057b73aa06480bcfd2bd3b1c176cbdd62dc",

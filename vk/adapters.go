@@ -26,15 +26,10 @@ func Adapters() ([]*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer in.release()
-	list, err := in.adapters()
-	for _, a := range list {
-		a.handle = nil // it dies with the instance
-	}
-	return list, err
+	return in.adapters()
 }
 
-// adapters describes every physical device, with VKMOE_DISABLE applied. Their handles are good until in is released.
+// adapters describes every physical device, with VKMOE_DISABLE applied.
 func (in *instance) adapters() ([]*Adapter, error) {
 	off, err := parseFeatures(disableVariable, os.Getenv(disableVariable))
 	if err != nil {

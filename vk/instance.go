@@ -51,10 +51,9 @@ type instance struct {
 	mode      validationMode
 	functions *C.vkmoe_adapter_functions
 
-	messages   *messageLog
-	user       cgo.Handle // of messages; what the messenger's callback gets
-	messenger  C.uint64_t
-	references int
+	messages  *messageLog
+	user      cgo.Handle // of messages; what the messenger's callback gets
+	messenger C.uint64_t
 }
 
 // instances holds the live instance of each validation mode.
@@ -64,8 +63,9 @@ var instances struct {
 	initialized bool // vulkan-go has its function pointers
 }
 
-// acquireInstance returns the process's instance and takes a reference to it; release gives it back. validation asks
-// for the validation layer, as does the environment (see validationMode).
+// acquireInstance returns the process's instance, making it on first use. validation asks for the validation layer, as
+// does the environment (see validationMode). The instance stays until the process ends: NVIDIA's driver (580.159 was seen)
+// cannot be unloaded and loaded again more than about a dozen times before vkCreateInstance fails.
 //
 // Errors: ErrNoLoader, ErrNoDevice when there is a loader without any driver, *MissingLayerError.
 func acquireInstance(validation bool) (*instance, error) {
@@ -80,7 +80,6 @@ func acquireInstance(validation bool) (*instance, error) {
 	instances.Lock()
 	defer instances.Unlock()
 	if in := instances.live[mode]; in != nil {
-		in.references++
 		return in, nil
 	}
 	in, err := createInstance(symbol, mode)
@@ -94,20 +93,7 @@ func acquireInstance(validation bool) (*instance, error) {
 	return in, nil
 }
 
-// release gives back one reference. The last one destroys the instance; every device made from it must be gone by then.
-func (in *instance) release() {
-	instances.Lock()
-	defer instances.Unlock()
-	if in.references <= 0 {
-		panic("vk: instance released more often than acquired")
-	}
-	in.references--
-	if in.references == 0 {
-		delete(instances.live, in.mode)
-		in.destroy()
-	}
-}
-
+// destroy takes a half-made instance down.
 func (in *instance) destroy() {
 	if in.messenger != 0 {
 		C.vkmoe_adapter_destroy_messenger(in.functions, unsafe.Pointer(in.handle), in.messenger)
@@ -125,7 +111,7 @@ func createInstance(symbol unsafe.Pointer, mode validationMode) (_ *instance, er
 
 	global := (*C.vkmoe_adapter_global)(mem.alloc(C.sizeof_vkmoe_adapter_global))
 	C.vkmoe_adapter_load_global(symbol, global)
-	in := &instance{version: loaderVersion(global), mode: mode, references: 1}
+	in := &instance{version: loaderVersion(global), mode: mode}
 
 	extensions, err := instanceExtensions(global, "")
 	if err != nil {

@@ -47,23 +47,29 @@ func SelectTopK[F Float](logits []F, tokens, experts, k int) []int32 {
 	if k < 0 || k > experts {
 		panic(fmt.Sprintf("ref.SelectTopK: k = %d of %d experts", k, experts))
 	}
-	ids := make([]int32, 0, tokens*k)
-	taken := make([]bool, experts)
-	for t := 0; t < tokens; t++ {
-		row := logits[t*experts : (t+1)*experts]
-		clear(taken)
-		for j := 0; j < k; j++ {
-			best := -1
-			for e, v := range row {
-				if !taken[e] && (best < 0 || ranksAbove(float64(v), float64(row[best]))) {
-					best = e
-				}
-			}
-			taken[best] = true
-			ids = append(ids, int32(best))
-		}
+	ids := make([]int32, tokens*k)
+	for t := range tokens {
+		selectRow(logits[t*experts:(t+1)*experts], ids[t*k:(t+1)*k])
 	}
 	return ids
+}
+
+// selectRow fills best with the experts of the largest values of one row. Experts come in ascending order and stop behind
+// their equals, so the lower id wins a tie.
+func selectRow[F Float](row []F, best []int32) {
+	n := 0
+	for e, v := range row {
+		at := n
+		for at > 0 && ranksAbove(float64(v), float64(row[best[at-1]])) {
+			at--
+		}
+		if at == len(best) {
+			continue
+		}
+		n = min(n+1, len(best))
+		copy(best[at+1:n], best[at:])
+		best[at] = int32(e)
+	}
 }
 
 // ranksAbove reports whether a is strictly above b in the order −NaN- < −Inf < … < +Inf, where every NaN is lowest.

@@ -36,6 +36,11 @@ float normal_cdf(float x) {
     return x < 0.0 ? tail : 1.0 - tail;
 }
 
+// max(x, 0), NaN staying NaN. A comparison with 0 alone becomes a max instruction on NVIDIA, which drops NaN.
+float positive(float x) {
+    return is_nan(x) || x > 0.0 ? x : 0.0;
+}
+
 float activate(uint mode, float x) {
     switch (mode) {
     case GELU:
@@ -46,20 +51,25 @@ float activate(uint mode, float x) {
     case SILU:
         return x * sigmoid(x);
     case RELU:
-        return x < 0.0 ? 0.0 : x; // NaN stays NaN
+        return positive(x);
     case SIGMOID:
         return sigmoid(x);
-    default:
-        return x < 0.0 ? 0.0 : x * x; // RELU2
+    default: // RELU2
+        return positive(x) * positive(x);
     }
+}
+
+// x within [low, high], NaN staying NaN (see positive).
+float clamp_number(float x, float low, float high) {
+    return is_nan(x) ? x : clamp(x, low, high);
 }
 
 // activate_gated is f(gate)·up, or for CLAMPED_SWIGLU, as gpt-oss has it,
 // g·σ(α·g)·(u + 1) with g = min(gate, limit) and u = up within ±limit. NaN stays NaN.
 float activate_gated(uint mode, float gate, float up, float alpha, float limit) {
     if (mode == CLAMPED_SWIGLU) {
-        float g = gate > limit ? limit : gate;
-        float u = up > limit ? limit : (up < -limit ? -limit : up);
+        float g = is_nan(gate) ? gate : min(gate, limit);
+        float u = clamp_number(up, -limit, limit);
         return g * sigmoid(alpha * g) * (u + 1.0);
     }
     return activate(mode, gate) * up;

@@ -25,16 +25,16 @@ vec2 activate_both(uint mode, float x) {
         s = sigmoid(x);
         return vec2(s, s * (1.0 - s));
     default:
-        s = x <= 0.0 ? 0.0 : x;
-        return vec2(s * s, 2.0 * s); // RELU2
+        s = positive(x); // RELU2
+        return vec2(s * s, 2.0 * s);
     }
 }
 
 // activate_gated_both is (h, ∂h/∂gate, ∂h/∂up) of activate_gated. A clamped operand has derivative 0 beyond its limit.
 vec3 activate_gated_both(uint mode, float gate, float up, float alpha, float limit) {
     if (mode == CLAMPED_SWIGLU) {
-        float g = gate > limit ? limit : gate;
-        float u = up > limit ? limit : (up < -limit ? -limit : up);
+        float g = is_nan(gate) ? gate : min(gate, limit);
+        float u = clamp_number(up, -limit, limit);
         float s = sigmoid(alpha * g);
         float slope = s + alpha * g * s * (1.0 - s);
         return vec3(g * s * (u + 1.0), gate > limit ? 0.0 : slope * (u + 1.0), abs(up) > limit ? 0.0 : g * s);
