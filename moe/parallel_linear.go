@@ -101,6 +101,8 @@ func (l *ParallelLinear) Close() error {
 type LinearOptions struct {
 	In, Out Layout
 	Gates   *vk.Tensor // F32 [T,K]: weights of the results, nil for none
+
+	Accumulate bool // add to y instead of overwriting it
 }
 
 // Forward records the layer on the rows that the routing names.
@@ -113,7 +115,7 @@ type LinearOptions struct {
 // Rows of y that belong to no valid slot are left as they are. Only the routing and its gates tell which rows an expert
 // gets, so one recording serves every input. Errors: see the package.
 func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, opts LinearOptions) error {
-	fanIn, err := l.checkForward(rec.Device(), r, x, y, opts)
+	fanIn, err := l.checkForward(rec.Device(), "ParallelLinear.Forward", r, x, y, opts)
 	if err != nil {
 		return rec.Fail(err)
 	}
@@ -128,6 +130,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if opts.Out == Grouped {
 		push.Flags |= flagYGrouped
 	}
+	push.Flags |= bit(flagAccumulate, opts.Accumulate)
 	tile := l.tile
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
@@ -139,6 +142,11 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 // Dense records y = x·Wᵀ + b for x F32 [rows,In] and y F32 [rows,Out]; the layer must have one expert. Routers are made
 // of it.
 func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
+	return l.dense(rec, x, y, LinearOptions{})
+}
+
+// dense is Dense with gates of the rows, or adding to y.
+func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOptions) error {
 	const op = "ParallelLinear.Dense"
 	rows, _, err := matrix(op, "x", x)
 	if err == nil {
@@ -156,12 +164,13 @@ func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
 		return rec.Fail(err)
 	}
 	push := l.push(x, y)
-	push.FanIn, push.Rows, push.Flags = 1, uint32(rows), flagDense
+	push.FanIn, push.Rows, push.Flags = 1, uint32(rows), flagDense|bit(flagAccumulate, opts.Accumulate)
+	push.Gates = opts.Gates.Address()
 	tile := l.tile
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), rows, 1, l.Config.Out)
 	}
-	return l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y)
+	return l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y, opts.Gates)
 }
 
 // The bits of scatter2scatter's flags.
@@ -169,6 +178,8 @@ const (
 	flagXGrouped = 1 << iota
 	flagYGrouped
 	flagDense
+
+	flagAccumulate = 32
 )
 
 // push fills in what every use of the layer has.
@@ -184,17 +195,13 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	spec.XQuads = quads(x, l.Config.In)
 	spec.Transposed = l.Config.InOut
 	spec.WQuads = quads(l.Weight, l.Weight.Dim(2))
-	label := l.Config.Label
-	if label == "" {
-		label = "scatter2scatter"
-	}
 	return record(rec, vk.Dispatch{
 		Kernel: shaders.Scatter2scatterF32,
 		Spec:   spec.Values(),
 		Push:   push.Bytes(),
-		Reads:  append(reads, x, l.Weight, l.Bias),
+		Reads:  append(reads, x, y, l.Weight, l.Bias),
 		Writes: []*vk.Tensor{y},
-		Label:  label,
+		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}, uint64(tiles)*uint64(ceilDiv(l.Config.Out, tile.BN)))
 }
@@ -213,8 +220,7 @@ func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {
 }
 
 // checkForward checks all arguments and returns how many slots share a row of x.
-func (l *ParallelLinear) checkForward(dev *vk.Device, r *Routing, x, y *vk.Tensor, opts LinearOptions) (int, error) {
-	const op = "ParallelLinear.Forward"
+func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, y *vk.Tensor, opts LinearOptions) (int, error) {
 	if r == nil {
 		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"}
 	}

@@ -35,6 +35,11 @@ type linearRun struct {
 	weights ref.Linear[float32]
 	x       []float32
 	gates   []float32
+
+	layer  *ParallelLinear // what Forward was given
+	device *Routing
+	xs     *vk.Tensor
+	opts   LinearOptions
 }
 
 // record uploads the case's data and records the layer.
@@ -80,6 +85,7 @@ func (c linearCase) record(k *kit) linearRun {
 		k.retile(routing, c.tile.BM)
 	}
 	require.NoError(k.t, l.Forward(k.rec, routing, x, run.y, opts))
+	run.layer, run.device, run.xs, run.opts = l, routing, x, opts
 	return run
 }
 
