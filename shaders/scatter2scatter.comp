@@ -65,7 +65,11 @@ const uint ROWS_M = BM / TM;                          // distance between an inv
 const uint ROWS_N = BN / TN;                          // distance between its columns
 const uint X_LOADS = (BM * KQ + THREADS - 1u) / THREADS; // vec4s of x that an invocation loads per step
 const uint W_LOADS = (BN * KQ + THREADS - 1u) / THREADS;
-const bool PAIRS = OUTPUT_BYTES == 2u && TN % 2u == 0u;
+#ifdef OUTPUT_16BIT
+const bool PAIRS = TN % 2u == 0u;
+#else
+const bool PAIRS = false;
+#endif
 
 shared vec4 x_tile[BM * STRIDE]; // [m][k / 4]
 shared vec4 w_tile[BN * STRIDE]; // [n][k / 4]
