@@ -30,15 +30,24 @@ type slotRows struct {
 	rows uint32
 }
 
+var combineBackwardKernels = byStorage{shaders.CombineBackwardF32, shaders.CombineBackwardF16, shaders.CombineBackwardBf16}
+
+// The bits of combine_backward's flags.
+const (
+	addGates  = 1
+	addScaled = 2
+	biasTable = 4
+)
+
 // CombineGrads are the gradients of Combine; a nil tensor is not computed.
 type CombineGrads struct {
-	Y     *vk.Tensor // F32 [T·K,D] in y's layout; it may be y itself
+	Y     *vk.Tensor // [T·K,D] in y's layout and dtype; it may be y itself
 	Gates *vk.Tensor // F32 [T,K]
 
 	AccumulateGates bool // add to Gates instead of overwriting it
 }
 
-// CombineBackward records the gradients of Combine from dOut F32 [T,D], in one pass (arXiv 2403.08245, algorithm 2):
+// CombineBackward records the gradients of Combine from dOut [T,D] of y's dtype, in one pass (arXiv 2403.08245, algorithm 2):
 //
 //	dY[row of s] = gates[s]·dOut[t]    dGates[s] = dOut[t]·y[row of s]
 //
@@ -55,10 +64,12 @@ func CombineBackward(rec *vk.Recorder, r *Routing, y, gates, dOut *vk.Tensor, g 
 			inRange(op, "layout", int(layout), 0, int(Grouped)),
 			inRange(op, "width", width, 1, maxWidth),
 			r.check(dev, op),
-			checkTensor(dev, op, "y", y, vk.F32, r.Slots(), width),
-			checkTensor(dev, op, "dOut", dOut, vk.F32, r.Tokens, width),
+			checkStorage(op, "dOut", dOut),
+			checkTensor(dev, op, "y", y, dOut.DType(), r.Slots(), width),
+			checkTensor(dev, op, "dOut", dOut, dOut.DType(), r.Tokens, width),
+			checkTensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
 			checkOptional(dev, op, "gates", gates, vk.F32, r.Tokens, r.K),
-			checkOptional(dev, op, "grads.Y", g.Y, vk.F32, r.Slots(), width),
+			checkOptional(dev, op, "grads.Y", g.Y, dOut.DType(), r.Slots(), width),
 			checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
 		)
 	}
@@ -78,7 +89,7 @@ func CombineBackward(rec *vk.Recorder, r *Routing, y, gates, dOut *vk.Tensor, g 
 	}
 	rows := rowsOf(layout, 1)
 	return gateBackward(rec, r, slotRows{dOut, rowsByToken}, slotRows{y, rows}, slotRows{g.Y, rows}, gates, g.Gates,
-		bit(1, g.AccumulateGates))
+		bit(addGates, g.AccumulateGates))
 }
 
 // checkOptional is checkTensor for arguments that may be nil.
@@ -94,19 +105,33 @@ func gateBackward(rec *vk.Recorder, r *Routing, a, b, c slotRows, gates, dgates 
 	if c.t == nil && dgates == nil {
 		return nil
 	}
+	wide := quads(b.t, a.t.Dim(1)) && (c.t == nil || quads(c.t, a.t.Dim(1)))
+	push := shaders.CombineBackwardPush{B: b.t.Address(), C: c.t.Address(), Gates: gates.Address(), Flags: flags}
+	return gateDispatch(rec, r, a, [2]uint32{b.rows, c.rows}, wide, push, dgates, []*vk.Tensor{b.t, c.t, gates}, c.t)
+}
+
+// biasGateBackward records dgates[s] += a·bias[e], e the expert of s.
+func biasGateBackward(rec *vk.Recorder, r *Routing, a slotRows, bias *ExpertBank, dgates *vk.Tensor) error {
+	address, table := bias.operand()
+	push := shaders.CombineBackwardPush{B: address, Flags: addGates | bit(biasTable, table)}
+	return gateDispatch(rec, r, a, [2]uint32{rowsByExpert, rowsBySlot}, bias.quads(a.t.Dim(1)), push, dgates, bias.tensors(), nil)
+}
+
+// gateDispatch records the kernel; rows are those of b and c, wide says whether these can be read by quads.
+func gateDispatch(rec *vk.Recorder, r *Routing, a slotRows, rows [2]uint32, wide bool, push shaders.CombineBackwardPush,
+	dgates *vk.Tensor, reads []*vk.Tensor, c *vk.Tensor) error {
 	width := a.t.Dim(1)
-	wide := quads(a.t, width) && quads(b.t, width) && (c.t == nil || quads(c.t, width))
+	wide = wide && quads(a.t, width)
 	team := chooseTeam(rec.Device().Adapter().Type == vk.Software, width, wide)
+	push.A, push.Dgates, push.Ids, push.Inverse = a.t.Address(), dgates.Address(), r.IDs.Address(), r.Inverse.Address()
+	push.Slots, push.Width, push.K = uint32(r.Slots()), uint32(width), uint32(r.K)
 	return record(rec, vk.Dispatch{
-		Kernel: shaders.CombineBackwardF32,
+		Kernel: combineBackwardKernels[a.t.DType()],
 		Spec: shaders.CombineBackwardSpec{Lanes: uint32(team.lanes), Rows: uint32(team.rows), Quads: wide, ARows: a.rows,
-			BRows: b.rows, CRows: c.rows}.Values(),
-		Push: shaders.CombineBackwardPush{A: a.t.Address(), B: b.t.Address(), C: c.t.Address(), Gates: gates.Address(),
-			Dgates: dgates.Address(), Ids: r.IDs.Address(), Inverse: r.Inverse.Address(), Slots: uint32(r.Slots()),
-			Width: uint32(width), K: uint32(r.K), Flags: flags}.Bytes(),
-		Reads:  []*vk.Tensor{a.t, b.t, c.t, gates, dgates, r.IDs, r.Inverse},
-		Writes: []*vk.Tensor{c.t, dgates},
-		Label:  "combine_backward",
+			BRows: rows[0], CRows: rows[1]}.Values(),
+		Push:   push.Bytes(),
+		Reads:  append(reads, a.t, dgates, r.IDs, r.Inverse),
+		Writes: []*vk.Tensor{c, dgates},
 		FLOPs:  3 * float64(r.Slots()) * float64(width),
 	}, uint64(ceilDiv(r.Slots(), team.rows)))
 }

@@ -2,13 +2,13 @@ package moe
 
 import "github.com/vkmoe/vkmoe/vk"
 
-// LinearGrads says where a backward pass leaves the gradients of a ParallelLinear; a nil tensor is not computed. They are
-// overwritten, or added to where Accumulate says so.
+// LinearGrads says where a backward pass leaves the gradients of a ParallelLinear; what is nil is not computed. They are
+// overwritten, or added to where Accumulate says so. X has the layer's dtype; Weight and Bias have it or are F32.
 type LinearGrads struct {
-	X      *vk.Tensor // shape and layout of x
-	Weight *vk.Tensor // shape and storage order of the weights; an expert without rows gets zeros
-	Bias   *vk.Tensor // F32 [E,Out]
-	Gates  *vk.Tensor // F32 [T,K]; a slot without an expert gets 0
+	X      *vk.Tensor  // shape and layout of x
+	Weight *ExpertBank // shape and storage order of the weights; an expert without rows gets zeros
+	Bias   *ExpertBank // [E,Out]
+	Gates  *vk.Tensor  // F32 [T,K]; a slot without an expert gets 0
 
 	AccumulateX, AccumulateWeights, AccumulateGates bool // AccumulateWeights is also the bias's
 }
@@ -25,7 +25,9 @@ type LinearGrads struct {
 // valid slot are left as they are where each slot has a row of its own, and get 0 where x is [T,In]. opts.Accumulate does
 // not matter here.
 //
-// Where a token's slots share a row of x (x is [T,In] and K > 1), dX takes 4·T·K·In bytes of scratch, released afterwards; so
+// x and dy have the layer's dtype.
+//
+// Where a token's slots share a row of x (x is [T,In] and K > 1), dX takes T·K·In values of scratch, released afterwards; so
 // does dGates without X, or with AccumulateX. Errors: see the package.
 func (l *ParallelLinear) Backward(rec *vk.Recorder, r *Routing, x, dy *vk.Tensor, g LinearGrads, opts LinearOptions) error {
 	const op = "ParallelLinear.Backward"
@@ -41,7 +43,7 @@ func (l *ParallelLinear) Backward(rec *vk.Recorder, r *Routing, x, dy *vk.Tensor
 	return l.inputBackward(rec, r, xs, dy, g, opts)
 }
 
-// DenseBackward records the gradients of Dense at x F32 [rows,In] from dy F32 [rows,Out]. grads.Gates must be nil. Errors: see
+// DenseBackward records the gradients of Dense at x [rows,In] from dy [rows,Out], both of the layer's dtype. grads.Gates must be nil. Errors: see
 // the package.
 func (l *ParallelLinear) DenseBackward(rec *vk.Recorder, x, dy *vk.Tensor, g LinearGrads) error {
 	const op = "ParallelLinear.DenseBackward"
@@ -50,8 +52,8 @@ func (l *ParallelLinear) DenseBackward(rec *vk.Recorder, x, dy *vk.Tensor, g Lin
 		err = firstError(
 			inRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
 			l.checkWeights(rec.Device(), op),
-			checkTensor(rec.Device(), op, "x", x, vk.F32, rows, l.Config.In),
-			checkTensor(rec.Device(), op, "dy", dy, vk.F32, rows, l.Config.Out),
+			checkTensor(rec.Device(), op, "x", x, l.Config.DType, rows, l.Config.In),
+			checkTensor(rec.Device(), op, "dy", dy, l.Config.DType, rows, l.Config.Out),
 			l.checkGrads(rec.Device(), op, g, x, dy),
 		)
 	}
@@ -119,7 +121,7 @@ func (l *ParallelLinear) inputBackward(rec *vk.Recorder, r *Routing, x operand, 
 	}
 	slots := g.X // Wᵀ·dy of each slot
 	if x.fanIn > 1 || g.X == nil || g.AccumulateX {
-		if slots = rec.Scratch(vk.F32, r.Slots(), l.Config.In); rec.Err() != nil {
+		if slots = rec.Scratch(l.Config.DType, r.Slots(), l.Config.In); rec.Err() != nil {
 			return rec.Err()
 		}
 		defer rec.Release(slots)
@@ -153,13 +155,13 @@ func (l *ParallelLinear) gatesBackward(rec *vk.Recorder, r *Routing, x operand, 
 	if x.fanIn == 1 {
 		scaled.t = g.X
 	}
-	flags := bit(1, g.AccumulateGates) | bit(2, g.AccumulateX)
+	flags := bit(addGates, g.AccumulateGates) | bit(addScaled, g.AccumulateX)
 	err := gateBackward(rec, r, slotRows{slots, rows}, slotRows{x.t, rowsOf(opts.In, x.fanIn)}, scaled, opts.Gates, g.Gates,
 		flags)
 	if err != nil || l.Bias == nil {
 		return err
 	}
-	return gateBackward(rec, r, slotRows{dy, rowsOf(opts.Out, 1)}, slotRows{l.Bias, rowsByExpert}, slotRows{}, nil, g.Gates, 1)
+	return biasGateBackward(rec, r, slotRows{dy, rowsOf(opts.Out, 1)}, l.Bias, g.Gates)
 }
 
 // checkBackward checks all arguments and returns how many slots share a row of x.
@@ -168,6 +170,8 @@ func (l *ParallelLinear) checkBackward(dev *vk.Device, op string, r *Routing, x,
 	fanIn, err := l.checkForward(dev, op, r, x, dy, opts)
 	if err == nil {
 		err = firstError(
+			checkTensor(dev, op, "x", x, l.Config.DType, x.Shape()...),
+			checkTensor(dev, op, "dy", dy, l.Config.DType, dy.Shape()...),
 			l.checkGrads(dev, op, g, x, dy),
 			checkTensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
 			checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
@@ -183,27 +187,64 @@ func (l *ParallelLinear) checkGrads(dev *vk.Device, op string, g LinearGrads, x,
 		return &vk.ShapeError{Op: op, Arg: "grads.Bias", Want: "nil: the layer has no bias", Got: g.Bias.String()}
 	}
 	err := firstError(
-		checkOptional(dev, op, "grads.X", g.X, vk.F32, x.Shape()...),
-		checkOptional(dev, op, "grads.Weight", g.Weight, vk.F32, l.Weight.Shape()...),
-		checkOptional(dev, op, "grads.Bias", g.Bias, vk.F32, c.Experts, c.Out),
+		checkOptional(dev, op, "grads.X", g.X, c.DType, x.Shape()...),
+		l.checkGradBank(dev, op, "grads.Weight", g.Weight, l.Weight),
+		l.checkGradBank(dev, op, "grads.Bias", g.Bias, l.Bias),
 	)
 	if err != nil {
 		return err
 	}
-	outputs := []struct {
-		arg string
-		t   *vk.Tensor
-	}{{"grads.X", g.X}, {"grads.Weight", g.Weight}, {"grads.Bias", g.Bias}, {"grads.Gates", g.Gates}}
-	for i, o := range outputs {
-		if o.t == nil {
-			continue
+	all := namedTensors{{"x", x}, {"dy", dy}}
+	all = all.with("Weight", l.Weight).with("Bias", l.Bias)
+	inputs := len(all)
+	all = append(all, namedTensor{"grads.X", g.X}, namedTensor{"grads.Gates", g.Gates})
+	all = all.with("grads.Weight", g.Weight).with("grads.Bias", g.Bias)
+	return all.checkApart(op, inputs)
+}
+
+// checkGradBank checks a gradient bank against the bank that it is the gradient of.
+func (l *ParallelLinear) checkGradBank(dev *vk.Device, op, arg string, g, of *ExpertBank) error {
+	if g == nil {
+		return nil
+	}
+	dtype := of.DType()
+	if g.DType() == vk.F32 {
+		dtype = vk.F32
+	}
+	return g.check(dev, op, arg, dtype, of.shape...)
+}
+
+// namedTensors are arguments that must not share memory.
+type namedTensors []namedTensor
+
+type namedTensor struct {
+	arg string
+	t   *vk.Tensor
+}
+
+// with returns the list and a bank's tensors.
+func (n namedTensors) with(arg string, b *ExpertBank) namedTensors {
+	for _, t := range b.tensors() {
+		n = append(n, namedTensor{arg, t})
+	}
+	return n
+}
+
+// checkApart reports the first tensor from index inputs on that shares memory with one before it. A bank may have a
+// thousand tensors, so the addresses are taken once.
+func (n namedTensors) checkApart(op string, inputs int) error {
+	type span struct{ from, to uint64 }
+	spans := make([]span, len(n))
+	for i, x := range n {
+		if x.t != nil {
+			spans[i] = span{x.t.Address(), x.t.Address() + x.t.Bytes()}
 		}
-		inputs := map[string]*vk.Tensor{"x": x, "dy": dy, "Weight": l.Weight, "Bias": l.Bias}
-		for _, other := range outputs[:i] {
-			inputs[other.arg] = other.t
-		}
-		if err := checkApart(op, o.arg, o.t, inputs); err != nil {
-			return err
+	}
+	for i := inputs; i < len(n); i++ {
+		for j, other := range spans[:i] {
+			if other.from < spans[i].to && spans[i].from < other.to {
+				return &vk.ShapeError{Op: op, Arg: n[i].arg, Want: "memory apart from " + n[j].arg, Got: "overlapping memory"}
+			}
 		}
 	}
 	return nil

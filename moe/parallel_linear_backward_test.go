@@ -44,6 +44,14 @@ func (c gradsCase) gradient(k *kit, r *rand.Rand, name string, partial bool, sha
 	return res
 }
 
+// bank is the gradient as a bank, nil for none.
+func (g result) bank(t testing.TB) *ExpertBank {
+	if g.t == nil {
+		return nil
+	}
+	return bankOf(t, g.t)
+}
+
 // requireGradient compares a gradient with the oracle's, elements that skip names excepted.
 func (g result) requireGradient(t testing.TB, want ref.Result, terms int, exact bool, what string) {
 	t.Helper()
@@ -91,7 +99,7 @@ func (c gradsCase) check(t *testing.T, exact bool) {
 	if !c.noGates {
 		gates = c.gradient(k, r, "dgates", false, c.tokens, c.k)
 	}
-	g.X, g.Weight, g.Bias, g.Gates = x.t, w.t, b.t, gates.t
+	g.X, g.Weight, g.Bias, g.Gates = x.t, w.bank(t), b.bank(t), gates.t
 	require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
 	k.run()
 	want := ref.Scatter2scatterBackward(run.weights, run.x, run.routing, c.layout, run.gates, dys)
@@ -156,13 +164,14 @@ func TestBackwardRepeatsItsBits(t *testing.T) {
 		c := linearCase{200, 8, 4, 60, 68, spreads[0], layout, true, true, false, 0, Tile{}, nil}
 		run := c.record(k)
 		dy := k.f32("dy", normal(rand.New(rand.NewSource(5)), 800*68), 800, 68)
-		g := LinearGrads{X: k.output("dx", vk.F32, run.xs.Shape()...), Weight: k.output("dw", vk.F32, run.layer.Weight.Shape()...),
-			Bias: k.output("db", vk.F32, 8, 68), Gates: k.output("dgates", vk.F32, 200, 4)}
+		outputs := []*vk.Tensor{k.output("dx", vk.F32, run.xs.Shape()...), k.output("dw", vk.F32, run.layer.Weight.Shape()...),
+			k.output("db", vk.F32, 8, 68), k.output("dgates", vk.F32, 200, 4)}
+		g := LinearGrads{X: outputs[0], Weight: bankOf(t, outputs[1]), Bias: bankOf(t, outputs[2]), Gates: outputs[3]}
 		require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
 		var first [4][]uint32
 		for i := range 20 {
 			k.run()
-			for j, o := range []*vk.Tensor{g.X, g.Weight, g.Bias, g.Gates} {
+			for j, o := range outputs {
 				if i == 0 {
 					first[j] = words(t, o)
 				}
@@ -185,18 +194,18 @@ func TestDenseBackward(t *testing.T) {
 				shape = []int{1, s.in, s.out}
 			}
 			l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: s.in, Out: s.out, Bias: bias, InOut: inOut}}
-			l.Weight = k.f32("weight", weights.Weight, shape...)
+			l.Weight = bankOf(t, k.f32("weight", weights.Weight, shape...))
 			c := gradsCase{linearCase: linearCase{values: normal}, accumulate: flags == 3}
 			var db result
 			if bias {
 				weights.Bias = normal(r, s.out)
-				l.Bias = k.f32("bias", weights.Bias, 1, s.out)
+				l.Bias = bankOf(t, k.f32("bias", weights.Bias, 1, s.out))
 				db = c.gradient(k, r, "db", false, 1, s.out)
 			}
 			xs, dys := normal(r, s.rows*s.in), normal(r, s.rows*s.out)
 			x, dy := k.f32("x", xs, s.rows, s.in), k.f32("dy", dys, s.rows, s.out)
 			dx, dw := c.gradient(k, r, "dx", false, s.rows, s.in), c.gradient(k, r, "dw", false, shape...)
-			g := LinearGrads{X: dx.t, Weight: dw.t, Bias: db.t, AccumulateX: c.accumulate, AccumulateWeights: c.accumulate}
+			g := LinearGrads{X: dx.t, Weight: dw.bank(t), Bias: db.bank(t), AccumulateX: c.accumulate, AccumulateWeights: c.accumulate}
 			require.NoError(t, l.DenseBackward(k.rec, x, dy, g))
 			k.run()
 			none := []float32(nil)
@@ -226,9 +235,9 @@ func TestBackwardArguments(t *testing.T) {
 		{"y", nil, LinearGrads{X: dx}},
 		{"grads.X", dy, LinearGrads{X: dy}},
 		{"grads.X", dy, LinearGrads{X: run.xs}},
-		{"grads.Weight", dy, LinearGrads{Weight: dx}},
+		{"grads.Weight", dy, LinearGrads{Weight: bankOf(t, dx)}},
 		{"grads.Weight", dy, LinearGrads{Weight: l.Weight}},
-		{"grads.Bias", dy, LinearGrads{Bias: dx}},
+		{"grads.Bias", dy, LinearGrads{Bias: bankOf(t, dx)}},
 		{"grads.Gates", dy, LinearGrads{Gates: dx}},
 	} {
 		rec, err := dev.NewRecorder()

@@ -36,9 +36,13 @@ var All = []*kernel.Kernel{
 	GroupSumF32,
 	GroupSumF16,
 	GroupSumBf16,
+	GroupSumF16F32,
+	GroupSumBf16F32,
 	GroupXtyF32,
 	GroupXtyF16,
 	GroupXtyBf16,
+	GroupXtyF16F32,
+	GroupXtyBf16F32,
 	Scatter2scatterF32,
 	Scatter2scatterF16,
 	Scatter2scatterBf16,
@@ -53,41 +57,45 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "da39efcf0443db3f3c3c4f7af2f90f2025eaf1c54761b718343714d0c8954867",
-	"activation.f16":                "b716c6adb3c01b43427f6c52c0a1e09fc2b4982a5d970b6ced324119dcb0fde7",
-	"activation.bf16":               "a2d3c61d4d2afdcc2e31420f6564b7b0f812a32dde5f265a388eeca7c21eedbc",
-	"activation_backward.f32":       "df5af5fe72623005fb1260bdc1d56190cf4615e5bf46ee5b8a0ed0b3e7b6c2e7",
-	"activation_backward.f16":       "3166fc5f21b71c473de4d5703e76f491f6793e4686df3e2762096f7c928ed32b",
-	"activation_backward.bf16":      "1fb7533c9f663abb74fd0778f58d6f87b9fc5e9746624b51eb9bcc5920a89a0c",
-	"combine.f32":                   "94cbcb52af68422899ee6971aa517f2434580ccbaf0af0ea8e5ec9a22b8b42ed",
-	"combine.f16":                   "e4b6a254c7bac085e495ec73f3ecc99abfe8bcb0a8f6badf809c9c668c86e469",
-	"combine.bf16":                  "eec511355f8d978e097a39f870a62057b73aa06480bcfd2bd3b1c176cbdd62dc",
-	"combine_backward.f32":          "9eec0aa794bba8fb3a5310c1ad708bec20023458e41207670afaf8fe1fb4c7d2",
-	"combine_backward.f16":          "4da504501692698442922c788976cac19ab16866c18b4ea93035d851db8dd27d",
-	"combine_backward.bf16":         "5de98aab55f837c564ba6c5f63cbe995453192b81b7d051aaf21f697828b632f",
-	"convert.f32_f16":               "da35974b9f50e00d4fe91c963f44df03e28e75ee5ff85cae242b706b3799a1f7",
-	"convert.f16_f32":               "bda77d8b7893226e125365af522c95352b47e09d81144fc7d057d6e88a2352c8",
-	"convert.f32_bf16":              "9673ac4db8e0fdb8341b94cbd4d70858f6c750c09d7837db6f5418e49684cf80",
-	"convert.bf16_f32":              "87c8f8d60909f7d350e51e2b37036a9624463acda92cdb4b557b65ae781aa9ab",
-	"expert_histogram":              "828ea1cabe318cf62a2489d9f6c82711eeeb8a301e536dece266c3f8495014eb",
-	"expert_scan":                   "8a8edc91752a5dab1cbe86b0c24af81c3f0c9ce9797a8c03e4f50538111e8777",
-	"expert_scatter":                "31868e24b03d2e818b2dcd79996a753a7955a707fdbf820831b87c4829d6af25",
-	"group_sum.f32":                 "5b16220f7a2e0f3f7d79429efd2169329b07af5fae07f48e35f65d0cfc0d1a41",
-	"group_sum.f16":                 "44f2dc6c267662cc1de8643372acd1937b94e42a46cd048781a31876ca14a99e",
-	"group_sum.bf16":                "756e5e2c7d3af808801a81c6636f9fa74b9cb23db641d5ef310142d2cd5bcc50",
-	"group_xty.f32":                 "d6330ccdb55ef5e21be93db6e1bcee450a4591cdbfbea518175795d6c2a54e2e",
-	"group_xty.f16":                 "5a84c4a1f6ad900d5d7c4996ee34d6fb5a3bb508ec97e60c635601d8cec30263",
-	"group_xty.bf16":                "7464742a86f4d2f0cada8339bd5761240edf392f69d674a9f8a6807c132ba01b",
-	"scatter2scatter.f32":           "bae956d80d4406b3925109e26307bd9b53f6d648a280cf5b21b5c2f732ac6747",
-	"scatter2scatter.f16":           "da13d0ff13d651f0a05327456f497ee150d59240b5cbfb517f9d9e527e5203f7",
-	"scatter2scatter.bf16":          "ccdc26aa578b978672470b1a602cc67bc32a269fcfb16cc36282f51d722dd767",
-	"scatter2scatter.f32_f16_f16":   "bcfe38b437de737deb06bb9bd49774e1d513ab84084510f0cfc7d290a3fcc579",
-	"scatter2scatter.f16_f16_f32":   "fb694643b8534e1be2edf1c315aa208c851e8c357770b3c7c69b8ab9a2eca1f9",
-	"scatter2scatter.f32_f16_f32":   "c58e5cfc770edf1a8f461d9542b30f94944f5fcdd9ebb5c562aefe79eea512ed",
-	"scatter2scatter.f32_bf16_bf16": "c0550cc39989636e9a7761f9e75113589a8085d36a3a209c8fe9f1a21e69f50a",
-	"scatter2scatter.bf16_bf16_f32": "ef4ba144e2cc41df4618a07382b56a95ea48037772d5fa910a60403650060a7e",
-	"scatter2scatter.f32_bf16_f32":  "65913237d8904a8087baa688b8736d92541f2f0384d9ba33d660245ba7d6e75a",
-	"topk_gates":                    "c6d7b9f525540a24eb1c0c86b166f29af6fa5ca92e308c440f170c5a681911e0",
+	"activation.f32":                "61f3c48c9ae01a1752a991968c1412887a626e3307201343519c3714076d805e",
+	"activation.f16":                "59a6d3e5af76abe6421716c807e514700e0328c521316809dd09218372d5032a",
+	"activation.bf16":               "12a2eb86c5728b2b5db4d2696eb2ab9d34e8bf9b6d556bb9c5aa7eeaa6fe23e0",
+	"activation_backward.f32":       "f17bb2b671ad18aa288c50fb7f368d180f99f418d6b64979b4b6c60485d23d7f",
+	"activation_backward.f16":       "3c97757e49b85f81d8695850012894df86cb90db55e519c17a1fb2ad0b5870c6",
+	"activation_backward.bf16":      "48881897de2c09c8ff0572ee6a0c9c3abc365074591644baa6ca3d05e65c8a3f",
+	"combine.f32":                   "ea5330c2a5b3dd41c592d0c883cc2f1615fe4bb4b545a38a23ea24b002c9822e",
+	"combine.f16":                   "3087765092ded95795cdbd6c99aff2448a9b7da4ab42622dd3b590e2db7d7c29",
+	"combine.bf16":                  "0dfaf4ee10b88ef3ce823278f9aa98679c100de2e479bd5817422762926d95b7",
+	"combine_backward.f32":          "b761960d3bf246c0b6a94c0a468485c0251e60e1068870b7ea8f60a1f256787a",
+	"combine_backward.f16":          "e427d52bc1ca7177a56715aa4fbc765e1a5526141032b8ff70df699724700d97",
+	"combine_backward.bf16":         "7dd335c060084c501a3d9bf64b2231497f326e7d84362f182bb67929ead3836e",
+	"convert.f32_f16":               "f4f93244b6989b94d1d274d0b85546d7dddc40c7bd89f13eeb800d7bc99b53c7",
+	"convert.f16_f32":               "6d681b930385e5f6bdcab7e8648eba5b79af9215dd3ad1570c2f3aab70c5f439",
+	"convert.f32_bf16":              "0f8e9bd32614deea8da74154ddb00ad91c0a9bc849fb1e58827ff5c9ebf282d5",
+	"convert.bf16_f32":              "1a89098f05c53e066c015b04bc56f3ee2a23979daff6a4e371d2eb315d0d8035",
+	"expert_histogram":              "f0998d2412e108469e5c2cd9f7c019737a85740fd2d94580b1a1695631a80119",
+	"expert_scan":                   "e5070e7f9ba4ac0066ffebbc70624563c5b508d2f0d6fbe217392050900227c3",
+	"expert_scatter":                "e9f9ca7021efacf061df3eff25aaf00b022608ac4e6fcd682299348dbc7b43ca",
+	"group_sum.f32":                 "1ab3f9f7f454a9371d6085dfc558760be3cf5f736895d36a6137de652c62faf8",
+	"group_sum.f16":                 "9e774b99a66ad7c24af754682ddbeff6d58d46f28d43254e93455502304f3b06",
+	"group_sum.bf16":                "24dcd528ab31aae7bc31ec02202a7d06e71bf5c8ee8d9afb51072c7c1b8206d4",
+	"group_sum.f16_f32":             "7e3a73d2725f1267b1789dce58f44749d04710bf6dad68d87eafe031f7fe854e",
+	"group_sum.bf16_f32":            "d043f1b58851c4d38acc6344d1a427e31321e4b188a277355769ed3d5ddfc929",
+	"group_xty.f32":                 "bc5eea3fcdbcffc96f5145bf9c1b21807b7ac83285cf0e33e3871f3951ef4288",
+	"group_xty.f16":                 "d9805950ad638370b9b5ccb2b96c25170bfa3eb9c1d959d9291d8e122ed6e027",
+	"group_xty.bf16":                "56b5034faa990b55a94b397aa7e6774cf96e98a2d4bead769c86a079e364387c",
+	"group_xty.f16_f32":             "5c81a960bc616a164948e1b4c72ea2c3a726d0c06a8ab089074d735db7d1148d",
+	"group_xty.bf16_f32":            "470731cfd3b5b0f857c8dcb96d28b0a0f43274ab761d1bdc7fd938754defe25a",
+	"scatter2scatter.f32":           "3529ad5b6924fc6a5cfa607817d32e503c235764be47ba28e1b23ae4a1fa9496",
+	"scatter2scatter.f16":           "f523ca806b45ff5561c6f0901e4d5f79eff3ea1679a87a2a21892fb7344ea10f",
+	"scatter2scatter.bf16":          "7e818476fccbd074c1872beacda8dee7ece6c6ba9fb6d5299b43d07116db7d55",
+	"scatter2scatter.f32_f16_f16":   "8b3c7e8966bd9ed1fc58a6c2119e3f2ad2eda85ac76f6eeec5426a8d81c4266c",
+	"scatter2scatter.f16_f16_f32":   "b6bce3b4c720634a9a2e75aa1c73d5f87c7d47abe940d873e1a54de6695cbdce",
+	"scatter2scatter.f32_f16_f32":   "bc1789b31519138b138ba7773702cff604e8ece73e8981f26aa015fe0167df84",
+	"scatter2scatter.f32_bf16_bf16": "162b9ab2067b1f6f8064328f705884356bffa0997da63270524c672363561fff",
+	"scatter2scatter.bf16_bf16_f32": "0201728dbb818610f33cbd5e3e9f5a8f593e5a5332d8d63534fe2fcd22d4ec5f",
+	"scatter2scatter.f32_bf16_f32":  "2305db6652b5e4e62305571a657915ebb107e6935945eeb6af15bf478f7d439c",
+	"topk_gates":                    "0e7173d5319c6b377f055734e7d77fd2fbfee693c0d60d1f5ecaf8d91732910a",
 }
 
 //go:embed spv/activation.f32.spv
@@ -1159,6 +1167,60 @@ var GroupSumBf16 = &kernel.Kernel{
 	LocalSize: [3]int{0, 1, -1},
 }
 
+//go:embed spv/group_sum.f16_f32.spv
+var spvGroupSumF16F32 []byte
+
+// GroupSumF16F32 is group_sum.comp with STORAGE_F16, OUTPUT_F32.
+var GroupSumF16F32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupSumF16F32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.bf16_f32.spv
+var spvGroupSumBf16F32 []byte
+
+// GroupSumBf16F32 is group_sum.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupSumBf16F32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupSumBf16F32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
 //go:embed spv/group_xty.f32.spv
 var spvGroupXtyF32 []byte
 
@@ -1319,6 +1381,80 @@ var spvGroupXtyBf16 []byte
 var GroupXtyBf16 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvGroupXtyBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.f16_f32.spv
+var spvGroupXtyF16F32 []byte
+
+// GroupXtyF16F32 is group_xty.comp with STORAGE_F16, OUTPUT_F32.
+var GroupXtyF16F32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyF16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.bf16_f32.spv
+var spvGroupXtyBf16F32 []byte
+
+// GroupXtyBf16F32 is group_xty.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupXtyBf16F32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyBf16F32),
 	PushBytes: 76,
 	Push: []kernel.Field{
 		{Name: "a", Offset: 0, Size: 8},

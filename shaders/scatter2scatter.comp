@@ -67,7 +67,11 @@ const uint ROWS_M = BM / TM;                          // distance between an inv
 const uint ROWS_N = BN / TN;                          // distance between its columns
 const uint X_LOADS = (BM * KQ + THREADS - 1u) / THREADS; // vec4s of x that an invocation loads per step
 const uint W_LOADS = (BN * KQ + THREADS - 1u) / THREADS;
-const uint STEP = 1u + (OUTPUT_BYTES & 2u) / 2u * (1u - TN % 2u); // columns of y that are stored at once
+#ifdef OUTPUT_16BIT
+const uint STEP = 2u - TN % 2u; // columns of y that are stored at once
+#else
+const uint STEP = 1u;
+#endif
 const bool PAIRS = STEP == 2u;
 
 shared vec4 x_tile[BM * STRIDE]; // [m][k / 4]

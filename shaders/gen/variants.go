@@ -19,7 +19,9 @@ var variants = slices.Concat(
 	conversions("convert"),
 	[]variant{{stem: "expert_histogram"}, {stem: "expert_scan"}, {stem: "expert_scatter"}},
 	storages("group_sum"),
+	widening("group_sum"),
 	storages("group_xty"),
+	widening("group_xty"),
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
 	[]variant{{stem: "topk_gates"}},
@@ -40,6 +42,14 @@ func conversions(stem string) []variant {
 		{stem: stem, name: "f32_f16", macros: []string{"STORAGE_F16", "INPUT_F32"}},
 		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
 		{stem: stem, name: "f32_bf16", macros: []string{"STORAGE_BF16", "INPUT_F32"}},
+		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
+	}
+}
+
+// widening are the 16-bit variants of a stem whose output is f32, named input_output.
+func widening(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
 		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
 	}
 }
