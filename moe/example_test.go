@@ -9,31 +9,35 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// A mixture of 8 experts, 2 per token, on 16 tokens of width 64.
+// A mixture of 8 experts, 2 of them for each of 16 tokens of width 64, with all its values at 0.
 func Example() {
-	check := func(err error) {
-		if err != nil {
-			log.Fatal(err)
-		}
-	}
 	ctx := context.Background()
-	dev, err := vk.Open(vk.Options{})
-	check(err)
+	dev := must(vk.Open(vk.Options{}))
 	defer dev.Close()
-	layer, err := moe.NewMLP(dev, moe.MLPConfig{Experts: 8, TopK: 2, Width: 64, Hidden: 128, Activation: moe.SwiGLU})
-	check(err)
-	check(vk.Upload(ctx, layer.Router.Weight, make([]float32, 8*64))) // and layer.Up.Weight, layer.Down.Weight
-	x, err := dev.NewTensor(vk.F32, 16, 64)
-	check(err)
-	y, err := dev.NewTensor(vk.F32, 16, 64)
-	check(err)
-	check(vk.Upload(ctx, x, make([]float32, 16*64)))
-	rec, err := dev.NewRecorder()
-	check(err)
-	_, err = layer.Forward(rec, x, y)
-	check(err)
+	layer := must(moe.NewMLP(dev, moe.MLPConfig{Experts: 8, TopK: 2, Width: 64, Hidden: 128, Activation: moe.SwiGLU}))
+	defer layer.Close()
+	x := must(dev.NewTensor(vk.F32, 16, 64))
+	defer x.Close()
+	y := must(dev.NewTensor(vk.F32, 16, 64))
+	defer y.Close()
+	for _, t := range []*vk.Tensor{layer.Router.Weight, layer.Up.Weight, layer.Down.Weight, x} {
+		check(vk.Upload(ctx, t, make([]float32, t.Elements())))
+	}
+	rec := must(dev.NewRecorder())
+	defer rec.Close()
+	must(layer.Forward(rec, x, y))
 	check(rec.Run(ctx))
-	out, err := vk.Download[float32](ctx, y)
+	out := must(vk.Download[float32](ctx, y))
+	fmt.Println(len(out), "values computed by", dev.Adapter().Name)
+}
+
+func must[T any](v T, err error) T {
 	check(err)
-	fmt.Println(len(out), "values on", dev.Adapter().Name)
+	return v
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
 }

@@ -132,6 +132,37 @@ func TestDiscardChangesNothingButMemory(t *testing.T) {
 	require.Less(t, live[1], 3*slot, "H takes other memory than Z, Slots takes Z's, and the second layer all of it again")
 }
 
+// TestMemoryIsWhatTheFormulasSay compares the device's count of live bytes with WeightBytes and ScratchBytes.
+func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
+	if dev == nil {
+		t.Skip("needs a Vulkan device")
+	}
+	const padding = 256 * 20 // at most 20 tensors, each rounded up to 256 bytes
+	for _, cfg := range []MLPConfig{
+		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, Bias: true, RouterBias: true},
+		{Experts: 128, TopK: 8, Width: 20, Hidden: 12, Activation: ReLU},
+	} {
+		before := dev.Memory().LiveBytes
+		m, err := NewMLP(dev, cfg)
+		require.NoError(t, err)
+		weights := dev.Memory().LiveBytes - before
+		require.GreaterOrEqual(t, weights, cfg.WeightBytes())
+		require.Less(t, weights, cfg.WeightBytes()+padding)
+		for _, tokens := range []int{1, 100, 5000} {
+			k := newKit(t)
+			x, y := k.f32("x", make([]float32, tokens*cfg.Width), tokens, cfg.Width), k.output("y", vk.F32, tokens, cfg.Width)
+			before := dev.Memory().LiveBytes
+			_, err := m.Forward(k.rec, x, y)
+			require.NoError(t, err)
+			scratch := dev.Memory().LiveBytes - before
+			require.LessOrEqual(t, scratch, m.ScratchBytes(tokens)+padding, "%d tokens", tokens)
+			require.GreaterOrEqual(t, 10*scratch, 8*m.ScratchBytes(tokens), "%d tokens", tokens)
+			k.close()
+		}
+		require.NoError(t, m.Close())
+	}
+}
+
 func TestForwardIsOneSubmission(t *testing.T) {
 	l := newLayer(t, MLPConfig{Experts: 8, TopK: 2, Width: 16, Hidden: 16})
 	k := newKit(t)
