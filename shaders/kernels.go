@@ -4,6 +4,7 @@ package shaders
 
 import (
 	_ "embed"
+	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -18,19 +19,31 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	Jitter,
+	RouterLosses,
+	RouterLossesBackward,
+	RouterStats,
+	RouterStatsSum,
 	Scatter2scatterF32,
 	TopkGates,
+	TopkGatesBackward,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":      "f3ae4e682f4dac67ef4f938c0de999e8b56cfcf67bc0316f7fb2d0c206e9829f",
-	"combine.f32":         "0c4424809eb41ea8094eb9afa730854804125485b730b6977de88531528f03c1",
-	"expert_histogram":    "bcf0bbedb185ba091fba608e3243a9fe3935aeb70d924eceb399ff30683059df",
-	"expert_scan":         "4662bbc365ebecffd315802caf62500af400e5c41baccf66d08c8ef191b289f1",
-	"expert_scatter":      "f45103f66d164c6e33b2006387542f19ed42fcc8eb437975eceb022a0f2b68cd",
-	"scatter2scatter.f32": "03152fde73ced426103ac9762c2926a53fd795ae7fa4a9318c7c892042a0b654",
-	"topk_gates":          "519baa26a699c0e279a8886411cd7739002458a0ca7d2498ba300cd248b28de0",
+	"activation.f32":         "7e6c51c772c94c1ad640c9602d6e4ec82205cbeb3266fe0dbdd0fdfe17bd3feb",
+	"combine.f32":            "0c4424809eb41ea8094eb9afa730854804125485b730b6977de88531528f03c1",
+	"expert_histogram":       "bcf0bbedb185ba091fba608e3243a9fe3935aeb70d924eceb399ff30683059df",
+	"expert_scan":            "4662bbc365ebecffd315802caf62500af400e5c41baccf66d08c8ef191b289f1",
+	"expert_scatter":         "f45103f66d164c6e33b2006387542f19ed42fcc8eb437975eceb022a0f2b68cd",
+	"jitter":                 "3bd8d0d2f2d4f8021a354f2d19b5fd4906122b9e23d2b015c2b526e78381c315",
+	"router_losses":          "d3471cb491718844bacafda8ee3469244f3db3b4baf299bd1e6e7465aea62849",
+	"router_losses_backward": "8b8b7782f4a5ff0dcf0c6481156e2ccfdec877bf9a6f641cd261961420fa5da3",
+	"router_stats":           "2ff6c8b9e76f20d0113b5827230f224c2a5ee30b91f9ecc54e8ddab49fd1211c",
+	"router_stats_sum":       "0ce51ed433ff22050ebab6303fb7e3c8aef97f6618f460c0265033d592d84b1a",
+	"scatter2scatter.f32":    "03152fde73ced426103ac9762c2926a53fd795ae7fa4a9318c7c892042a0b654",
+	"topk_gates":             "3987f764a5cd74b59c83027164bd4fc8750fdc10951efce361c26e6cb4a96ce6",
+	"topk_gates_backward":    "fdd4118f26f1ace411e6e27c0a801b6d6879887f6b6b477d0d0e47cc063bf235",
 }
 
 //go:embed spv/activation.f32.spv
@@ -400,6 +413,368 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	}
 }
 
+//go:embed spv/jitter.spv
+var spvJitter []byte
+
+// Jitter is jitter.comp.
+var Jitter = &kernel.Kernel{
+	Stem: "jitter", Variant: "",
+	SPIRV:     decodeOnce(&spvJitter),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// JitterPush holds the push constants of jitter.comp; uint64 members are device addresses.
+type JitterPush struct {
+	X      uint64
+	Y      uint64
+	Step   uint64
+	Seed   uint64
+	Stream uint32
+	Quads  uint32
+	Tail   uint32
+	Scale  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c JitterPush) Bytes() []byte {
+	b := make([]byte, 48)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.Step)
+	putU64(b[24:], c.Seed)
+	putU32(b[32:], c.Stream)
+	putU32(b[36:], c.Quads)
+	putU32(b[40:], c.Tail)
+	putU32(b[44:], math.Float32bits(c.Scale))
+	return b
+}
+
+// JitterSpec holds the specialization constants of jitter.comp.
+type JitterSpec struct {
+	Threads    uint32 // constant 0
+	Accumulate bool   // constant 1
+}
+
+// DefaultJitterSpec returns the values in the source.
+func DefaultJitterSpec() JitterSpec {
+	return JitterSpec{
+		Threads:    64,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c JitterSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/router_losses.spv
+var spvRouterLosses []byte
+
+// RouterLosses is router_losses.comp.
+var RouterLosses = &kernel.Kernel{
+	Stem: "router_losses", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterLosses),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "sums", Offset: 0, Size: 8},
+		{Name: "counts", Offset: 8, Size: 8},
+		{Name: "loss", Offset: 16, Size: 8},
+		{Name: "weights", Offset: 24, Size: 8},
+		{Name: "layers", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "balance", Offset: 44, Size: 4},
+		{Name: "z", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_LAYER", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterLossesPush holds the push constants of router_losses.comp; uint64 members are device addresses.
+type RouterLossesPush struct {
+	Sums    uint64
+	Counts  uint64
+	Loss    uint64
+	Weights uint64
+	Layers  uint32
+	Experts uint32
+	Tokens  uint32
+	Balance float32
+	Z       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterLossesPush) Bytes() []byte {
+	b := make([]byte, 52)
+	putU64(b[0:], c.Sums)
+	putU64(b[8:], c.Counts)
+	putU64(b[16:], c.Loss)
+	putU64(b[24:], c.Weights)
+	putU32(b[32:], c.Layers)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], math.Float32bits(c.Balance))
+	putU32(b[48:], math.Float32bits(c.Z))
+	return b
+}
+
+// RouterLossesSpec holds the specialization constants of router_losses.comp.
+type RouterLossesSpec struct {
+	Threads  uint32 // constant 0
+	PerLayer bool   // constant 1
+}
+
+// DefaultRouterLossesSpec returns the values in the source.
+func DefaultRouterLossesSpec() RouterLossesSpec {
+	return RouterLossesSpec{
+		Threads:  64,
+		PerLayer: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterLossesSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.PerLayer),
+	}
+}
+
+//go:embed spv/router_losses_backward.spv
+var spvRouterLossesBackward []byte
+
+// RouterLossesBackward is router_losses_backward.comp.
+var RouterLossesBackward = &kernel.Kernel{
+	Stem: "router_losses_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterLossesBackward),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "weights", Offset: 8, Size: 8},
+		{Name: "d_logits", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "experts", Offset: 28, Size: 4},
+		{Name: "z", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 8},
+		{ID: 2, Name: "SIGMOID", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterLossesBackwardPush holds the push constants of router_losses_backward.comp; uint64 members are device addresses.
+type RouterLossesBackwardPush struct {
+	Logits  uint64
+	Weights uint64
+	DLogits uint64
+	Tokens  uint32
+	Experts uint32
+	Z       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterLossesBackwardPush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Weights)
+	putU64(b[16:], c.DLogits)
+	putU32(b[24:], c.Tokens)
+	putU32(b[28:], c.Experts)
+	putU32(b[32:], math.Float32bits(c.Z))
+	return b
+}
+
+// RouterLossesBackwardSpec holds the specialization constants of router_losses_backward.comp.
+type RouterLossesBackwardSpec struct {
+	Threads    uint32 // constant 0
+	Lanes      uint32 // constant 1
+	Sigmoid    bool   // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultRouterLossesBackwardSpec returns the values in the source.
+func DefaultRouterLossesBackwardSpec() RouterLossesBackwardSpec {
+	return RouterLossesBackwardSpec{
+		Threads:    64,
+		Lanes:      8,
+		Sigmoid:    false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterLossesBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+		bitsBool(c.Sigmoid),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/router_stats.spv
+var spvRouterStats []byte
+
+// RouterStats is router_stats.comp.
+var RouterStats = &kernel.Kernel{
+	Stem: "router_stats", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterStats),
+	PushBytes: 32,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "partial", Offset: 8, Size: 8},
+		{Name: "tokens", Offset: 16, Size: 4},
+		{Name: "experts", Offset: 20, Size: 4},
+		{Name: "rows_per_block", Offset: 24, Size: 4},
+		{Name: "blocks", Offset: 28, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "SUMS", Default: 1024},
+		{ID: 2, Name: "SIGMOID", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterStatsPush holds the push constants of router_stats.comp; uint64 members are device addresses.
+type RouterStatsPush struct {
+	Logits       uint64
+	Partial      uint64
+	Tokens       uint32
+	Experts      uint32
+	RowsPerBlock uint32
+	Blocks       uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterStatsPush) Bytes() []byte {
+	b := make([]byte, 32)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Partial)
+	putU32(b[16:], c.Tokens)
+	putU32(b[20:], c.Experts)
+	putU32(b[24:], c.RowsPerBlock)
+	putU32(b[28:], c.Blocks)
+	return b
+}
+
+// RouterStatsSpec holds the specialization constants of router_stats.comp.
+type RouterStatsSpec struct {
+	Threads uint32 // constant 0
+	Sums    uint32 // constant 1
+	Sigmoid bool   // constant 2
+}
+
+// DefaultRouterStatsSpec returns the values in the source.
+func DefaultRouterStatsSpec() RouterStatsSpec {
+	return RouterStatsSpec{
+		Threads: 64,
+		Sums:    1024,
+		Sigmoid: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterStatsSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Sums,
+		bitsBool(c.Sigmoid),
+	}
+}
+
+//go:embed spv/router_stats_sum.spv
+var spvRouterStatsSum []byte
+
+// RouterStatsSum is router_stats_sum.comp.
+var RouterStatsSum = &kernel.Kernel{
+	Stem: "router_stats_sum", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterStatsSum),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "partial", Offset: 0, Size: 8},
+		{Name: "offsets", Offset: 8, Size: 8},
+		{Name: "sums", Offset: 16, Size: 8},
+		{Name: "counts", Offset: 24, Size: 8},
+		{Name: "experts", Offset: 32, Size: 4},
+		{Name: "blocks", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "COLUMNS", Default: 8},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterStatsSumPush holds the push constants of router_stats_sum.comp; uint64 members are device addresses.
+type RouterStatsSumPush struct {
+	Partial uint64
+	Offsets uint64
+	Sums    uint64
+	Counts  uint64
+	Experts uint32
+	Blocks  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterStatsSumPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.Partial)
+	putU64(b[8:], c.Offsets)
+	putU64(b[16:], c.Sums)
+	putU64(b[24:], c.Counts)
+	putU32(b[32:], c.Experts)
+	putU32(b[36:], c.Blocks)
+	return b
+}
+
+// RouterStatsSumSpec holds the specialization constants of router_stats_sum.comp.
+type RouterStatsSumSpec struct {
+	Threads uint32 // constant 0
+	Columns uint32 // constant 1
+}
+
+// DefaultRouterStatsSumSpec returns the values in the source.
+func DefaultRouterStatsSumSpec() RouterStatsSumSpec {
+	return RouterStatsSumSpec{
+		Threads: 64,
+		Columns: 8,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterStatsSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Columns,
+	}
+}
+
 //go:embed spv/scatter2scatter.f32.spv
 var spvScatter2scatterF32 []byte
 
@@ -526,43 +901,56 @@ var spvTopkGates []byte
 var TopkGates = &kernel.Kernel{
 	Stem: "topk_gates", Variant: "",
 	SPIRV:     decodeOnce(&spvTopkGates),
-	PushBytes: 36,
+	PushBytes: 56,
 	Push: []kernel.Field{
 		{Name: "logits", Offset: 0, Size: 8},
 		{Name: "ids", Offset: 8, Size: 8},
 		{Name: "gates", Offset: 16, Size: 8},
-		{Name: "tokens", Offset: 24, Size: 4},
-		{Name: "experts", Offset: 28, Size: 4},
-		{Name: "k", Offset: 32, Size: 4},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "groups", Offset: 44, Size: 4},
+		{Name: "top_groups", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
 		{ID: 1, Name: "LANES", Default: 8},
 		{ID: 2, Name: "KEYS", Default: 2048},
 		{ID: 3, Name: "MODE", Default: 0},
+		{ID: 4, Name: "LIMITED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
 
 // TopkGatesPush holds the push constants of topk_gates.comp; uint64 members are device addresses.
 type TopkGatesPush struct {
-	Logits  uint64
-	Ids     uint64
-	Gates   uint64
-	Tokens  uint32
-	Experts uint32
-	K       uint32
+	Logits    uint64
+	Ids       uint64
+	Gates     uint64
+	Bias      uint64
+	Tokens    uint32
+	Experts   uint32
+	K         uint32
+	Groups    uint32
+	TopGroups uint32
+	Scale     float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c TopkGatesPush) Bytes() []byte {
-	b := make([]byte, 36)
+	b := make([]byte, 56)
 	putU64(b[0:], c.Logits)
 	putU64(b[8:], c.Ids)
 	putU64(b[16:], c.Gates)
-	putU32(b[24:], c.Tokens)
-	putU32(b[28:], c.Experts)
-	putU32(b[32:], c.K)
+	putU64(b[24:], c.Bias)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.K)
+	putU32(b[44:], c.Groups)
+	putU32(b[48:], c.TopGroups)
+	putU32(b[52:], math.Float32bits(c.Scale))
 	return b
 }
 
@@ -572,6 +960,7 @@ type TopkGatesSpec struct {
 	Lanes   uint32 // constant 1
 	Keys    uint32 // constant 2
 	Mode    uint32 // constant 3
+	Limited bool   // constant 4
 }
 
 // DefaultTopkGatesSpec returns the values in the source.
@@ -581,6 +970,7 @@ func DefaultTopkGatesSpec() TopkGatesSpec {
 		Lanes:   8,
 		Keys:    2048,
 		Mode:    0,
+		Limited: false,
 	}
 }
 
@@ -591,5 +981,87 @@ func (c TopkGatesSpec) Values() []uint32 {
 		c.Lanes,
 		c.Keys,
 		c.Mode,
+		bitsBool(c.Limited),
+	}
+}
+
+//go:embed spv/topk_gates_backward.spv
+var spvTopkGatesBackward []byte
+
+// TopkGatesBackward is topk_gates_backward.comp.
+var TopkGatesBackward = &kernel.Kernel{
+	Stem: "topk_gates_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvTopkGatesBackward),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "ids", Offset: 8, Size: 8},
+		{Name: "d_gates", Offset: 16, Size: 8},
+		{Name: "d_logits", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 8},
+		{ID: 2, Name: "MODE", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TopkGatesBackwardPush holds the push constants of topk_gates_backward.comp; uint64 members are device addresses.
+type TopkGatesBackwardPush struct {
+	Logits  uint64
+	Ids     uint64
+	DGates  uint64
+	DLogits uint64
+	Tokens  uint32
+	Experts uint32
+	K       uint32
+	Scale   float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TopkGatesBackwardPush) Bytes() []byte {
+	b := make([]byte, 48)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Ids)
+	putU64(b[16:], c.DGates)
+	putU64(b[24:], c.DLogits)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.K)
+	putU32(b[44:], math.Float32bits(c.Scale))
+	return b
+}
+
+// TopkGatesBackwardSpec holds the specialization constants of topk_gates_backward.comp.
+type TopkGatesBackwardSpec struct {
+	Threads    uint32 // constant 0
+	Lanes      uint32 // constant 1
+	Mode       uint32 // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultTopkGatesBackwardSpec returns the values in the source.
+func DefaultTopkGatesBackwardSpec() TopkGatesBackwardSpec {
+	return TopkGatesBackwardSpec{
+		Threads:    64,
+		Lanes:      8,
+		Mode:       0,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TopkGatesBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+		c.Mode,
+		bitsBool(c.Accumulate),
 	}
 }

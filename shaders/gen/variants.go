@@ -15,8 +15,14 @@ var variants = []variant{
 	{stem: "expert_histogram"},
 	{stem: "expert_scan"},
 	{stem: "expert_scatter"},
+	{stem: "jitter"},
+	{stem: "router_losses"},
+	{stem: "router_losses_backward"},
+	{stem: "router_stats"},
+	{stem: "router_stats_sum"},
 	{stem: "scatter2scatter", name: "f32", macros: []string{"STORAGE_F32"}},
 	{stem: "topk_gates"},
+	{stem: "topk_gates_backward"},
 }
 
 // options are the compiler's for every variant. SPIR-V 1.5 is what Vulkan 1.2 guarantees.
