@@ -114,7 +114,7 @@ func (r *Routing) legend(listed []int) []string {
 	return lines
 }
 
-// drawHeat draws gate weight as color over experts × position for the first characters of the text.
+// drawHeat draws gate weight as colour over experts × position for the first characters of the text.
 func (r *Routing) drawHeat(c *Canvas, l *layout) {
 	columns, plotHeight := l.heatColumns, l.heatRow*float64(r.Experts)
 	plotWidth := float64(columns) * heatColumn
@@ -152,7 +152,7 @@ func (r *Routing) drawHeat(c *Canvas, l *layout) {
 	r.drawScale(c, l, plotHeight)
 }
 
-// drawScale draws the color scale of the heat map with its end and middle values.
+// drawScale draws the colour scale of the heat map with its end and middle values.
 func (r *Routing) drawScale(c *Canvas, l *layout, plotHeight float64) {
 	x := width - margin - heatScale + 22
 	height := math.Min(plotHeight-22, 150)
