@@ -59,7 +59,7 @@ func (l *layout) loadBars() (x, full float64) {
 	return l.loadX + name, width - margin - l.loadX - name - figure
 }
 
-// drawLoad draws the experts' load as bars, which is also the legend of their colors.
+// drawLoad draws the experts' load as bars, which is also the legend of their colours.
 func (r *Routing) drawLoad(c *Canvas, l *layout) {
 	x0, full := l.loadBars()
 	c.heading(l.loadX, l.bodyY-13, width-margin-l.loadX, "Load", fmt.Sprintf("percent of all %s choices", Thousands(len(r.IDs))))
