@@ -59,7 +59,7 @@ func (l *layout) loadBars() (x, full float64) {
 	return l.loadX + name, width - margin - l.loadX - name - figure
 }
 
-// drawLoad draws the experts' load as bars, which is also the legend of their colors.
+// drawLoad draws the experts' load as bars, which is also the legend of their colours.
 func (r *Routing) drawLoad(c *Canvas, l *layout) {
 	x0, full := l.loadBars()
 	c.heading(l.loadX, l.bodyY-13, width-margin-l.loadX, "Load", fmt.Sprintf("percent of all %s choices", Thousands(len(r.IDs))))
@@ -114,7 +114,7 @@ func (r *Routing) legend(listed []int) []string {
 	return lines
 }
 
-// drawHeat draws gate weight as color over experts × position for the first characters of the text.
+// drawHeat draws gate weight as colour over experts × position for the first characters of the text.
 func (r *Routing) drawHeat(c *Canvas, l *layout) {
 	columns, plotHeight := l.heatColumns, l.heatRow*float64(r.Experts)
 	plotWidth := float64(columns) * heatColumn
@@ -152,7 +152,7 @@ func (r *Routing) drawHeat(c *Canvas, l *layout) {
 	r.drawScale(c, l, plotHeight)
 }
 
-// drawScale draws the color scale of the heat map with its end and middle values.
+// drawScale draws the colour scale of the heat map with its end and middle values.
 func (r *Routing) drawScale(c *Canvas, l *layout, plotHeight float64) {
 	x := width - margin - heatScale + 22
 	height := math.Min(plotHeight-22, 150)

@@ -33,7 +33,7 @@ type Card struct {
 	Bars    []Bar
 }
 
-// A Tone colors a card's value.
+// A Tone colours a card's value.
 type Tone uint8
 
 // The tones: a plain figure, one that passed its check, one that failed it.
@@ -96,7 +96,7 @@ const (
 	loadRows    = 18 // experts with a bar of their own; of more only the busiest have one
 	legendPitch = 16.0
 	heatLabel   = 36.0
-	heatScale   = 74.0 // room of the color scale right of the heat map
+	heatScale   = 74.0 // room of the colour scale right of the heat map
 	heatColumn  = 9.0
 	cardHeight  = 178.0
 )
@@ -138,7 +138,7 @@ type layout struct {
 	heatX, heatY float64
 	heatColumns  int
 	heatRow      float64
-	low, high    float64 // gate weights at the ends of the color scale
+	low, high    float64 // gate weights at the ends of the colour scale
 	cardsY       float64
 	height       float64
 }

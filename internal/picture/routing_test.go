@@ -34,7 +34,7 @@ func sample(text string, experts, k int) *Routing {
 
 const someText = "Light is propagated in time,\nspending in its passage from the Sun to us\nabout seven Minutes.\n"
 
-// probe is the color at a logical position.
+// probe is the colour at a logical position.
 func probe(img *image.RGBA, scale, x, y float64) color.RGBA {
 	return img.RGBAAt(int(math.Round(x*scale)), int(math.Round(y*scale)))
 }
@@ -92,7 +92,7 @@ func TestCharactersAreDrawnInTheirCells(t *testing.T) {
 	require.Equal(t, 0, inked(3), "nothing after the text")
 }
 
-// runLength counts the pixels of one color from a logical position to the right.
+// runLength counts the pixels of one colour from a logical position to the right.
 func runLength(img *image.RGBA, scale, x, y float64, fill color.RGBA) int {
 	n := 0
 	for px := int(math.Round(x * scale)); img.RGBAAt(px, int(math.Round(y*scale))) == fill; px++ {
