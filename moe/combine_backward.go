@@ -122,7 +122,7 @@ func gateDispatch(rec *vk.Recorder, r *Routing, a slotRows, rows [2]uint32, wide
 	dgates *vk.Tensor, reads []*vk.Tensor, c *vk.Tensor) error {
 	width := a.t.Dim(1)
 	wide = wide && quads(a.t, width)
-	team := chooseTeam(rec.Device().Adapter().Type == vk.Software, width, wide)
+	team := chooseTeam(software(rec.Device()), width, wide)
 	push.A, push.Dgates, push.Ids, push.Inverse = a.t.Address(), dgates.Address(), r.IDs.Address(), r.Inverse.Address()
 	push.Slots, push.Width, push.K = uint32(r.Slots()), uint32(width), uint32(r.K)
 	return record(rec, vk.Dispatch{

@@ -81,7 +81,7 @@ func groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *E
 	push.Experts = uint32(experts)
 	push.Flags |= bit(xtyAGrouped, a.grouped) | bit(xtyBGrouped, b.grouped) | bit(xtyAccumulate, accumulate) |
 		bit(xtyTable, table)
-	tile := xtyTile(rec.Device().Adapter().Type == vk.Software, m, n)
+	tile := xtyTile(software(rec.Device()), m, n)
 	return record(rec, vk.Dispatch{
 		Kernel: groupXTYKernels[[2]vk.DType{a.t.DType(), c.DType()}],
 		Spec: shaders.GroupXtySpec{Threads: uint32(tile.Threads()), BM: uint32(tile.BM), BN: uint32(tile.BN),

@@ -43,6 +43,11 @@ var All = []*kernel.Kernel{
 	GroupXtyBf16,
 	GroupXtyF16F32,
 	GroupXtyBf16F32,
+	Jitter,
+	RouterLosses,
+	RouterLossesBackward,
+	RouterStats,
+	RouterStatsSum,
 	Scatter2scatterF32,
 	Scatter2scatterF16,
 	Scatter2scatterBf16,
@@ -53,16 +58,17 @@ var All = []*kernel.Kernel{
 	Scatter2scatterBf16Bf16F32,
 	Scatter2scatterF32Bf16F32,
 	TopkGates,
+	TopkGatesBackward,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "61f3c48c9ae01a1752a991968c1412887a626e3307201343519c3714076d805e",
-	"activation.f16":                "59a6d3e5af76abe6421716c807e514700e0328c521316809dd09218372d5032a",
-	"activation.bf16":               "12a2eb86c5728b2b5db4d2696eb2ab9d34e8bf9b6d556bb9c5aa7eeaa6fe23e0",
-	"activation_backward.f32":       "f17bb2b671ad18aa288c50fb7f368d180f99f418d6b64979b4b6c60485d23d7f",
-	"activation_backward.f16":       "3c97757e49b85f81d8695850012894df86cb90db55e519c17a1fb2ad0b5870c6",
-	"activation_backward.bf16":      "48881897de2c09c8ff0572ee6a0c9c3abc365074591644baa6ca3d05e65c8a3f",
+	"activation.f32":                "7e8bdebe46bb7b302f0b0cbca3fb1aea5661eb349d59346919e404f6edfe36c6",
+	"activation.f16":                "ae6741c3236fdb83fe6c63d559693e303420a56e92a9cc43fe4050f5e2a1a01b",
+	"activation.bf16":               "ad4b716831f2d1bc872ebf5e6767985d028c0e95b312bd45b5a2c1820380bb92",
+	"activation_backward.f32":       "03f55d57385ec0932bceeb5fcfa8a60012b71451581003e0c658532565971e66",
+	"activation_backward.f16":       "945aab154f51e6199ad13651289ab0d14b4c78b991f62f4917876dc62d849940",
+	"activation_backward.bf16":      "9584dfefa86daf5e68e5082d91f8494ddcf76032d791bd1b3cde4e7511152e92",
 	"combine.f32":                   "ea5330c2a5b3dd41c592d0c883cc2f1615fe4bb4b545a38a23ea24b002c9822e",
 	"combine.f16":                   "3087765092ded95795cdbd6c99aff2448a9b7da4ab42622dd3b590e2db7d7c29",
 	"combine.bf16":                  "0dfaf4ee10b88ef3ce823278f9aa98679c100de2e479bd5817422762926d95b7",
@@ -86,6 +92,11 @@ var Sources = map[string]string{
 	"group_xty.bf16":                "56b5034faa990b55a94b397aa7e6774cf96e98a2d4bead769c86a079e364387c",
 	"group_xty.f16_f32":             "5c81a960bc616a164948e1b4c72ea2c3a726d0c06a8ab089074d735db7d1148d",
 	"group_xty.bf16_f32":            "470731cfd3b5b0f857c8dcb96d28b0a0f43274ab761d1bdc7fd938754defe25a",
+	"jitter":                        "8b5e54c1ace62398840616306a091740507d9f90166d42b8641de9f9dbe4c3ce",
+	"router_losses":                 "1e06c1bb7441f6ce2d085474487c40120664d1c876302d91a015efa745bb62fa",
+	"router_losses_backward":        "e9777a8f190c16d4325a6a1a6a13e30210271df2bed18a8fe324554fa5befed9",
+	"router_stats":                  "0690a8c94a4f28626630c905320d9f188954e48cffce01ae593358ee8951e003",
+	"router_stats_sum":              "b5a3ee05390abec0fe4d21ab4dbf1b68772ddb3028a947b6b4cfd10d7ec66bbe",
 	"scatter2scatter.f32":           "3529ad5b6924fc6a5cfa607817d32e503c235764be47ba28e1b23ae4a1fa9496",
 	"scatter2scatter.f16":           "f523ca806b45ff5561c6f0901e4d5f79eff3ea1679a87a2a21892fb7344ea10f",
 	"scatter2scatter.bf16":          "7e818476fccbd074c1872beacda8dee7ece6c6ba9fb6d5299b43d07116db7d55",
@@ -95,7 +106,8 @@ var Sources = map[string]string{
 	"scatter2scatter.f32_bf16_bf16": "162b9ab2067b1f6f8064328f705884356bffa0997da63270524c672363561fff",
 	"scatter2scatter.bf16_bf16_f32": "0201728dbb818610f33cbd5e3e9f5a8f593e5a5332d8d63534fe2fcd22d4ec5f",
 	"scatter2scatter.f32_bf16_f32":  "2305db6652b5e4e62305571a657915ebb107e6935945eeb6af15bf478f7d439c",
-	"topk_gates":                    "0e7173d5319c6b377f055734e7d77fd2fbfee693c0d60d1f5ecaf8d91732910a",
+	"topk_gates":                    "7bc046b45b9f7dc6c34c168c01478a8a694b97dd85b7e947edfaeb784f598142",
+	"topk_gates_backward":           "7a86616765e936e626bbc17b000c75c9a77e8cb22ea546466aec59b159bc277a",
 }
 
 //go:embed spv/activation.f32.spv
@@ -1485,6 +1497,368 @@ var GroupXtyBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/jitter.spv
+var spvJitter []byte
+
+// Jitter is jitter.comp.
+var Jitter = &kernel.Kernel{
+	Stem: "jitter", Variant: "",
+	SPIRV:     decodeOnce(&spvJitter),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// JitterPush holds the push constants of jitter.comp; uint64 members are device addresses.
+type JitterPush struct {
+	X      uint64
+	Y      uint64
+	Step   uint64
+	Seed   uint64
+	Stream uint32
+	Quads  uint32
+	Tail   uint32
+	Scale  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c JitterPush) Bytes() []byte {
+	b := make([]byte, 48)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.Step)
+	putU64(b[24:], c.Seed)
+	putU32(b[32:], c.Stream)
+	putU32(b[36:], c.Quads)
+	putU32(b[40:], c.Tail)
+	putU32(b[44:], math.Float32bits(c.Scale))
+	return b
+}
+
+// JitterSpec holds the specialization constants of jitter.comp.
+type JitterSpec struct {
+	Threads    uint32 // constant 0
+	Accumulate bool   // constant 1
+}
+
+// DefaultJitterSpec returns the values in the source.
+func DefaultJitterSpec() JitterSpec {
+	return JitterSpec{
+		Threads:    64,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c JitterSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/router_losses.spv
+var spvRouterLosses []byte
+
+// RouterLosses is router_losses.comp.
+var RouterLosses = &kernel.Kernel{
+	Stem: "router_losses", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterLosses),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "sums", Offset: 0, Size: 8},
+		{Name: "counts", Offset: 8, Size: 8},
+		{Name: "loss", Offset: 16, Size: 8},
+		{Name: "weights", Offset: 24, Size: 8},
+		{Name: "layers", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "balance", Offset: 44, Size: 4},
+		{Name: "z", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_LAYER", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterLossesPush holds the push constants of router_losses.comp; uint64 members are device addresses.
+type RouterLossesPush struct {
+	Sums    uint64
+	Counts  uint64
+	Loss    uint64
+	Weights uint64
+	Layers  uint32
+	Experts uint32
+	Tokens  uint32
+	Balance float32
+	Z       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterLossesPush) Bytes() []byte {
+	b := make([]byte, 52)
+	putU64(b[0:], c.Sums)
+	putU64(b[8:], c.Counts)
+	putU64(b[16:], c.Loss)
+	putU64(b[24:], c.Weights)
+	putU32(b[32:], c.Layers)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], math.Float32bits(c.Balance))
+	putU32(b[48:], math.Float32bits(c.Z))
+	return b
+}
+
+// RouterLossesSpec holds the specialization constants of router_losses.comp.
+type RouterLossesSpec struct {
+	Threads  uint32 // constant 0
+	PerLayer bool   // constant 1
+}
+
+// DefaultRouterLossesSpec returns the values in the source.
+func DefaultRouterLossesSpec() RouterLossesSpec {
+	return RouterLossesSpec{
+		Threads:  64,
+		PerLayer: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterLossesSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.PerLayer),
+	}
+}
+
+//go:embed spv/router_losses_backward.spv
+var spvRouterLossesBackward []byte
+
+// RouterLossesBackward is router_losses_backward.comp.
+var RouterLossesBackward = &kernel.Kernel{
+	Stem: "router_losses_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterLossesBackward),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "weights", Offset: 8, Size: 8},
+		{Name: "d_logits", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "experts", Offset: 28, Size: 4},
+		{Name: "z", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 8},
+		{ID: 2, Name: "SIGMOID", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterLossesBackwardPush holds the push constants of router_losses_backward.comp; uint64 members are device addresses.
+type RouterLossesBackwardPush struct {
+	Logits  uint64
+	Weights uint64
+	DLogits uint64
+	Tokens  uint32
+	Experts uint32
+	Z       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterLossesBackwardPush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Weights)
+	putU64(b[16:], c.DLogits)
+	putU32(b[24:], c.Tokens)
+	putU32(b[28:], c.Experts)
+	putU32(b[32:], math.Float32bits(c.Z))
+	return b
+}
+
+// RouterLossesBackwardSpec holds the specialization constants of router_losses_backward.comp.
+type RouterLossesBackwardSpec struct {
+	Threads    uint32 // constant 0
+	Lanes      uint32 // constant 1
+	Sigmoid    bool   // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultRouterLossesBackwardSpec returns the values in the source.
+func DefaultRouterLossesBackwardSpec() RouterLossesBackwardSpec {
+	return RouterLossesBackwardSpec{
+		Threads:    64,
+		Lanes:      8,
+		Sigmoid:    false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterLossesBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+		bitsBool(c.Sigmoid),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/router_stats.spv
+var spvRouterStats []byte
+
+// RouterStats is router_stats.comp.
+var RouterStats = &kernel.Kernel{
+	Stem: "router_stats", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterStats),
+	PushBytes: 32,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "partial", Offset: 8, Size: 8},
+		{Name: "tokens", Offset: 16, Size: 4},
+		{Name: "experts", Offset: 20, Size: 4},
+		{Name: "rows_per_block", Offset: 24, Size: 4},
+		{Name: "blocks", Offset: 28, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "SUMS", Default: 1024},
+		{ID: 2, Name: "SIGMOID", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterStatsPush holds the push constants of router_stats.comp; uint64 members are device addresses.
+type RouterStatsPush struct {
+	Logits       uint64
+	Partial      uint64
+	Tokens       uint32
+	Experts      uint32
+	RowsPerBlock uint32
+	Blocks       uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterStatsPush) Bytes() []byte {
+	b := make([]byte, 32)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Partial)
+	putU32(b[16:], c.Tokens)
+	putU32(b[20:], c.Experts)
+	putU32(b[24:], c.RowsPerBlock)
+	putU32(b[28:], c.Blocks)
+	return b
+}
+
+// RouterStatsSpec holds the specialization constants of router_stats.comp.
+type RouterStatsSpec struct {
+	Threads uint32 // constant 0
+	Sums    uint32 // constant 1
+	Sigmoid bool   // constant 2
+}
+
+// DefaultRouterStatsSpec returns the values in the source.
+func DefaultRouterStatsSpec() RouterStatsSpec {
+	return RouterStatsSpec{
+		Threads: 64,
+		Sums:    1024,
+		Sigmoid: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterStatsSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Sums,
+		bitsBool(c.Sigmoid),
+	}
+}
+
+//go:embed spv/router_stats_sum.spv
+var spvRouterStatsSum []byte
+
+// RouterStatsSum is router_stats_sum.comp.
+var RouterStatsSum = &kernel.Kernel{
+	Stem: "router_stats_sum", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterStatsSum),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "partial", Offset: 0, Size: 8},
+		{Name: "offsets", Offset: 8, Size: 8},
+		{Name: "sums", Offset: 16, Size: 8},
+		{Name: "counts", Offset: 24, Size: 8},
+		{Name: "experts", Offset: 32, Size: 4},
+		{Name: "blocks", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "COLUMNS", Default: 8},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterStatsSumPush holds the push constants of router_stats_sum.comp; uint64 members are device addresses.
+type RouterStatsSumPush struct {
+	Partial uint64
+	Offsets uint64
+	Sums    uint64
+	Counts  uint64
+	Experts uint32
+	Blocks  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterStatsSumPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.Partial)
+	putU64(b[8:], c.Offsets)
+	putU64(b[16:], c.Sums)
+	putU64(b[24:], c.Counts)
+	putU32(b[32:], c.Experts)
+	putU32(b[36:], c.Blocks)
+	return b
+}
+
+// RouterStatsSumSpec holds the specialization constants of router_stats_sum.comp.
+type RouterStatsSumSpec struct {
+	Threads uint32 // constant 0
+	Columns uint32 // constant 1
+}
+
+// DefaultRouterStatsSumSpec returns the values in the source.
+func DefaultRouterStatsSumSpec() RouterStatsSumSpec {
+	return RouterStatsSumSpec{
+		Threads: 64,
+		Columns: 8,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterStatsSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Columns,
+	}
+}
+
 //go:embed spv/scatter2scatter.f32.spv
 var spvScatter2scatterF32 []byte
 
@@ -1915,43 +2289,56 @@ var spvTopkGates []byte
 var TopkGates = &kernel.Kernel{
 	Stem: "topk_gates", Variant: "",
 	SPIRV:     decodeOnce(&spvTopkGates),
-	PushBytes: 36,
+	PushBytes: 56,
 	Push: []kernel.Field{
 		{Name: "logits", Offset: 0, Size: 8},
 		{Name: "ids", Offset: 8, Size: 8},
 		{Name: "gates", Offset: 16, Size: 8},
-		{Name: "tokens", Offset: 24, Size: 4},
-		{Name: "experts", Offset: 28, Size: 4},
-		{Name: "k", Offset: 32, Size: 4},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "groups", Offset: 44, Size: 4},
+		{Name: "top_groups", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
 		{ID: 1, Name: "LANES", Default: 8},
 		{ID: 2, Name: "KEYS", Default: 2048},
 		{ID: 3, Name: "MODE", Default: 0},
+		{ID: 4, Name: "LIMITED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
 
 // TopkGatesPush holds the push constants of topk_gates.comp; uint64 members are device addresses.
 type TopkGatesPush struct {
-	Logits  uint64
-	Ids     uint64
-	Gates   uint64
-	Tokens  uint32
-	Experts uint32
-	K       uint32
+	Logits    uint64
+	Ids       uint64
+	Gates     uint64
+	Bias      uint64
+	Tokens    uint32
+	Experts   uint32
+	K         uint32
+	Groups    uint32
+	TopGroups uint32
+	Scale     float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c TopkGatesPush) Bytes() []byte {
-	b := make([]byte, 36)
+	b := make([]byte, 56)
 	putU64(b[0:], c.Logits)
 	putU64(b[8:], c.Ids)
 	putU64(b[16:], c.Gates)
-	putU32(b[24:], c.Tokens)
-	putU32(b[28:], c.Experts)
-	putU32(b[32:], c.K)
+	putU64(b[24:], c.Bias)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.K)
+	putU32(b[44:], c.Groups)
+	putU32(b[48:], c.TopGroups)
+	putU32(b[52:], math.Float32bits(c.Scale))
 	return b
 }
 
@@ -1961,6 +2348,7 @@ type TopkGatesSpec struct {
 	Lanes   uint32 // constant 1
 	Keys    uint32 // constant 2
 	Mode    uint32 // constant 3
+	Limited bool   // constant 4
 }
 
 // DefaultTopkGatesSpec returns the values in the source.
@@ -1970,6 +2358,7 @@ func DefaultTopkGatesSpec() TopkGatesSpec {
 		Lanes:   8,
 		Keys:    2048,
 		Mode:    0,
+		Limited: false,
 	}
 }
 
@@ -1980,5 +2369,87 @@ func (c TopkGatesSpec) Values() []uint32 {
 		c.Lanes,
 		c.Keys,
 		c.Mode,
+		bitsBool(c.Limited),
+	}
+}
+
+//go:embed spv/topk_gates_backward.spv
+var spvTopkGatesBackward []byte
+
+// TopkGatesBackward is topk_gates_backward.comp.
+var TopkGatesBackward = &kernel.Kernel{
+	Stem: "topk_gates_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvTopkGatesBackward),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "ids", Offset: 8, Size: 8},
+		{Name: "d_gates", Offset: 16, Size: 8},
+		{Name: "d_logits", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 8},
+		{ID: 2, Name: "MODE", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TopkGatesBackwardPush holds the push constants of topk_gates_backward.comp; uint64 members are device addresses.
+type TopkGatesBackwardPush struct {
+	Logits  uint64
+	Ids     uint64
+	DGates  uint64
+	DLogits uint64
+	Tokens  uint32
+	Experts uint32
+	K       uint32
+	Scale   float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TopkGatesBackwardPush) Bytes() []byte {
+	b := make([]byte, 48)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Ids)
+	putU64(b[16:], c.DGates)
+	putU64(b[24:], c.DLogits)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.K)
+	putU32(b[44:], math.Float32bits(c.Scale))
+	return b
+}
+
+// TopkGatesBackwardSpec holds the specialization constants of topk_gates_backward.comp.
+type TopkGatesBackwardSpec struct {
+	Threads    uint32 // constant 0
+	Lanes      uint32 // constant 1
+	Mode       uint32 // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultTopkGatesBackwardSpec returns the values in the source.
+func DefaultTopkGatesBackwardSpec() TopkGatesBackwardSpec {
+	return TopkGatesBackwardSpec{
+		Threads:    64,
+		Lanes:      8,
+		Mode:       0,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TopkGatesBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+		c.Mode,
+		bitsBool(c.Accumulate),
 	}
 }

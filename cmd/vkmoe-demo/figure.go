@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"image"
 	"image/png"
 	"math"
 	"os"
@@ -45,9 +46,8 @@ func (p *outputPicture) commit(r *picture.Routing) error {
 	if err != nil {
 		return err
 	}
-	err = png.Encode(p.file, img)
 	// CreateTemp makes files that only their owner may read.
-	err = errors.Join(err, p.file.Chmod(0o644), p.file.Sync(), p.file.Close())
+	err = errors.Join(writePicture(p.file, img), p.file.Chmod(0o644), p.file.Close())
 	if err == nil {
 		err = os.Rename(p.file.Name(), p.path)
 	}
@@ -55,6 +55,14 @@ func (p *outputPicture) commit(r *picture.Routing) error {
 		return fmt.Errorf("cannot write the picture: %w", err)
 	}
 	return nil
+}
+
+// writePicture writes a PNG and waits until it is on the disk.
+func writePicture(f *os.File, img image.Image) error {
+	if err := png.Encode(f, img); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // discard removes the temporary file; after a commit there is none.
@@ -143,7 +151,7 @@ func (r *result) kernelCard() picture.Card {
 func (r *result) footer() string {
 	text := "github.com/vkmoe/vkmoe: cmd/vkmoe-demo. One token a character; "
 	if r.Options.Context > 0 {
-		text += fmt.Sprintf("the layer's input mixes in %g of the character before. ", r.Options.Context)
+		text += fmt.Sprintf("the layer's input mixes in %g of what came before. ", r.Options.Context)
 	} else {
 		text += "the layer's input is the character's embedding. "
 	}

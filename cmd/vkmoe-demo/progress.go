@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
@@ -38,8 +39,7 @@ func (p *barProgress) start(total int) {
 		progressbar.OptionSetItsString("submits"),
 		progressbar.OptionShowIts(),
 		progressbar.OptionSetWidth(30),
-		progressbar.OptionFullWidth(),
-		progressbar.OptionSetPredictTime(true),
+		progressbar.OptionThrottle(50*time.Millisecond),
 	)
 }
 

@@ -5,12 +5,12 @@ import (
 	"math"
 )
 
-// rgb makes an opaque color from 0xRRGGBB.
+// rgb makes an opaque colour from 0xRRGGBB.
 func rgb(hex uint32) color.RGBA {
 	return color.RGBA{R: uint8(hex >> 16), G: uint8(hex >> 8), B: uint8(hex), A: 0xff}
 }
 
-// The colors of everything that is not data.
+// The colours of everything that is not data.
 var (
 	paper    = rgb(0xffffff)
 	ink      = rgb(0x1b1f24)
@@ -23,14 +23,14 @@ var (
 	bad      = rgb(0xa8321a)
 )
 
-// experts holds the qualitative scheme "light" of Paul Tol's color schemes (SRON technical note EPS/TN/09-002),
-// made to stay distinct in color-blind vision and to carry black text. Its ninth color, the pale grey, is unrouted.
+// experts holds the qualitative scheme "light" of Paul Tol's colour schemes (SRON technical note EPS/TN/09-002),
+// made to stay distinct in colour-blind vision and to carry black text. Its ninth colour, the pale grey, is unrouted.
 var experts = [8]color.RGBA{
 	rgb(0x77aadd), rgb(0xee8866), rgb(0xeedd88), rgb(0x44bb99),
 	rgb(0xffaabb), rgb(0xbbcc33), rgb(0x99ddff), rgb(0xaaaa00),
 }
 
-// A Mark is a dark bar in an expert's cells. Eight colors do not name more than eight experts, so each further
+// A Mark is a dark bar in an expert's cells. Eight colours do not name more than eight experts, so each further
 // group of eight adds a mark: experts 0–7 have none, 8–15 a bar at the foot, 16–23 one at the head, 24–31 both.
 type Mark uint8
 
@@ -54,10 +54,10 @@ func ExpertLook(expert int) (color.RGBA, Mark) {
 }
 
 // heat holds the stops of the sequential scale, from a light to a dark blue whose lightness falls evenly, so that
-// the order of values survives color-blind vision and grey print.
+// the order of values survives colour-blind vision and grey print.
 var heat = [5]color.RGBA{rgb(0xcfe3f5), rgb(0x93c2e6), rgb(0x4f97cb), rgb(0x1f64a3), rgb(0x08305f)}
 
-// Heat returns the color of v in [0, 1] on the sequential scale; values outside are clamped and NaN is unrouted.
+// Heat returns the colour of v in [0, 1] on the sequential scale; values outside are clamped and NaN is unrouted.
 func Heat(v float64) color.RGBA {
 	if math.IsNaN(v) {
 		return unrouted

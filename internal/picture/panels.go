@@ -59,64 +59,62 @@ func (l *layout) loadBars() (x, full float64) {
 	return l.loadX + name, width - margin - l.loadX - name - figure
 }
 
-// drawLoad draws the experts' load as bars, which is also the legend of their colors.
+// drawLoad draws the experts' load as bars, which is also the legend of their colours.
 func (r *Routing) drawLoad(c *Canvas, l *layout) {
 	x0, full := l.loadBars()
 	c.heading(l.loadX, l.bodyY-13, width-margin-l.loadX, "Load", fmt.Sprintf("percent of all %s choices", Thousands(len(r.IDs))))
-	percent := func(count int) float64 { return 100 * float64(count) / float64(len(r.IDs)) }
-	rows := len(l.listed)
-	if l.rest > 0 {
-		rows++
-	}
-	bottom := l.bodyY + float64(rows)*barPitch
+	height := float64(len(l.listed)) * barPitch
 	for tick := 0.0; tick <= l.axisMax+1e-9; tick += l.axisStep {
 		x := x0 + full*tick/l.axisMax
-		c.Rect(x-0.5, l.bodyY, 1, bottom-l.bodyY, hairline)
-		c.Text(x, bottom+14, strconv.FormatFloat(tick, 'g', 4, 64), Regular, 12, Center, soft)
+		c.Rect(x-0.5, l.bodyY, 1, height, hairline)
+		c.Text(x, l.bodyY+height+14, strconv.FormatFloat(tick, 'g', 4, 64), Regular, 12, Center, soft)
 	}
-	load, left := r.Load(), len(r.IDs)
-	row := func(i, expert, count int, label string) {
-		y := l.bodyY + float64(i)*barPitch + (barPitch-barHeight)/2
-		if expert >= 0 {
-			c.cell(l.loadX, y, 11, barHeight, expert)
-		}
-		c.Text(l.loadX+16, y+11, label, Bold, 12.5, Left, ink)
-		c.cell(x0, y, full*percent(count)/l.axisMax, barHeight, expert)
-		c.Text(width-margin, y+11, fmt.Sprintf("%.1f %%", percent(count)), Regular, 12.5, Right, ink)
-	}
+	load := r.Load()
 	for i, e := range l.listed {
-		row(i, e, load[e], "E"+strconv.Itoa(e))
-		left -= load[e]
+		y := l.bodyY + float64(i)*barPitch + (barPitch-barHeight)/2
+		share := r.percent(load[e])
+		c.cell(l.loadX, y, 11, barHeight, e)
+		c.Text(l.loadX+16, y+11, "E"+strconv.Itoa(e), Bold, 12.5, Left, ink)
+		c.cell(x0, y, full*share/l.axisMax, barHeight, e)
+		c.Text(width-margin, y+11, fmt.Sprintf("%.1f %%", share), Regular, 12.5, Right, ink)
 	}
-	if l.rest > 0 {
-		row(rows-1, -1, left, "rest")
+	if even := 100 / float64(r.Experts); even <= l.axisMax {
+		c.Dashed(x0+full*even/l.axisMax, l.bodyY, height, 1.5, ink)
 	}
-	even := 100 / float64(r.Experts)
-	if even <= l.axisMax {
-		c.Dashed(x0+full*even/l.axisMax, l.bodyY, bottom-l.bodyY, 1.5, ink)
-		c.Text(l.loadX, bottom+32, fmt.Sprintf("dashed line: even load, %.3g %%", even), Regular, 12, Left, soft)
-	}
-	if r.Experts > len(experts) {
-		c.Text(l.loadX, bottom+49, markNote(r.Experts), Regular, 12, Left, soft)
+	for i, line := range l.legend {
+		c.Text(l.loadX, l.bodyY+height+34+legendPitch*float64(i), line, Regular, 12, Left, soft)
 	}
 }
 
-// markNote says which experts the marks stand for.
-func markNote(count int) string {
-	note := fmt.Sprintf("dark foot: E8 to E%d", min(count, 16)-1)
-	if count > 16 {
-		note += fmt.Sprintf(", head: E16 to E%d", min(count, 24)-1)
+// percent is the share of a number of choices in all there are.
+func (r *Routing) percent(count int) float64 { return 100 * float64(count) / float64(len(r.IDs)) }
+
+// legend returns the lines below the load's bars: the experts without a bar, the dashed line and the marks.
+func (r *Routing) legend(listed []int) []string {
+	var lines []string
+	if rest := r.Experts - len(listed); rest > 0 {
+		load, count := r.Load(), 0
+		for _, n := range load {
+			count += n
+		}
+		for _, e := range listed {
+			count -= load[e]
+		}
+		lines = append(lines, fmt.Sprintf("the %s other experts: %.1f %%", Thousands(rest), r.percent(count)))
 	}
-	if count > 24 {
-		note += fmt.Sprintf(", both: E24 to E%d", min(count, 32)-1)
+	lines = append(lines, fmt.Sprintf("dashed line: even load, %.4g %%", 100/float64(r.Experts)))
+	for mark, name := range [...]string{FootMark: "dark foot", HeadMark: "dark head", FootAndHeadMark: "dark foot and head"} {
+		if first := mark * len(experts); mark != int(NoMark) && first < r.Experts {
+			lines = append(lines, fmt.Sprintf("%s: E%d to E%d", name, first, min(r.Experts, first+len(experts))-1))
+		}
 	}
-	if count > DistinctExperts {
-		note += "; then again"
+	if r.Experts > DistinctExperts {
+		lines[len(lines)-1] += ", then again"
 	}
-	return note
+	return lines
 }
 
-// drawHeat draws gate weight as color over experts × position for the first characters of the text.
+// drawHeat draws gate weight as colour over experts × position for the first characters of the text.
 func (r *Routing) drawHeat(c *Canvas, l *layout) {
 	columns, plotHeight := l.heatColumns, l.heatRow*float64(r.Experts)
 	plotWidth := float64(columns) * heatColumn
@@ -144,15 +142,17 @@ func (r *Routing) drawHeat(c *Canvas, l *layout) {
 	every := max(1, int(math.Ceil(12/l.heatRow)))
 	for e := 0; e < r.Experts; e += every {
 		y := l.heatY + (float64(e)+0.5)*l.heatRow
-		c.Text(l.heatX-18, y+4.2, "E"+strconv.Itoa(e), Bold, 11.5, Right, ink)
+		at := l.heatX - 5
 		if every == 1 {
 			c.cell(l.heatX-14, y-l.heatRow/2, 10, l.heatRow-1, e)
+			at = l.heatX - 18
 		}
+		c.Text(at, y+4.2, "E"+strconv.Itoa(e), Bold, 11.5, Right, ink)
 	}
 	r.drawScale(c, l, plotHeight)
 }
 
-// drawScale draws the color scale of the heat map with its end and middle values.
+// drawScale draws the colour scale of the heat map with its end and middle values.
 func (r *Routing) drawScale(c *Canvas, l *layout, plotHeight float64) {
 	x := width - margin - heatScale + 22
 	height := math.Min(plotHeight-22, 150)

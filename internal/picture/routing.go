@@ -33,7 +33,7 @@ type Card struct {
 	Bars    []Bar
 }
 
-// A Tone colors a card's value.
+// A Tone colours a card's value.
 type Tone uint8
 
 // The tones: a plain figure, one that passed its check, one that failed it.
@@ -93,9 +93,10 @@ const (
 	panelGap    = 30.0
 	barHeight   = 13.5
 	barPitch    = 20.5
-	loadRows    = 18 // experts listed one by one; with more of them the last row sums up the rest
+	loadRows    = 18 // experts with a bar of their own; of more only the busiest have one
+	legendPitch = 16.0
 	heatLabel   = 36.0
-	heatScale   = 74.0 // room of the color scale right of the heat map
+	heatScale   = 74.0 // room of the colour scale right of the heat map
 	heatColumn  = 9.0
 	cardHeight  = 178.0
 )
@@ -131,13 +132,13 @@ type layout struct {
 	bodyHeight   float64
 	loadX        float64
 	listed       []int // experts of the load panel, in drawing order
-	rest         int   // experts that its last row sums up
+	legend       []string
 	axisMax      float64
 	axisStep     float64 // both in percent
 	heatX, heatY float64
 	heatColumns  int
 	heatRow      float64
-	low, high    float64 // gate weights at the ends of the color scale
+	low, high    float64 // gate weights at the ends of the colour scale
 	cardsY       float64
 	height       float64
 }
@@ -145,16 +146,13 @@ type layout struct {
 // plan computes the layout.
 func (r *Routing) plan() layout {
 	l := layout{glyphs: wrap(r.Text, textColumns, textRows), bodyY: 142, loadX: margin + textColumns*charWidth + panelGap}
-	l.listed, l.rest = r.listed()
-	rows := len(l.listed)
-	if l.rest > 0 {
-		rows++
-	}
+	l.listed = r.listed()
+	l.legend = r.legend(l.listed)
 	lines := float64(l.glyphs[len(l.glyphs)-1].row + 1)
-	l.bodyHeight = math.Max(lines*lineHeight, float64(rows)*barPitch+52)
+	l.bodyHeight = math.Max(lines*lineHeight, float64(len(l.listed))*barPitch+22+legendPitch*float64(len(l.legend)))
 	var top float64
 	for _, count := range r.Load() {
-		top = math.Max(top, 100*float64(count)/float64(len(r.IDs)))
+		top = math.Max(top, r.percent(count))
 	}
 	l.axisStep = niceStep(top / 4)
 	l.axisMax = l.axisStep * math.Max(1, math.Ceil(top/l.axisStep-1e-9))
@@ -167,19 +165,18 @@ func (r *Routing) plan() layout {
 	return l
 }
 
-// listed returns the experts that the load panel names, all in order where they fit, else the busiest; and how many
-// are left over.
-func (r *Routing) listed() (names []int, rest int) {
-	names = make([]int, r.Experts)
+// listed returns the experts that have a bar in the load panel: all in order where they fit, else the busiest.
+func (r *Routing) listed() []int {
+	names := make([]int, r.Experts)
 	for e := range names {
 		names[e] = e
 	}
 	if r.Experts <= loadRows {
-		return names, 0
+		return names
 	}
 	load := r.Load()
 	sort.SliceStable(names, func(a, b int) bool { return load[names[a]] > load[names[b]] })
-	return names[:loadRows-1], r.Experts - (loadRows - 1)
+	return names[:loadRows]
 }
 
 // gateRange returns the smallest and the largest gate weight of the first tokens, NaN aside.

@@ -1,38 +1,59 @@
 package ref
 
-// GatesBackward returns d loss / d logits [T,E] from dGates [T,k], for the experts ids [T,k] chosen under logits [T,E]; the
-// choice itself has no gradient.
-//
-// SoftmaxTopK, p = softmax(logits): dl[e] = p[e]·(dp[e] − Σ_f p[f]·dp[f]) with dp = dGates at the chosen experts, else 0.
-// The other two modes are a softmax over the chosen logits alone (dividing by the sum cancels the others), so unchosen
-// experts have gradient 0 and the same formula holds with the gates for p. Rows with NaN gates have NaN gradients
-// wherever the formula touches them. Abs is p[e]·(|dp[e]| + Σ_f p[f]·|dp[f]|).
+import "math"
+
+// GatesBackward is RouterGatesBackward of a router that only has a mode.
 func GatesBackward[L, D Float](mode RouterMode, logits []L, ids []int32, dGates []D, tokens, experts, k int) Result {
-	requireLen("GatesBackward", "dGates", len(dGates), tokens*k)
-	gates := GatesOf(mode, logits, ids, tokens, experts, k)
-	res := newResult(tokens * experts)
+	return RouterGatesBackward(Router{Mode: mode, Experts: experts, K: k}, logits, ids, dGates, tokens)
+}
+
+// RouterGatesBackward returns d loss / d logits [T,E] from dGates [T,K], for the experts ids [T,K] chosen under logits
+// [T,E]. The choice itself has no gradient, so neither has a bias. With c the scale, g the gates before scaling and
+// D = Σ_j dGates_j·g_j:
+//
+//	SoftmaxTopK                   dLogits_e = c·p_e·(dGates_e − D), p the softmax, dGates_e = 0 for experts not chosen
+//	SoftmaxTopKNorm, TopKSoftmax  dLogits_e = c·g_e·(dGates_e − D) for chosen e, else 0
+//	SigmoidTopK                   dLogits_e = c·(1 − s_e)·g_e·dGates_e for chosen e, else 0; s the score
+//	SigmoidTopKNorm               dLogits_e = c·(1 − s_e)·g_e·(dGates_e − D) for chosen e, else 0
+//
+// Normalizing a softmax cancels the unchosen experts, so the middle two modes are one formula. Rows with NaN gates have
+// NaN gradients wherever the formula touches them. Abs is the same with sums of absolute values.
+func RouterGatesBackward[L, D Float](r Router, logits []L, ids []int32, dGates []D, tokens int) Result {
+	requireLen("RouterGatesBackward", "dGates", len(dGates), tokens*r.K)
+	unscaled := r
+	unscaled.Scale = 1
+	gates := RouterGates(unscaled, logits, ids, tokens)
+	res := newResult(tokens * r.Experts)
 	for t := range tokens {
-		chosen, dg := ids[t*k:(t+1)*k], Widen(dGates[t*k:(t+1)*k])
-		var inner, scale float64
-		for j := range dg {
-			inner += gates[t*k+j] * dg[j]
-			scale += gates[t*k+j] * max(dg[j], -dg[j])
-		}
-		y, abs := res.Y[t*experts:(t+1)*experts], res.Abs[t*experts:(t+1)*experts]
-		if mode == SoftmaxTopK {
-			all := make([]int32, experts)
-			for e := range all {
-				all[e] = int32(e)
-			}
-			p := GatesOf(mode, logits[t*experts:(t+1)*experts], all, 1, experts, experts)
-			for e := range y {
-				y[e], abs[e] = -p[e]*inner, p[e]*scale
-			}
-		}
-		for j, e := range chosen {
-			y[e] = gates[t*k+j] * (dg[j] - inner)
-			abs[e] = gates[t*k+j] * (max(dg[j], -dg[j]) + scale)
-		}
+		first, end := t*r.K, (t+1)*r.K
+		row := Widen(logits[t*r.Experts : (t+1)*r.Experts])
+		out := Result{res.Y[t*r.Experts : (t+1)*r.Experts], res.Abs[t*r.Experts : (t+1)*r.Experts]}
+		r.gatesBackwardRow(row, ids[first:end], gates[first:end], Widen(dGates[first:end]), out)
 	}
 	return res
+}
+
+func (r Router) gatesBackwardRow(row []float64, ids []int32, gates, dGates []float64, out Result) {
+	var inner, scale float64
+	for j, g := range gates {
+		inner += g * dGates[j]
+		scale += g * math.Abs(dGates[j])
+	}
+	switch r.Mode {
+	case SigmoidTopK:
+		inner, scale = 0, 0
+	case SoftmaxTopK:
+		for e, p := range routerSoftmax(row) {
+			out.Y[e] = -r.scale() * p * inner
+			out.Abs[e] = math.Abs(r.scale()) * p * scale
+		}
+	}
+	for j, e := range ids {
+		factor := r.scale() * gates[j]
+		if r.Mode.Sigmoid() {
+			factor *= sigmoid(-row[e]) // 1 − s without cancellation
+		}
+		out.Y[e] = factor * (dGates[j] - inner)
+		out.Abs[e] = math.Abs(factor) * (math.Abs(dGates[j]) + scale)
+	}
 }

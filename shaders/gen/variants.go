@@ -22,9 +22,11 @@ var variants = slices.Concat(
 	widening("group_sum"),
 	storages("group_xty"),
 	widening("group_xty"),
+	[]variant{{stem: "jitter"}, {stem: "router_losses"}, {stem: "router_losses_backward"}, {stem: "router_stats"},
+		{stem: "router_stats_sum"}},
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
-	[]variant{{stem: "topk_gates"}},
+	[]variant{{stem: "topk_gates"}, {stem: "topk_gates_backward"}},
 )
 
 // storages are the variants of a stem whose operands are all of the storage dtype: f32, f16, bf16.
