@@ -48,6 +48,7 @@ func (c MLPConfig) Validate() error {
 		inRange("MLPConfig", "TopK", c.TopK, 1, min(c.Experts, MaxTopK)),
 		inRange("MLPConfig", "Width", c.Width, 1, maxWidth),
 		inRange("MLPConfig", "Hidden", c.Hidden, 1, maxWidth/2),
+		inRange("MLPConfig", "Activation", int(c.Activation), 0, len(activations)-1),
 		c.activation().Validate(),
 		storageDType("MLPConfig", c.DType),
 		inRange("MLPConfig", "SharedHidden", c.SharedHidden, 0, maxWidth/2),

@@ -76,7 +76,6 @@ func (m *MLP) ForwardRouted(rec *vk.Recorder, r *Routing, x, y *vk.Tensor) (*MLP
 
 // ForwardWith is Forward with options.
 func (m *MLP) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions) (*MLPSaved, error) {
-	const op = "MLP.Forward"
 	tokens, err := m.check(rec.Device(), x, y, o)
 	if err != nil {
 		return nil, rec.Fail(err)
@@ -116,16 +115,17 @@ func (m *MLP) expertsForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions
 		hs, slots = saved, saved
 	}
 	columns := c.Activation.columns(c.Hidden)
-	var z, y2 *vk.Tensor
-	if o.Save == SaveNothing {
+	var z, h, y2 *vk.Tensor
+	switch {
+	case o.Save != SaveNothing:
+		z, h, y2 = zs.take(r.Slots(), columns), hs.take(r.Slots(), c.Hidden), slots.take(r.Slots(), c.Width)
+	case c.Activation.Gated():
 		// Z is done with when Slots begins: they take turns.
 		z, y2 = space.shared(r.Slots(), columns, c.Width)
-	} else {
-		z = zs.take(r.Slots(), columns)
-	}
-	h := hs.take(r.Slots(), c.Hidden)
-	if y2 == nil {
-		y2 = slots.take(r.Slots(), c.Width)
+		h = space.take(r.Slots(), c.Hidden)
+	default:
+		z, y2 = space.take(r.Slots(), columns), space.take(r.Slots(), c.Width)
+		h = z // element by element in place
 	}
 	if rec.Err() != nil {
 		return rec.Err()
@@ -133,7 +133,8 @@ func (m *MLP) expertsForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions
 	if err := m.Up.Forward(rec, r, x, z, LinearOptions{Out: Grouped}); err != nil {
 		return err
 	}
-	if err := activate(rec, "MLP.Forward", c.activation(), z, h); err != nil {
+	f := activations[c.Activation]
+	if err := activationDispatch(rec, c.activation(), f.mode, f.gated, z, h); err != nil {
 		return err
 	}
 	if err := m.Down.Forward(rec, r, h, y2, LinearOptions{In: Grouped}); err != nil {
