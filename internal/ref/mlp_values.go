@@ -124,12 +124,15 @@ func transposed(a []float64, rows, columns int) []float64 {
 // sums.
 func addProduct(c, a, b []float64, m, n, k int) {
 	for i := 0; i+4 <= m; i += 4 {
-		a0, a1, a2, a3 := a[i*k:(i+1)*k], a[(i+1)*k:(i+2)*k], a[(i+2)*k:(i+3)*k], a[(i+3)*k:(i+4)*k]
 		for j := 0; j+2 <= n; j += 2 {
-			b0, b1 := b[j*k:(j+1)*k], b[(j+1)*k:(j+2)*k]
+			// All slices have the length of b0, which lets the compiler drop the bounds checks.
+			b0 := b[j*k : (j+1)*k]
+			b1 := b[(j+1)*k:][:len(b0)]
+			a0, a1 := a[i*k:][:len(b0)], a[(i+1)*k:][:len(b0)]
+			a2, a3 := a[(i+2)*k:][:len(b0)], a[(i+3)*k:][:len(b0)]
 			var s00, s01, s10, s11, s20, s21, s30, s31 float64
-			for p := range k {
-				x, y := b0[p], b1[p]
+			for p, x := range b0 {
+				y := b1[p]
 				s00 += a0[p] * x
 				s01 += a0[p] * y
 				s10 += a1[p] * x
