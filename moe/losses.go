@@ -120,9 +120,12 @@ func sumsOfLayer(r *Routing, sums, counts *vk.Tensor, l int) (*RouterSums, error
 	return s, err
 }
 
+// maxLossLayers keeps the loops over layers of router_losses below maxLoop.
+const maxLossLayers = 2048
+
 func checkLosses(dev *vk.Device, layers []RoutedLayer, cfg LossConfig) error {
 	const op = "Losses"
-	if err := firstError(cfg.validate(), inRange(op, "layers", len(layers), 1, 1<<20)); err != nil {
+	if err := firstError(cfg.validate(), inRange(op, "layers", len(layers), 1, maxLossLayers)); err != nil {
 		return err
 	}
 	for l, layer := range layers {
@@ -176,7 +179,7 @@ func lossesBackward(rec *vk.Recorder, layer RoutedLayer, cfg LossConfig, weights
 	if !accumulate {
 		reads = reads[:2]
 	}
-	lanes := topKLanes(rec.Device(), r.Experts)
+	lanes := topKLanes(software(rec.Device()), r.Experts)
 	rec.Dispatch(vk.Dispatch{
 		Kernel: shaders.RouterLossesBackward,
 		Spec: shaders.RouterLossesBackwardSpec{Threads: topKThreads, Lanes: uint32(lanes), Sigmoid: r.sigmoid(),
