@@ -34,7 +34,7 @@ check: need
 	@scripts/check.sh
 
 demo: build
-	@out/vkmoe-demo $(ARGS)
+	@out/vkmoe-demo --out out $(ARGS)
 
 generate:
 	@scripts/glslang.sh

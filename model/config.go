@@ -106,7 +106,7 @@ func parseMixtral(c *Config, f *fields) {
 
 func parseOLMoE(c *Config, f *fields) {
 	c.common(f, "num_experts", "intermediate_size")
-	c.Router = f.normalised()
+	c.Router = f.normTopKProb()
 }
 
 func parseGraniteMoE(c *Config, f *fields) {
@@ -121,7 +121,7 @@ func parseQwen3MoE(c *Config, f *fields) {
 		experts = "num_local_experts"
 	}
 	c.common(f, experts, "moe_intermediate_size")
-	c.Router = f.normalised()
+	c.Router = f.normTopKProb()
 
 	step := 1
 	if f.has("decoder_sparse_step") {
@@ -208,8 +208,8 @@ func (f *fields) text(field, absent string) string {
 	return v
 }
 
-// normalised reads norm_topk_prob, false when absent as in transformers' own defaults.
-func (f *fields) normalised() moe.RouterMode {
+// normTopKProb reads norm_topk_prob, false when absent as in transformers' own defaults.
+func (f *fields) normTopKProb() moe.RouterMode {
 	var norm bool
 	if f.has("norm_topk_prob") {
 		if err := json.Unmarshal(f.values["norm_topk_prob"], &norm); err != nil {

@@ -91,15 +91,13 @@ func activate(rec *vk.Recorder, op string, a Activation, interleaved bool, z, h 
 		return rec.Fail(err)
 	}
 	shape := chooseElementwise(width, quads(z, width) && quads(h, width))
-	rec.Dispatch(vk.Dispatch{
+	return record(rec, vk.Dispatch{
 		Kernel: activationKernels[h.DType()],
 		Spec: shaders.ActivationSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
 			Mode: activations[a].mode, Gated: a.Gated(), Interleaved: interleaved}.Values(),
 		Push:   shaders.ActivationPush{Z: z.Address(), H: h.Address(), Rows: uint32(rows), Width: uint32(width)}.Bytes(),
-		Linear: shape.groups(rows, width),
 		Reads:  []*vk.Tensor{z},
 		Writes: []*vk.Tensor{h},
 		FLOPs:  20 * float64(rows) * float64(width),
-	})
-	return rec.Err()
+	}, shape.groups(rows, width))
 }

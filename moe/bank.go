@@ -121,6 +121,9 @@ func (b *ExpertBank) Experts() int { return b.shape[0] }
 // DType is the element type.
 func (b *ExpertBank) DType() vk.DType { return b.parts[0].DType() }
 
+// Device is the device that the bank lives on.
+func (b *ExpertBank) Device() *vk.Device { return b.parts[0].Device() }
+
 // Elements is the number of elements of all experts.
 func (b *ExpertBank) Elements() int {
 	n := 1

@@ -37,16 +37,14 @@ func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layo
 		return rec.Fail(err)
 	}
 	shape := chooseElementwise(width, quads(y, width) && quads(out, width))
-	rec.Dispatch(vk.Dispatch{
+	return record(rec, vk.Dispatch{
 		Kernel: combineKernels[out.DType()],
 		Spec: shaders.CombineSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
 			Grouped: layout == Grouped}.Values(),
 		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address(),
 			Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K)}.Bytes(),
-		Linear: shape.groups(r.Tokens, width),
 		Reads:  []*vk.Tensor{y, gates, r.Inverse},
 		Writes: []*vk.Tensor{out},
 		FLOPs:  2 * float64(r.Slots()) * float64(width),
-	})
-	return rec.Err()
+	}, shape.groups(r.Tokens, width))
 }

@@ -13,8 +13,12 @@ const MaxExperts = 1024
 // MaxTopK is the largest number of experts that a router chooses per token.
 const MaxTopK = 64
 
-// maxWidth bounds the widths of a linear map, so that a row's size in bytes fits 32 bits.
-const maxWidth = 1 << 28
+// maxWidth bounds the widths of linear maps. A row's size in bytes must fit 32 bits, and lavapipe ends a shader's loops
+// without a word after 65,535 iterations (LP_MAX_TGSI_LOOP_ITERATIONS in Mesa), which is 16 inputs each.
+const maxWidth = 1 << 19
+
+// maxLoop is that number of iterations.
+const maxLoop = 65535
 
 // An ExpertIDError is an expert id outside [0, Experts). Of several it names the one with the lowest slot.
 type ExpertIDError struct {
@@ -90,6 +94,16 @@ func checkApart(op, outArg string, out *vk.Tensor, inputs map[string]*vk.Tensor)
 // quads reports whether a matrix of this width at this address can be read four values at a time.
 func quads(t *vk.Tensor, width int) bool {
 	return width%4 == 0 && t.Address()%(4*t.DType().Bytes()) == 0
+}
+
+// record dispatches n work-groups, refusing counts that the kernels' 32-bit group ids cannot tell apart.
+func record(rec *vk.Recorder, d vk.Dispatch, n uint64) error {
+	if n >= 1<<31 {
+		return rec.Fail(&vk.ShapeError{Op: d.Kernel.Name(), Arg: "work-groups", Want: "fewer than 2^31", Got: fmt.Sprint(n)})
+	}
+	d.Linear = n
+	rec.Dispatch(d)
+	return rec.Err()
 }
 
 // ceilDiv is ⌈a/b⌉.

@@ -63,8 +63,8 @@ type MLP struct {
 	Down   *ParallelLinear // H → D
 }
 
-// NewMLP allocates the layer's weights, E·D + E·D·(H or 2H) + E·H·D values and the biases; they are undefined until
-// uploaded. It fails with a *ConfigError or vk.ErrOutOfMemory.
+// NewMLP allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. It fails with a
+// *ConfigError or vk.ErrOutOfMemory.
 func NewMLP(dev *vk.Device, cfg MLPConfig) (*MLP, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -102,11 +102,10 @@ type MLPSaved struct {
 	Slots   *vk.Tensor // [T·K,D] scattered: the experts' results before the gates
 }
 
-// Forward records y = MLP(x) for x and y [T,D] of the layer's dtype: router, choice, grouping, scattered to grouped linear, activation,
-// grouped to scattered linear, and the weighted sum; nine dispatches in one submission.
+// Forward records y = MLP(x) for x and y [T,D] of the layer's dtype: router, choice, grouping, scattered to grouped linear,
+// activation, grouped to scattered linear, and the weighted sum; nine dispatches in one submission.
 //
-// It takes 4·T·E + w·T·K·((H or 2H) + H + D) bytes of scratch beside the routing's, w being the dtype's bytes, and with
-// Discard at most 4·T·E + w·T·K·max((H or 2H) + H, H + D), where buffers of like size follow each other.
+// It takes ScratchBytes of scratch, or less with Discard. Errors: see the package.
 func (m *MLP) Forward(rec *vk.Recorder, x, y *vk.Tensor) (*MLPSaved, error) {
 	tokens, err := m.check(rec.Device(), x, y)
 	if err != nil {
@@ -128,6 +127,32 @@ func (m *MLP) Forward(rec *vk.Recorder, x, y *vk.Tensor) (*MLPSaved, error) {
 		saved.Logits = logits
 	}
 	return saved, err
+}
+
+// WeightBytes is the device memory of the layer's weights: E·D + E·D·(H or 2H) + E·H·D values of the layer's dtype and the
+// biases. A bank that takes more than one tensor has 8·E bytes more.
+func (c MLPConfig) WeightBytes() uint64 {
+	experts, width, hidden := uint64(c.Experts), uint64(c.Width), uint64(c.Hidden)
+	up := uint64(c.Activation.columns(c.Hidden))
+	n := experts*width + experts*width*up + experts*hidden*width
+	if c.RouterBias {
+		n += experts
+	}
+	if c.Bias {
+		n += experts * (up + width)
+	}
+	return c.DType.Bytes() * n
+}
+
+// ScratchBytes is the device memory that Forward takes from the recorder for this many tokens, without Discard:
+// 4·T·E + w·T·K·((H or 2H) + H + D) bytes, w being the dtype's, and the routing's (see Route), each tensor rounded up to 256.
+// Comparing it with vk.MemoryStats tells beforehand whether a batch fits.
+func (m *MLP) ScratchBytes(tokens int) uint64 {
+	c := m.Config
+	slots := tokens * c.TopK
+	perSlot := uint64(c.Activation.columns(c.Hidden) + c.Hidden + c.Width)
+	return 4*uint64(tokens)*uint64(c.Experts) + c.DType.Bytes()*uint64(slots)*perSlot +
+		routingBytes(slots, c.Experts, chooseBlockM(m.Up.Weight.Device(), slots, c.Experts))
 }
 
 // ForwardRouted is Forward with the experts chosen by the caller, for example by RouteIDs; the router's weights are not

@@ -171,9 +171,8 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
 	}
-	l.dispatch(rec, tile, push, r.TileBound, r.Slots(), x, y,
+	return l.dispatch(rec, tile, push, r.TileBound, r.Slots(), x, y,
 		opts.Gates, r.Order, r.Offsets, r.Tiles, r.TileArgs)
-	return rec.Err()
 }
 
 // Dense records y = x·Wᵀ + b for x [rows,In] and y [rows,Out], each of the layer's dtype or F32; the layer must have one
@@ -202,8 +201,7 @@ func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), rows, 1, l.Config.Out)
 	}
-	l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y)
-	return rec.Err()
+	return l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y)
 }
 
 // The bits of scatter2scatter's flags.
@@ -231,7 +229,7 @@ func (l *ParallelLinear) push(x, y *vk.Tensor) shaders.Scatter2scatterPush {
 
 // dispatch records the kernel on at most tiles tiles of rows; reads are the tensors beside x and the weights.
 func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scatter2scatterPush, tiles, rows int,
-	x, y *vk.Tensor, reads ...*vk.Tensor) {
+	x, y *vk.Tensor, reads ...*vk.Tensor) error {
 	spec := tile.spec()
 	spec.XQuads = quads(x, l.Config.In)
 	spec.Transposed = l.Config.InOut
@@ -240,16 +238,15 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	if label == "" {
 		label = "scatter2scatter"
 	}
-	rec.Dispatch(vk.Dispatch{
+	return record(rec, vk.Dispatch{
 		Kernel: linearKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}],
 		Spec:   spec.Values(),
 		Push:   push.Bytes(),
-		Linear: uint64(tiles) * uint64(ceilDiv(l.Config.Out, tile.BN)),
 		Reads:  slices.Concat(reads, []*vk.Tensor{x}, l.Weight.tensors(), l.Bias.tensors()),
 		Writes: []*vk.Tensor{y},
 		Label:  label,
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
-	})
+	}, uint64(tiles)*uint64(ceilDiv(l.Config.Out, tile.BN)))
 }
 
 func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {

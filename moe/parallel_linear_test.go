@@ -155,9 +155,13 @@ func TestScatter2scatterShapes(t *testing.T) {
 
 // TestScatter2scatterOfWideInputs would show a driver that ends loops early (see maxLoop).
 func TestScatter2scatterOfWideInputs(t *testing.T) {
-	for _, inOut := range []bool{false, true} {
-		linearCase{3, 2, 2, 70000, 5, spreads[0], ref.Layout{}, true, true, inOut, 0, Tile{}, nil}.check(t, false)
+	for _, rule := range tileRules {
+		for i, tile := range []Tile{rule.wide, rule.narrow} {
+			linearCase{3, 2, 2, 66000 + i, 8 + i, spreads[0], ref.Layout{}, true, true, false, 0, tile, halves}.check(t, true)
+			linearCase{3, 2, 2, 66001, 8 + i, spreads[0], ref.Layout{}, true, true, true, 0, tile, halves}.check(t, true)
+		}
 	}
+	require.Less(t, maxWidth/16+256, maxLoop)
 }
 
 // TestScatter2scatterIsExact uses values whose sums are exact in f32: any wrong, missing or doubled term shows.

@@ -69,7 +69,7 @@ func TopK(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (ids, gates *vk
 // topK records the kernel with a number of lanes per row.
 func topK(rec *vk.Recorder, logits, ids, gates *vk.Tensor, cfg RouterConfig, lanes int) {
 	tokens, experts := logits.Dim(0), logits.Dim(1)
-	rows := max(1, min(topKThreads/lanes, topKKeys/experts))
+	rows := topKRows(lanes, experts)
 	rec.Dispatch(vk.Dispatch{
 		Kernel: shaders.TopkGates,
 		Spec: shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes), Keys: uint32(rows * experts),
@@ -87,6 +87,9 @@ const (
 	topKThreads = 64   // work-group size of topk_gates
 	topKKeys    = 3072 // words of shared memory for keys: 12 KiB
 )
+
+// topKRows is how many rows of logits a work-group takes.
+func topKRows(lanes, experts int) int { return max(1, min(topKThreads/lanes, topKKeys/experts)) }
 
 // topKLanes is how many invocations share a row of logits. A software device runs one row per invocation, since its
 // barriers cost more than they save.

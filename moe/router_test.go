@@ -47,10 +47,6 @@ func logitsOf(r *rand.Rand, tokens, experts int) []float32 {
 	return logits
 }
 
-// maxLoop is where lavapipe ends an invocation's loops without a word (LP_MAX_TGSI_LOOP_ITERATIONS in Mesa's gallivm):
-// kernels must need fewer iterations in total.
-const maxLoop = 65535
-
 func TestTopKStaysBelowTheLoopLimitOfLavapipe(t *testing.T) {
 	for experts := 1; experts <= MaxExperts; experts++ {
 		lanes := topKLanes(true, experts)

@@ -36,8 +36,8 @@ func (r *Routing) Slots() int { return r.Tokens * r.K }
 
 // Route records a router: TopK on logits F32 [T,E], then the grouping of the slots by expert.
 //
-// It takes 4·(5·T·K + 2·tiles + E + blocks·(E+2)) bytes of scratch and a little more, tiles = ⌈T·K/BlockM⌉ + min(E,T·K),
-// of which the last two terms are released.
+// It takes 4·(4·T·K + 2·tiles + blocks·(E+2) + 2·E + 10) bytes of scratch: tiles = ⌈T·K/BlockM⌉ + min(E,T·K), and blocks
+// at most 1,024 or, for many experts, 131,072/(E+2).
 func Route(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (*Routing, error) {
 	ids, gates, err := TopK(rec, logits, cfg)
 	if err != nil {
@@ -57,6 +57,7 @@ func RouteIDs(rec *vk.Recorder, ids, gates *vk.Tensor, experts int) (*Routing, e
 		err = firstError(
 			checkTensor(rec.Device(), "RouteIDs", "ids", ids, vk.I32, tokens, k),
 			inRange("RouteIDs", "experts", experts, 1, MaxExperts),
+			inRange("RouteIDs", "choices per token", k, 1, MaxExperts),
 		)
 	}
 	if err == nil && gates != nil {
@@ -118,16 +119,17 @@ func NewIDs(ctx context.Context, dev *vk.Device, ids []int32, k, experts int) (*
 }
 
 const (
-	sortThreads     = 128 // work-group size of expert_histogram and expert_scan
-	scatterThreads  = 64  // of expert_scatter: the chunk whose slots are ranked against each other
-	minSlotsPerSort = 512 // slots per block at least
+	sortThreads     = 128     // work-group size of expert_histogram and expert_scan
+	scatterThreads  = 64      // of expert_scatter: the chunk whose slots are ranked against each other
+	minSlotsPerSort = 512     // slots per block
+	maxSlotsPerSort = 1 << 17 // 2,048 chunks, each ranked in a loop of 16: below maxLoop
 )
 
 // sortBlocks cuts the slots into blocks: enough of them to fill a device, few enough that the one work-group which scans
 // blocks·(E+2) counts is not the bottleneck.
 func sortBlocks(slots, experts int) (perBlock, blocks int) {
 	most := min(1024, max(32, 1<<17/(experts+2)))
-	perBlock = max(minSlotsPerSort, ceilDiv(slots, most))
+	perBlock = min(max(minSlotsPerSort, ceilDiv(slots, most)), maxSlotsPerSort)
 	perBlock = ceilDiv(perBlock, scatterThreads) * scatterThreads
 	return perBlock, ceilDiv(slots, perBlock)
 }
@@ -142,8 +144,8 @@ type sortScratch struct {
 // group allocates the routing's tensors, records the sort and returns its status tensor.
 func (r *Routing) group(rec *vk.Recorder) (*vk.Tensor, error) {
 	slots := r.Slots()
-	if r.K < 1 || slots > math.MaxInt32-1<<16 {
-		return nil, rec.Fail(&vk.ShapeError{Op: "Route", Arg: "ids", Want: "[T,K] with K ≥ 1 and T·K < 2^31", Got: r.IDs.String()})
+	if slots > math.MaxInt32-1<<16 {
+		return nil, rec.Fail(&vk.ShapeError{Op: "Route", Arg: "ids", Want: "fewer than 2^31 − 2^16 slots", Got: r.IDs.String()})
 	}
 	r.BlockM = chooseBlockM(rec.Device(), slots, r.Experts)
 	r.TileBound = ceilDiv(slots, r.BlockM) + min(r.Experts, slots)
@@ -165,6 +167,13 @@ func (r *Routing) group(rec *vk.Recorder) (*vk.Tensor, error) {
 	rec.Release(s.counts)
 	rec.Release(s.tileStarts)
 	return s.status, rec.Err()
+}
+
+// routingBytes is the scratch of Route.
+func routingBytes(slots, experts, blockM int) uint64 {
+	_, blocks := sortBlocks(slots, experts)
+	tiles := ceilDiv(slots, blockM) + min(experts, slots)
+	return 4 * (4*uint64(slots) + 2*uint64(tiles) + uint64(blocks)*uint64(experts+2) + 2*uint64(experts) + 10)
 }
 
 // sort records the stable counting sort of the slots: histogram, scan, scatter.

@@ -63,7 +63,8 @@ apt_open() {
 		APT::Install-Recommends "false";
 		APT::Get::List-Cleanup "true";
 		Acquire::Languages "none";
-		Acquire::Retries "3";
+		Acquire::Retries "2";
+		Acquire::http::Timeout "20";
 		Dir::Etc::sourcelist "$apt_state/etc/sources.list";
 		Dir::Etc::sourceparts "$apt_state/etc/parts";
 		Dir::Etc::preferences "$apt_state/etc/none";

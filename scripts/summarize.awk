@@ -36,7 +36,7 @@ function remember(line) { output[current] = output[current] line "\n" }
 END {
 	# A crash or a time-out ends the binary without a verdict on the test that was running.
 	if (STATUS != 0 && current != "") {
-		printf "%sexit code %d\n", output[current], STATUS
+		printf "%sexit code %d in %s\n", output[current], STATUS, current
 	}
 	if (STATUS != 0 && count["FAIL"] == 0)
 		count["FAIL"]++

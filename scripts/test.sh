@@ -5,6 +5,7 @@
 # what ran where ends it.
 #
 # A driver that cannot be had on this machine is listed as not run; with VKMOE_REQUIRE_DRIVERS=1 it is a failure.
+# The whole output of each run stays in out/test.
 # VKMOE_TEST_FLAGS holds more flags for the test binaries, such as "-test.run Topk -test.short".
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,15 +46,16 @@ done <"$out/packages"
 
 # run_package LABEL PACKAGE FOLDER COMMAND…: runs the package's tests in their folder, by COMMAND BINARY.
 run_package() {
-	local label=$1 package=${2#"$module"/} folder=$3 binary status=0 start=$SECONDS p f s
+	local label=$1 package=${2#"$module"/} folder=$3 binary log status=0 start=$SECONDS p f s
 	binary=$out/$(echo "${2#"$module"}" | tr / _).test
 	shift 3
+	log=$binary.$label.log
 	[ -x "$binary" ] || return 0
 	echo "testing $package on $label"
 	# shellcheck disable=SC2086
 	(cd "$folder" && "$@" "$binary" -test.v=test2json -test.timeout=20m ${VKMOE_TEST_FLAGS:-}) \
-		>"$out/log" 2>&1 </dev/null || status=$?
-	awk -v STATUS="$status" -v COUNTS="$out/counts" -f scripts/summarize.awk "$out/log" >"$out/failures"
+		>"$log" 2>&1 </dev/null || status=$?
+	awk -v STATUS="$status" -v COUNTS="$out/counts" -f scripts/summarize.awk "$log" >"$out/failures"
 	read -r p f s <"$out/counts"
 	if [ "$f" -gt 0 ]; then
 		echo "--- $package on $label:"

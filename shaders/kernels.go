@@ -40,9 +40,9 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "768d568aa2ab625d027c5db84bbb730df0ef9e17a5f97e1bbc205a9de65dc323",
-	"activation.f16":                "e2eceed424ee6a6e5a69ae20d5667f409641736681f770ffd5cb6155a01b81e0",
-	"activation.bf16":               "872649bb9f3717694993d76bb000af4c316e193d083096aeed22fb9da9f5fce6",
+	"activation.f32":                "ca733af0fa023423ed7d1302b2ad7e552c1026a8ef1734f8fdc896bb317cc8cf",
+	"activation.f16":                "2c23b6d8d82d062ae560a1298676cf9fcf96a784346f42ddb3c532da0322914c",
+	"activation.bf16":               "88217be8a2e57f0e569a8ed758c915763a6c68d8fed999d978a6e71e05b84746",
 	"combine.f32":                   "d330bd82b9e9bf729eaf10e146b9f0523b76f3ad07bf1522765b559521388e91",
 	"combine.f16":                   "ddb24437caaaeaf9b57285b62460290e771201bb7c179f88af354648e1f725a0",
 	"combine.bf16":                  "531e1f4c78edde38f4716276cb6a3b5c9b59392db94d9855f96c61c2510c5c42",
@@ -53,15 +53,15 @@ var Sources = map[string]string{
 	"expert_histogram":              "beeb4fdd8ccb42b2907fd1916d4f8225b3d3cfce79ea243feacf1b54cb4a61f6",
 	"expert_scan":                   "05918df4f72314ec7f8706a6d29c7677d4e63ba9829decbcde80dd9d5ad6160c",
 	"expert_scatter":                "1efd6cfd8587e5459c88369d3014f9d2b07904f4abea49b911ceeb7f6e896320",
-	"scatter2scatter.f32":           "cb2e175c1d8ae512653e14c55fc384154f4a779571871d52693c043fefe0758d",
-	"scatter2scatter.f16":           "b765a450e84b69a4e1d81f1f894c25c4b44b04a9d175d93b816f89f47b0769e1",
-	"scatter2scatter.bf16":          "db7d226c42cf0d9eb109d44e76ff62ca2dc3f67e5ad57adf2ee941e9dbc3e76d",
-	"scatter2scatter.f32_f16_f16":   "803c38dcdf98d8567c3a10406dff83971005ed272cb5bd3988804083622b053a",
-	"scatter2scatter.f16_f16_f32":   "837fd1e00458932dbc10662ecf1474061626cda2227cd7be3b1d2d6fcbba8718",
-	"scatter2scatter.f32_f16_f32":   "f83968dda224d2fbd1f107afe18dc777f48bb886e73b2d581d3608f41664c830",
-	"scatter2scatter.f32_bf16_bf16": "cafa47b70020f4d67cd5068c62fff179225400c1ef19e0131e2b22bf49a8676f",
-	"scatter2scatter.bf16_bf16_f32": "2bbd893f03f236588acb930903ec7c32cad6f38e33f573247eb132150ff6e5ab",
-	"scatter2scatter.f32_bf16_f32":  "e6cde540386f1065690e88e224d5d3fc2d44bb60b8bd11feb493feb3d93bc7a0",
+	"scatter2scatter.f32":           "1d493091cc7a9af1d8a1f1a97222a0a921b8a7e7d2197cbd3309a2b091a883dd",
+	"scatter2scatter.f16":           "462aa158831305c6dcafd4f314fb49bef24d2ebce2e74d30abf885f5e6a6b249",
+	"scatter2scatter.bf16":          "cd47bdd92ebeab8f4e84e2405b9d05b890f0531bb572c359a6e545ec74134e67",
+	"scatter2scatter.f32_f16_f16":   "295f82721ae08f1a489ef76f730e6cc8a75fc66a7cb9f7afce5dfd020994fbed",
+	"scatter2scatter.f16_f16_f32":   "e2882ddd932511aef8d2486c690f54aa4aa14a89af087efb814771bfeefafd95",
+	"scatter2scatter.f32_f16_f32":   "a12fe9e308a496ea0e376fa706d1bef96e01436dcdbb3d46c3e49c02b075de38",
+	"scatter2scatter.f32_bf16_bf16": "7dd5fc8d38e3fa345f08682d34179fefcd90dc4183d37979dc1cd3cd3a3b5e86",
+	"scatter2scatter.bf16_bf16_f32": "71eca24acd4bdde6abd10a92af6e4ccd95f8c8fed53b14708fdd43fe2857fd23",
+	"scatter2scatter.f32_bf16_f32":  "c4c73ec562afc25a8ecff15d0334495fce68fde4d79e6872997c565e10abddcf",
 	"topk_gates":                    "8fd73e5a9ea924f753a86f398a03b4aa8e91cb70d883d4dd3bb6bfb20003a4c5",
 }
 

@@ -37,10 +37,14 @@ var mayImport = map[string][]string{
 	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/safetensors"},
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
-	"cmd/vkmoe-conform":    {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
-	"cmd/vkmoe-bench":      {"model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
+
+	// The recorded models, embedded.
+	"tests/testdata/golden": {},
+
+	"cmd/vkmoe-conform": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
+	"cmd/vkmoe-bench":   {"model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
 	"cmd/vkmoe-demo": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",
-		"internal/picture"},
+		"internal/picture", "tests/testdata/golden"},
 }
 
 // pure are the packages that need neither cgo nor a GPU, with everything they import.

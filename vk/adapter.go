@@ -53,10 +53,10 @@ type Adapter struct {
 	// Unusable holds why vkmoe cannot run here; nil when it can.
 	Unusable error
 
-	handle      vulkan.PhysicalDevice // nil once the instance it came from is gone
-	version     uint32                // Vulkan version in force: the lower of the device's and the instance's
-	extensions  map[string]bool       // device extensions
-	offered     featureSet            // feature booleans that the device has
+	handle      vulkan.PhysicalDevice
+	version     uint32          // Vulkan version in force: the lower of the device's and the instance's
+	extensions  map[string]bool // device extensions
+	offered     featureSet      // feature booleans that the device has
 	memoryTypes []memoryType
 	heaps       []memoryHeap
 	families    []queueFamily

@@ -1,12 +1,14 @@
 package vk
 
 /*
-#include "ext.h"
+#include "ext_calls.h"
 */
 import "C"
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -26,15 +28,10 @@ func Adapters() ([]*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer in.release()
-	list, err := in.adapters()
-	for _, a := range list {
-		a.handle = nil // it dies with the instance
-	}
-	return list, err
+	return in.adapters()
 }
 
-// adapters describes every physical device, with VKMOE_DISABLE applied. Their handles are good until in is released.
+// adapters describes every physical device, with VKMOE_DISABLE applied.
 func (in *instance) adapters() ([]*Adapter, error) {
 	off, err := parseFeatures(disableVariable, os.Getenv(disableVariable))
 	if err != nil {
@@ -49,10 +46,7 @@ func (in *instance) adapters() ([]*Adapter, error) {
 	}
 	list := make([]*Adapter, len(handles))
 	for i, handle := range handles {
-		a, err := in.describe(handle)
-		if err != nil {
-			return nil, err
-		}
+		a := in.describe(handle)
 		a.Index = i
 		a.disable(off)
 		list[i] = a
@@ -79,36 +73,38 @@ func (in *instance) physicalDevices() ([]vulkan.PhysicalDevice, error) {
 	}
 }
 
-// describe asks a physical device for everything in Adapter and Capabilities.
-func (in *instance) describe(handle vulkan.PhysicalDevice) (*Adapter, error) {
-	a := &Adapter{handle: handle, Caps: Capabilities{Features: map[Feature]bool{}}}
+// describe asks a physical device for everything in Adapter and Capabilities. A device that does not answer is listed
+// as unusable: it must not keep the others from being found.
+func (in *instance) describe(handle vulkan.PhysicalDevice) *Adapter {
+	a := &Adapter{handle: handle, queueFamily: noFamily, Caps: Capabilities{Features: map[Feature]bool{}}}
 	a.readLimits()
 	a.version = min(in.version, apiVersion(uint32(a.API.Major), uint32(a.API.Minor)))
 	if a.version < apiVersion(1, 1) {
 		need := fmt.Sprintf("Vulkan 1.1, and there is %d.%d", a.version>>22, a.version>>12&0x3ff)
 		a.Unusable = &UnsupportedError{Need: need, Device: a.Name}
-		return a, nil
+		return a
 	}
 	var err error
-	device := unsafe.Pointer(handle)
 	a.extensions, err = extensionNames("vkEnumerateDeviceExtensionProperties",
 		func(count *C.uint32_t, list *C.vkmoe_adapter_extension) C.int32_t {
-			return C.vkmoe_adapter_device_extensions(in.functions, device, count, list)
+			return C.vkmoe_adapter_device_extensions(in.functions, unsafe.Pointer(handle), count, list)
 		})
 	if err != nil {
-		return nil, fmt.Errorf("vk: %s: %w", a.Name, err)
+		a.Unusable = fmt.Errorf("vk: %s: %w", a.Name, err)
+		return a
 	}
 	in.readFeatures(a)
 	subgroups := in.readProperties(a)
 	in.readMemory(a)
 	in.readFamilies(a)
 	if err := in.readMatrices(a); err != nil {
-		return nil, fmt.Errorf("vk: %s: %w", a.Name, err)
+		a.Unusable = fmt.Errorf("vk: %s: %w", a.Name, err)
+		return a
 	}
 	a.chooseFeatures(subgroups)
 	a.chooseFamily()
 	a.Unusable = a.judge()
-	return a, nil
+	return a
 }
 
 // readLimits reads VkPhysicalDeviceProperties.
@@ -131,7 +127,9 @@ func (a *Adapter) readLimits() {
 	c.MaxWorkgroupCount = p.Limits.MaxComputeWorkGroupCount
 	c.SharedMemoryBytes = p.Limits.MaxComputeSharedMemorySize
 	c.PushConstantBytes = p.Limits.MaxPushConstantsSize
-	c.TimestampPeriod = float64(p.Limits.TimestampPeriod)
+	if period := float64(p.Limits.TimestampPeriod); !math.IsInf(period, 0) { // RADV without hardware divides by zero
+		c.TimestampPeriod = period
+	}
 }
 
 // readFeatures reads the feature structures that the device has announced into a.offered.
@@ -172,71 +170,37 @@ type subgroupAbilities struct {
 func (in *instance) readProperties(a *Adapter) subgroupAbilities {
 	var mem cMemory
 	defer mem.free()
-	head := (*C.vkmoe_adapter_properties)(mem.alloc(C.sizeof_vkmoe_adapter_properties))
-	head._type = 1000059001
-	chain := func(structure C.uint32_t, size C.size_t) unsafe.Pointer {
-		// Every structure begins with its type and the next one.
-		p := (*C.vkmoe_adapter_matrix_properties)(mem.alloc(max(size, C.sizeof_vkmoe_adapter_matrix_properties)))
-		p._type, p.next = structure, head.next
-		head.next = unsafe.Pointer(p)
-		return unsafe.Pointer(p)
+	present := func(block int) C.int {
+		if featureBlocks[block].present(a.version, a.extensions) {
+			return 1
+		}
+		return 0
 	}
-	has := func(version uint32, extension string) bool { return a.version >= version || a.extensions[extension] }
+	driver := C.int(0)
+	if a.version >= apiVersion(1, 2) || a.extensions[driverPropertiesExtension] {
+		driver = 1
+	}
+	p := (*C.vkmoe_adapter_answers)(mem.alloc(C.sizeof_vkmoe_adapter_answers))
+	C.vkmoe_adapter_ask(in.functions, unsafe.Pointer(a.handle), p, driver,
+		present(blockMaintenance4), present(blockSubgroupSize), present(blockMatrix), present(blockMatrix2))
 
-	id := (*C.vkmoe_adapter_id_properties)(chain(1000071004, C.sizeof_vkmoe_adapter_id_properties))
-	subgroup := (*C.vkmoe_adapter_subgroup_properties)(chain(1000094000, C.sizeof_vkmoe_adapter_subgroup_properties))
-	limits := (*C.vkmoe_adapter_maintenance3_properties)(
-		chain(1000168000, C.sizeof_vkmoe_adapter_maintenance3_properties))
-	var driver *C.vkmoe_adapter_driver_properties
-	if has(apiVersion(1, 2), driverPropertiesExtension) {
-		driver = (*C.vkmoe_adapter_driver_properties)(chain(1000196000, C.sizeof_vkmoe_adapter_driver_properties))
-	}
-	var buffers *C.vkmoe_adapter_maintenance4_properties
-	if featureBlocks[blockMaintenance4].present(a.version, a.extensions) {
-		buffers = (*C.vkmoe_adapter_maintenance4_properties)(
-			chain(1000413001, C.sizeof_vkmoe_adapter_maintenance4_properties))
-	}
-	var sizes *C.vkmoe_adapter_size_properties
-	if featureBlocks[blockSubgroupSize].present(a.version, a.extensions) {
-		sizes = (*C.vkmoe_adapter_size_properties)(chain(1000225000, C.sizeof_vkmoe_adapter_size_properties))
-	}
-	var matrix *C.vkmoe_adapter_matrix_properties
-	if a.extensions[featureBlocks[blockMatrix].extension] {
-		matrix = (*C.vkmoe_adapter_matrix_properties)(chain(1000506002, C.sizeof_vkmoe_adapter_matrix_properties))
-	}
-	var matrix2 *C.vkmoe_adapter_matrix2_properties
-	if a.extensions[featureBlocks[blockMatrix2].extension] {
-		matrix2 = (*C.vkmoe_adapter_matrix2_properties)(chain(1000593002, C.sizeof_vkmoe_adapter_matrix2_properties))
-	}
-	C.vkmoe_adapter_properties_of(in.functions, unsafe.Pointer(a.handle), head)
+	c := &a.Caps
+	a.DeviceUUID = *(*[16]byte)(unsafe.Pointer(&p.id.device_uuid))
+	a.DriverUUID = *(*[16]byte)(unsafe.Pointer(&p.id.driver_uuid))
+	a.DriverName, a.DriverInfo = C.GoString(&p.driver.name[0]), C.GoString(&p.driver.info[0])
+	c.SubgroupSize = uint32(p.subgroup.size)
+	c.MinSubgroupSize = cmp.Or(uint32(p.sizes.min_size), c.SubgroupSize)
+	c.MaxSubgroupSize = cmp.Or(uint32(p.sizes.max_size), c.SubgroupSize)
+	c.MaxAllocationBytes = uint64(p.limits.max_allocation)
+	c.MaxBufferBytes = cmp.Or(uint64(p.buffers.max_buffer), c.MaxAllocationBytes)
+	c.Matrix2.MaxWorkgroupInvocations = uint32(p.matrix2.max_workgroup)
+	c.Matrix2.MaxDimension = uint32(p.matrix2.max_dimension)
+	c.Matrix2.ReservedSharedBytes = uint32(p.matrix2.reserved_shared)
 
 	const compute = 0x20 // VK_SHADER_STAGE_COMPUTE_BIT
-	var able subgroupAbilities
-	c := &a.Caps
-	a.DeviceUUID = *(*[16]byte)(unsafe.Pointer(&id.device_uuid))
-	a.DriverUUID = *(*[16]byte)(unsafe.Pointer(&id.driver_uuid))
-	c.SubgroupSize = uint32(subgroup.size)
-	c.MinSubgroupSize, c.MaxSubgroupSize = c.SubgroupSize, c.SubgroupSize
-	if subgroup.stages&compute != 0 {
-		able.operations = uint32(subgroup.operations)
-	}
-	c.MaxAllocationBytes = uint64(limits.max_allocation)
-	c.MaxBufferBytes = c.MaxAllocationBytes
-	if driver != nil {
-		a.DriverName, a.DriverInfo = C.GoString(&driver.name[0]), C.GoString(&driver.info[0])
-	}
-	if buffers != nil {
-		c.MaxBufferBytes = uint64(buffers.max_buffer)
-	}
-	if sizes != nil {
-		c.MinSubgroupSize, c.MaxSubgroupSize = uint32(sizes.min_size), uint32(sizes.max_size)
-		able.requiredSize = sizes.stages&compute != 0
-	}
-	able.matrices = matrix != nil && matrix.stages&compute != 0
-	if matrix2 != nil {
-		c.Matrix2.MaxWorkgroupInvocations = uint32(matrix2.max_workgroup)
-		c.Matrix2.MaxDimension = uint32(matrix2.max_dimension)
-		c.Matrix2.ReservedSharedBytes = uint32(matrix2.reserved_shared)
+	able := subgroupAbilities{requiredSize: p.sizes.stages&compute != 0, matrices: p.matrix.stages&compute != 0}
+	if p.subgroup.stages&compute != 0 {
+		able.operations = uint32(p.subgroup.operations)
 	}
 	return able
 }
@@ -292,6 +256,7 @@ func (a *Adapter) judge() error {
 	need(c.SharedMemoryBytes >= 16<<10, "16 KiB of shared memory, and there are %s", byteCount(uint64(c.SharedMemoryBytes)))
 	need(c.MaxWorkgroupInvocations >= 128, "128 invocations in a work-group, and there are %d", c.MaxWorkgroupInvocations)
 	need(a.queueFamily != noFamily, "a queue family that computes")
+	need(a.LocalBytes() > 0, "device-local memory") // drivers made to run without their hardware have none
 	if len(needs) == 0 {
 		return nil
 	}

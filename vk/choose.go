@@ -13,11 +13,8 @@ import (
 	"sync"
 )
 
-// The environment variables of the device choice.
-const (
-	deviceVariable = "VKMOE_DEVICE" // index or part of a name, when the program does not choose
-	quietVariable  = "VKMOE_QUIET"  // 1 silences the notice about software devices
-)
+// quietVariable, set to 1, silences the notice about software devices.
+const quietVariable = "VKMOE_QUIET"
 
 // A DeviceChoiceError is a wish for a device that is not there or cannot be used.
 type DeviceChoiceError struct {
@@ -37,20 +34,16 @@ func (e *DeviceChoiceError) Error() string {
 // Unwrap returns Reason.
 func (e *DeviceChoiceError) Unwrap() error { return e.Reason }
 
-// deviceWanted is the device the program asks for, or else the one VKMOE_DEVICE asks for.
-func deviceWanted(option string) string {
-	return strings.TrimSpace(cmp.Or(option, os.Getenv(deviceVariable)))
-}
-
 // chooseAdapter picks a device. want is an index in Adapters, or a part of a device's or its driver's name in any case;
 // of several matches, and when want is empty, the best usable one is taken: discrete before integrated, virtual, other
-// and software ones, then the larger device-local memory, then the lower index. A number that is no index is taken for
-// a part of a name ("4090").
+// and software ones, then the larger device-local memory, then the lower index. A number of three or more digits that is
+// no index is part of a name ("4090").
 //
 // Errors: *DeviceChoiceError for a want that matches no usable device, ErrNoDevice when want is empty and no device is
 // usable.
 func chooseAdapter(adapters []*Adapter, want string) (*Adapter, error) {
 	matches := adapters
+	want = strings.TrimSpace(want)
 	if want != "" {
 		matches = matchAdapters(adapters, want)
 	}
@@ -86,6 +79,9 @@ func matchAdapters(adapters []*Adapter, want string) []*Adapter {
 			if a.Index == i {
 				return []*Adapter{a}
 			}
+		}
+		if len(want) < 3 {
+			return nil
 		}
 	}
 	part := strings.ToLower(want)

@@ -86,12 +86,7 @@ func Open(opts Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := open(in, opts)
-	if err != nil {
-		in.release()
-		return nil, err
-	}
-	return d, nil
+	return open(in, opts)
 }
 
 func open(in *instance, opts Options) (*Device, error) {
@@ -253,7 +248,6 @@ func (d *Device) Close() error {
 	}
 	leaks := d.objects.leaks()
 	err := d.destroy()
-	d.instance.release()
 	return errors.Join(err, leaks)
 }
 

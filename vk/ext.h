@@ -1,7 +1,6 @@
 // The Vulkan types that vkmoe needs to find and open a device and that vulkan-go (Vulkan 1.1.88) lacks or cannot pass
 // without allocating. Only the binary layout matters: names are ours, so that no other Vulkan header can clash, and
-// enumerations are plain uint32_t. Everything here is a type or a static inline function: the header may be included
-// into any number of Go files.
+// enumerations are plain uint32_t. The functions are in ext_calls.h.
 
 #ifndef VKMOE_ADAPTER_EXT_H
 #define VKMOE_ADAPTER_EXT_H
@@ -243,6 +242,19 @@ typedef struct {
 	uint32_t invocations;
 } vkmoe_adapter_flexible_shape;
 
+// Every property structure vkmoe asks for, to be chained as far as the device has announced them.
+typedef struct {
+	vkmoe_adapter_properties head;
+	vkmoe_adapter_id_properties id;
+	vkmoe_adapter_subgroup_properties subgroup;
+	vkmoe_adapter_maintenance3_properties limits;
+	vkmoe_adapter_driver_properties driver;
+	vkmoe_adapter_maintenance4_properties buffers;
+	vkmoe_adapter_size_properties sizes;
+	vkmoe_adapter_matrix_properties matrix;
+	vkmoe_adapter_matrix2_properties matrix2;
+} vkmoe_adapter_answers;
+
 typedef struct {
 	uint32_t flags;
 	uint32_t count;
@@ -279,125 +291,5 @@ typedef struct {
 	uint64_t budget[16];
 	uint64_t usage[16];
 } vkmoe_adapter_budget;
-
-// Functions, resolved by name: the ones that take no instance first.
-
-typedef struct {
-	int32_t(VKMOE_ADAPTER_CALL *version)(uint32_t *version);
-	int32_t(VKMOE_ADAPTER_CALL *layers)(uint32_t *count, vkmoe_adapter_layer *layers);
-	int32_t(VKMOE_ADAPTER_CALL *extensions)(const char *layer, uint32_t *count, vkmoe_adapter_extension *extensions);
-} vkmoe_adapter_global;
-
-typedef struct {
-	int32_t(VKMOE_ADAPTER_CALL *extensions)(
-	    void *device, const char *layer, uint32_t *count, vkmoe_adapter_extension *extensions);
-	void(VKMOE_ADAPTER_CALL *families)(void *device, uint32_t *count, vkmoe_adapter_family *families);
-	void(VKMOE_ADAPTER_CALL *memory)(void *device, vkmoe_adapter_memory *memory);
-	void(VKMOE_ADAPTER_CALL *features2)(void *device, vkmoe_adapter_features *features);
-	void(VKMOE_ADAPTER_CALL *properties2)(void *device, vkmoe_adapter_properties *properties);
-	void(VKMOE_ADAPTER_CALL *memory2)(void *device, vkmoe_adapter_memory2 *memory);
-	int32_t(VKMOE_ADAPTER_CALL *matrices)(void *device, uint32_t *count, vkmoe_adapter_matrix_shape *shapes);
-	int32_t(VKMOE_ADAPTER_CALL *matrices2)(void *device, uint32_t *count, vkmoe_adapter_flexible_shape *shapes);
-	int32_t(VKMOE_ADAPTER_CALL *create_messenger)(
-	    void *instance, const vkmoe_adapter_messenger_info *info, const void *allocator, uint64_t *messenger);
-	void(VKMOE_ADAPTER_CALL *destroy_messenger)(void *instance, uint64_t messenger, const void *allocator);
-} vkmoe_adapter_functions;
-
-#define VKMOE_ADAPTER_LOAD(gipa, instance, field, name) \
-	*(vkmoe_adapter_proc *)&(field) = (gipa)((instance), (name))
-
-static inline void vkmoe_adapter_load_global(void *symbol, vkmoe_adapter_global *f) {
-	vkmoe_adapter_gipa gipa = (vkmoe_adapter_gipa)symbol;
-	VKMOE_ADAPTER_LOAD(gipa, NULL, f->version, "vkEnumerateInstanceVersion");
-	VKMOE_ADAPTER_LOAD(gipa, NULL, f->layers, "vkEnumerateInstanceLayerProperties");
-	VKMOE_ADAPTER_LOAD(gipa, NULL, f->extensions, "vkEnumerateInstanceExtensionProperties");
-}
-
-static inline void vkmoe_adapter_load(void *symbol, void *instance, vkmoe_adapter_functions *f) {
-	vkmoe_adapter_gipa gipa = (vkmoe_adapter_gipa)symbol;
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->extensions, "vkEnumerateDeviceExtensionProperties");
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->families, "vkGetPhysicalDeviceQueueFamilyProperties");
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->memory, "vkGetPhysicalDeviceMemoryProperties");
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->features2, "vkGetPhysicalDeviceFeatures2");
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->properties2, "vkGetPhysicalDeviceProperties2");
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->memory2, "vkGetPhysicalDeviceMemoryProperties2");
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->matrices, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
-	VKMOE_ADAPTER_LOAD(
-	    gipa, instance, f->matrices2, "vkGetPhysicalDeviceCooperativeMatrixFlexibleDimensionsPropertiesNV");
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->create_messenger, "vkCreateDebugUtilsMessengerEXT");
-	VKMOE_ADAPTER_LOAD(gipa, instance, f->destroy_messenger, "vkDestroyDebugUtilsMessengerEXT");
-}
-
-// Calls through the pointers: cgo cannot call a function pointer itself.
-
-static inline int32_t vkmoe_adapter_version(vkmoe_adapter_global *f, uint32_t *version) {
-	return f->version(version);
-}
-
-static inline int32_t vkmoe_adapter_layers(vkmoe_adapter_global *f, uint32_t *count, vkmoe_adapter_layer *layers) {
-	return f->layers(count, layers);
-}
-
-static inline int32_t vkmoe_adapter_instance_extensions(
-    vkmoe_adapter_global *f, const char *layer, uint32_t *count, vkmoe_adapter_extension *extensions) {
-	return f->extensions(layer, count, extensions);
-}
-
-static inline int32_t vkmoe_adapter_device_extensions(
-    vkmoe_adapter_functions *f, void *device, uint32_t *count, vkmoe_adapter_extension *extensions) {
-	return f->extensions(device, NULL, count, extensions);
-}
-
-static inline void vkmoe_adapter_families(
-    vkmoe_adapter_functions *f, void *device, uint32_t *count, vkmoe_adapter_family *families) {
-	f->families(device, count, families);
-}
-
-static inline void vkmoe_adapter_memory_of(vkmoe_adapter_functions *f, void *device, vkmoe_adapter_memory *memory) {
-	f->memory(device, memory);
-}
-
-static inline void vkmoe_adapter_features_of(
-    vkmoe_adapter_functions *f, void *device, vkmoe_adapter_features *features) {
-	f->features2(device, features);
-}
-
-static inline void vkmoe_adapter_properties_of(
-    vkmoe_adapter_functions *f, void *device, vkmoe_adapter_properties *properties) {
-	f->properties2(device, properties);
-}
-
-static inline int32_t vkmoe_adapter_matrices(
-    vkmoe_adapter_functions *f, void *device, uint32_t *count, vkmoe_adapter_matrix_shape *shapes) {
-	return f->matrices(device, count, shapes);
-}
-
-static inline int32_t vkmoe_adapter_matrices2(
-    vkmoe_adapter_functions *f, void *device, uint32_t *count, vkmoe_adapter_flexible_shape *shapes) {
-	return f->matrices2(device, count, shapes);
-}
-
-// Reads budget and usage of all 16 possible heaps into two arrays of 16; everything else stays on the C stack, so the
-// call may be made as often as wanted.
-static inline void vkmoe_adapter_read_budget(
-    vkmoe_adapter_functions *f, void *device, uint64_t *budget, uint64_t *usage) {
-	vkmoe_adapter_budget chained = {1000237000, NULL, {0}, {0}};
-	vkmoe_adapter_memory2 memory;
-	memset(&memory, 0, sizeof memory);
-	memory.type = 1000059006;
-	memory.next = &chained;
-	f->memory2(device, &memory);
-	memcpy(budget, chained.budget, sizeof chained.budget);
-	memcpy(usage, chained.usage, sizeof chained.usage);
-}
-
-static inline int32_t vkmoe_adapter_create_messenger(
-    vkmoe_adapter_functions *f, void *instance, const vkmoe_adapter_messenger_info *info, uint64_t *messenger) {
-	return f->create_messenger(instance, info, NULL, messenger);
-}
-
-static inline void vkmoe_adapter_destroy_messenger(vkmoe_adapter_functions *f, void *instance, uint64_t messenger) {
-	f->destroy_messenger(instance, messenger, NULL);
-}
 
 #endif

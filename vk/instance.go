@@ -1,7 +1,7 @@
 package vk
 
 /*
-#include "ext.h"
+#include "ext_calls.h"
 
 extern uint32_t vkmoeAdapterMessage(uint32_t, uint32_t, vkmoe_adapter_message *, uintptr_t);
 */
@@ -25,7 +25,8 @@ const (
 	portabilityExtension        = "VK_KHR_portability_enumeration"
 	layerSettingsExtension      = "VK_EXT_layer_settings"
 	validationFeaturesExtension = "VK_EXT_validation_features"
-	validationLayer             = "VK_LAYER_KHRONOS_validation"
+
+	validationLayer = "VK_LAYER_KHRONOS_validation"
 )
 
 // The Vulkan versions asked for, newest first. What a device can do beyond its own version comes as extensions.
@@ -33,8 +34,7 @@ var apiVersions = []uint32{apiVersion(1, 3), apiVersion(1, 2), apiVersion(1, 1),
 
 func apiVersion(major, minor uint32) uint32 { return major<<22 | minor<<12 }
 
-// An instance is a VkInstance shared by everything in the process that wants the same validation. It lives from the
-// first acquireInstance to the last release.
+// An instance is a VkInstance shared by everything in the process that wants the same validation.
 //
 // vulkan-go keeps its function pointers in process-wide C variables. That is sound for several instances and devices
 // because what vkGetInstanceProcAddr returns for core functions are the loader's dispatching entry points, the same for
@@ -44,17 +44,15 @@ func apiVersion(major, minor uint32) uint32 { return major<<22 | minor<<12 }
 // Two habits of vulkan-go shape how it is called in this package. Structures passed by pointer are copied to C memory
 // that lives until Free. Slices of structures or strings (also inside create-infos) are copied to C memory that a
 // finalizer frees, possibly before the call that needs it has returned. So create-infos are built in our own C memory
-// and handed over by reference, and functions that take slices of structures are called through ext.h.
+// and handed over by reference, and functions that take slices of structures are called through ext_calls.h.
 type instance struct {
 	handle    vulkan.Instance
 	version   uint32 // Vulkan version asked for: devices offer no more than this
 	mode      validationMode
 	functions *C.vkmoe_adapter_functions
 
-	messages   *messageLog
-	user       cgo.Handle // of messages; what the messenger's callback gets
-	messenger  C.uint64_t
-	references int
+	messages *messageLog // nil without validation
+	user     cgo.Handle  // of messages; what the messenger's callback gets
 }
 
 // instances holds the live instance of each validation mode.
@@ -64,8 +62,9 @@ var instances struct {
 	initialized bool // vulkan-go has its function pointers
 }
 
-// acquireInstance returns the process's instance and takes a reference to it; release gives it back. validation asks
-// for the validation layer, as does the environment (see validationMode).
+// acquireInstance returns the process's instance, making it on first use. validation asks for the validation layer, as
+// does the environment (see validationMode). The instance stays until the process ends: NVIDIA's driver (580.159 was
+// seen) cannot be unloaded and loaded again more than about a dozen times before vkCreateInstance fails.
 //
 // Errors: ErrNoLoader, ErrNoDevice when there is a loader without any driver, *MissingLayerError.
 func acquireInstance(validation bool) (*instance, error) {
@@ -80,7 +79,6 @@ func acquireInstance(validation bool) (*instance, error) {
 	instances.Lock()
 	defer instances.Unlock()
 	if in := instances.live[mode]; in != nil {
-		in.references++
 		return in, nil
 	}
 	in, err := createInstance(symbol, mode)
@@ -94,38 +92,18 @@ func acquireInstance(validation bool) (*instance, error) {
 	return in, nil
 }
 
-// release gives back one reference. The last one destroys the instance; every device made from it must be gone by then.
-func (in *instance) release() {
-	instances.Lock()
-	defer instances.Unlock()
-	if in.references <= 0 {
-		panic("vk: instance released more often than acquired")
-	}
-	in.references--
-	if in.references == 0 {
-		delete(instances.live, in.mode)
-		in.destroy()
-	}
-}
-
-func (in *instance) destroy() {
-	if in.messenger != 0 {
-		C.vkmoe_adapter_destroy_messenger(in.functions, unsafe.Pointer(in.handle), in.messenger)
-	}
-	vulkan.DestroyInstance(in.handle, nil)
-	C.free(unsafe.Pointer(in.functions))
-	if in.user != 0 {
-		in.user.Delete()
-	}
-}
-
-func createInstance(symbol unsafe.Pointer, mode validationMode) (_ *instance, err error) {
+func createInstance(symbol unsafe.Pointer, mode validationMode) (_ *instance, failure error) {
 	var mem cMemory
 	defer mem.free()
 
 	global := (*C.vkmoe_adapter_global)(mem.alloc(C.sizeof_vkmoe_adapter_global))
 	C.vkmoe_adapter_load_global(symbol, global)
-	in := &instance{version: loaderVersion(global), mode: mode, references: 1}
+	in := &instance{version: loaderVersion(global), mode: mode}
+	defer func() {
+		if failure != nil {
+			in.abandon()
+		}
+	}()
 
 	extensions, err := instanceExtensions(global, "")
 	if err != nil {
@@ -146,14 +124,9 @@ func createInstance(symbol unsafe.Pointer, mode validationMode) (_ *instance, er
 			return nil, err
 		}
 		layers, enabled = append(layers, validationLayer), append(enabled, more...)
-		in.messages = &messageLog{}
+		in.messages = newMessageLog(mode)
 		in.user = cgo.NewHandle(in.messages)
-		defer func() {
-			if err != nil {
-				in.user.Delete()
-			}
-		}()
-		// In the chain too, so that messages about vkCreateInstance and vkDestroyInstance arrive.
+		// In the chain too, so that messages about vkCreateInstance arrive.
 		messenger = messengerInfo(&mem, in.user)
 		messenger.next = settings
 		info.next = unsafe.Pointer(messenger)
@@ -170,12 +143,18 @@ func createInstance(symbol unsafe.Pointer, mode validationMode) (_ *instance, er
 		return nil, err
 	}
 	in.handle = handle
-	if err := in.load(symbol, messenger); err != nil {
+	return in, in.load(symbol, messenger)
+}
+
+// abandon takes a half-made instance down.
+func (in *instance) abandon() {
+	if in.handle != nil {
 		vulkan.DestroyInstance(in.handle, nil)
-		C.free(unsafe.Pointer(in.functions))
-		return nil, err
 	}
-	return in, nil
+	C.free(unsafe.Pointer(in.functions))
+	if in.user != 0 {
+		in.user.Delete()
+	}
 }
 
 // load resolves the functions of a new instance and starts its messenger.
@@ -191,11 +170,12 @@ func (in *instance) load(symbol unsafe.Pointer, messenger *C.vkmoe_adapter_messe
 	if messenger == nil {
 		return nil
 	}
-	if in.functions.create_messenger == nil || in.functions.destroy_messenger == nil {
+	if in.functions.create_messenger == nil {
 		return errors.New("vk: validation: " + debugUtilsExtension + " was enabled but has no functions")
 	}
 	messenger.next = nil
-	result := C.vkmoe_adapter_create_messenger(in.functions, unsafe.Pointer(in.handle), messenger, &in.messenger)
+	var created C.uint64_t // it is never destroyed, as the instance is not
+	result := C.vkmoe_adapter_create_messenger(in.functions, unsafe.Pointer(in.handle), messenger, &created)
 	return check("vkCreateDebugUtilsMessengerEXT", vulkan.Result(result))
 }
 

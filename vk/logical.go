@@ -13,16 +13,12 @@ import (
 )
 
 // createLogical makes the logical device and gets its one queue, of family a.queueFamily. It enables exactly the
-// features that are on in a.Caps, bufferDeviceAddress, and what baseRule lists. a must come from in.adapters() and in
-// must still be held; the caller destroys the device before releasing in.
+// features that are on in a.Caps, bufferDeviceAddress, and what baseRule lists. a must come from in.adapters().
 //
 // Errors: a.Unusable, *ResultError.
 func (a *Adapter) createLogical(in *instance) (vulkan.Device, vulkan.Queue, error) {
 	if a.Unusable != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrNoDevice, a.Unusable)
-	}
-	if a.handle == nil {
-		panic("vk: createLogical on an adapter whose instance is gone")
 	}
 	var mem cMemory
 	defer mem.free()

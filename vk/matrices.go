@@ -1,7 +1,7 @@
 package vk
 
 /*
-#include "ext.h"
+#include "ext_calls.h"
 */
 import "C"
 

@@ -1,7 +1,7 @@
 package vk
 
 /*
-#include "ext.h"
+#include "ext_calls.h"
 */
 import "C"
 
@@ -88,7 +88,9 @@ func validationSettings(
 	}
 	switch {
 	case layerHas[layerSettingsExtension]: // since 1.3.272; the other one is deprecated there
-		return layerSettings(mem, mode), []string{debugUtilsExtension, layerSettingsExtension}, nil
+		// Not enabled by name: the layer reads its settings all the same, and loaders older than the extension refuse
+		// an instance that names it.
+		return layerSettings(mem, mode), []string{debugUtilsExtension}, nil
 	case layerHas[validationFeaturesExtension]:
 		return validationFeatures(mem, mode), []string{debugUtilsExtension, validationFeaturesExtension}, nil
 	}
@@ -158,6 +160,23 @@ func validationFeatures(mem *cMemory, mode validationMode) unsafe.Pointer {
 	return unsafe.Pointer(info)
 }
 
+// layerChatter are the warnings in which the layer (1.4.3xx) tells about itself when GPU-assisted checks run: that
+// other checks run beside them, and which device limits it lowers and features it enables for its own use. Nothing that
+// the program does could avoid them.
+var layerChatter = map[string]bool{
+	"VALIDATION-SETTINGS":            true,
+	"WARNING-Setting-Limit-Adjusted": true,
+}
+
+// newMessageLog is the log of an instance.
+func newMessageLog(mode validationMode) *messageLog {
+	log := &messageLog{}
+	if mode == validationGPU {
+		log.ignored = layerChatter
+	}
+	return log
+}
+
 // The message severities, as VK_EXT_debug_utils numbers them.
 const (
 	severityWarning = 0x100
@@ -197,6 +216,8 @@ const logCapacity = 1024
 // A messageLog keeps the newest messages and numbers all of them from 0. It may be used from any goroutine; drivers and
 // layers may report from threads of their own.
 type messageLog struct {
+	ignored map[string]bool // message ids to drop
+
 	sync.Mutex
 	messages []ValidationMessage
 	dropped  uint64 // number of older messages no longer kept
@@ -271,8 +292,11 @@ func vkmoeAdapterMessage(severity, _ C.uint32_t, data *C.vkmoe_adapter_message, 
 		}
 		m.Objects = append(m.Objects, name)
 	}
-	cgo.Handle(user).Value().(*messageLog).add(m)
-	processLog.add(m)
+	log := cgo.Handle(user).Value().(*messageLog)
+	if !log.ignored[m.ID] {
+		log.add(m)
+		processLog.add(m)
+	}
 	return 0
 }
 

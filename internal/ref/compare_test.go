@@ -144,9 +144,12 @@ func gates32(mode RouterMode, logits []float32, ids []int32) []float32 {
 	gates := make([]float32, len(ids))
 	for j, e := range ids {
 		gates[j] = float32(math.Exp(float64(logits[e]-top))) / sum
+		if mode.Sigmoid() {
+			gates[j] = 1 / (1 + float32(math.Exp(float64(-logits[e]))))
+		}
 		total += gates[j]
 	}
-	if mode == SoftmaxTopKNorm {
+	if mode == SoftmaxTopKNorm || mode == SigmoidTopKNorm {
 		for j := range gates {
 			gates[j] /= total
 		}

@@ -117,8 +117,13 @@ func Scatter2scatterSlot[X, W Float](l Linear[W], x []X, r *Routing, layout Layo
 func linearRow[X, W Float](l *Linear[W], e int, x []X, gate float64, y, abs []float64) {
 	for o := range y {
 		var sum, scale float64
+		// W[e][o][i] is Weight[first + i·stride].
+		first, stride := (e*l.Out+o)*l.In, 1
+		if l.InOut {
+			first, stride = e*l.In*l.Out+o, l.Out
+		}
 		for i, v := range x {
-			term := float64(v) * l.At(e, o, i)
+			term := float64(v) * float64(l.Weight[first+i*stride])
 			sum += term
 			scale += max(term, -term)
 		}

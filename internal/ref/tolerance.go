@@ -94,8 +94,12 @@ const DivError = 2.5 * UnitF32
 
 // GateTolerance is the relative error of one gate computed in f32 from exact logits: the exponentials of the numerator and
 // of the sum, their rounded arguments, a sum over experts terms, and a division; twice that where the gates are divided
-// by their sum again. span is the largest difference between logits of a row.
+// by their sum again. span is the largest difference between logits of a row. A sigmoid's error does not depend on it
+// (SigmoidTolerance); its gates are divided and scaled.
 func GateTolerance(mode RouterMode, experts, k int, span float64) float64 {
+	if mode.Sigmoid() {
+		return 2*SigmoidTolerance + Gamma(k+2) + DivError
+	}
 	n := experts
 	if mode == TopKSoftmax {
 		n = k
@@ -107,6 +111,10 @@ func GateTolerance(mode RouterMode, experts, k int, span float64) float64 {
 	}
 	return once
 }
+
+// SigmoidTolerance is the relative error of 1/(1 + e^−x) in f32 with an exponential of the kernels' own, which is within
+// 2 ulp: one addition, one division, one product, and the argument is exact.
+const SigmoidTolerance = 4*UnitF32 + DivError
 
 // ActivationTolerance is the error of one activation in f32 relative to Abs of Activate or ActivateGated: an exponential
 // (or an erf of comparable error), a division and a handful of roundings. The tails, where the exponential's error grows

@@ -3,6 +3,7 @@ package ref
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // A RouterMode says how gates follow from router logits.
@@ -16,10 +17,20 @@ const (
 	SoftmaxTopKNorm
 	// TopKSoftmax takes the K largest logits and then the softmax over those (JetMoE, GraniteMoE).
 	TopKSoftmax
+	// SigmoidTopK scores each expert by the sigmoid of its logit; the gates are the K chosen scores.
+	SigmoidTopK
+	// SigmoidTopKNorm is SigmoidTopK with the K gates divided by their sum + SigmoidNormEpsilon (DeepSeek-V3).
+	SigmoidTopKNorm
 )
 
+// SigmoidNormEpsilon keeps SigmoidTopKNorm from dividing by 0.
+const SigmoidNormEpsilon = 1e-20
+
 // RouterModes lists every mode.
-var RouterModes = []RouterMode{SoftmaxTopK, SoftmaxTopKNorm, TopKSoftmax}
+var RouterModes = []RouterMode{SoftmaxTopK, SoftmaxTopKNorm, TopKSoftmax, SigmoidTopK, SigmoidTopKNorm}
+
+// Sigmoid reports whether the mode scores each expert on its own.
+func (m RouterMode) Sigmoid() bool { return m == SigmoidTopK || m == SigmoidTopKNorm }
 
 func (m RouterMode) String() string {
 	switch m {
@@ -29,6 +40,10 @@ func (m RouterMode) String() string {
 		return "softmax-topk-norm"
 	case TopKSoftmax:
 		return "topk-softmax"
+	case SigmoidTopK:
+		return "sigmoid-topk"
+	case SigmoidTopKNorm:
+		return "sigmoid-topk-norm"
 	}
 	return fmt.Sprintf("router mode %d", uint8(m))
 }
@@ -47,23 +62,29 @@ func SelectTopK[F Float](logits []F, tokens, experts, k int) []int32 {
 	if k < 0 || k > experts {
 		panic(fmt.Sprintf("ref.SelectTopK: k = %d of %d experts", k, experts))
 	}
-	ids := make([]int32, 0, tokens*k)
-	taken := make([]bool, experts)
-	for t := 0; t < tokens; t++ {
-		row := logits[t*experts : (t+1)*experts]
-		clear(taken)
-		for j := 0; j < k; j++ {
-			best := -1
-			for e, v := range row {
-				if !taken[e] && (best < 0 || ranksAbove(float64(v), float64(row[best]))) {
-					best = e
-				}
-			}
-			taken[best] = true
-			ids = append(ids, int32(best))
-		}
+	ids := make([]int32, tokens*k)
+	for t := range tokens {
+		selectRow(logits[t*experts:(t+1)*experts], ids[t*k:(t+1)*k])
 	}
 	return ids
+}
+
+// selectRow fills best with the experts of the largest values of one row. Experts come in ascending order and stop behind
+// their equals, so the lower id wins a tie.
+func selectRow[F Float](row []F, best []int32) {
+	n := 0
+	for e, v := range row {
+		at := n
+		for at > 0 && ranksAbove(float64(v), float64(row[best[at-1]])) {
+			at--
+		}
+		if at == len(best) {
+			continue
+		}
+		n = min(n+1, len(best))
+		copy(best[at+1:n], best[at:])
+		best[at] = int32(e)
+	}
 }
 
 // ranksAbove reports whether a is strictly above b in the order −NaN- < −Inf < … < +Inf, where every NaN is lowest.
@@ -78,7 +99,8 @@ func ranksAbove(a, b float64) bool {
 // ones, so it also serves to judge a device that broke a near tie the other way.
 //
 // A row that holds a NaN or +Inf has only NaN gates; so has a row of nothing but −Inf (over all E, or over the k chosen
-// for TopKSoftmax). Other −Inf logits have probability 0.
+// for TopKSoftmax). Other −Inf logits have probability 0. In the sigmoid modes only a NaN in the row makes its gates NaN;
+// an infinite logit has score 0 or 1.
 func GatesOf[F Float](mode RouterMode, logits []F, ids []int32, tokens, experts, k int) []float64 {
 	requireLen("GatesOf", "logits", len(logits), tokens*experts)
 	requireLen("GatesOf", "ids", len(ids), tokens*k)
@@ -91,6 +113,10 @@ func GatesOf[F Float](mode RouterMode, logits []F, ids []int32, tokens, experts,
 }
 
 func gatesOfRow(mode RouterMode, row []float64, ids []int32, gates []float64) {
+	if mode.Sigmoid() {
+		sigmoidGatesOfRow(mode, row, ids, gates)
+		return
+	}
 	chosen := make([]float64, len(ids))
 	for j, e := range ids {
 		chosen[j] = row[e]
@@ -121,6 +147,22 @@ func gatesOfRow(mode RouterMode, row []float64, ids []int32, gates []float64) {
 	if mode == SoftmaxTopKNorm {
 		for j := range gates {
 			gates[j] /= total
+		}
+	}
+}
+
+func sigmoidGatesOfRow(mode RouterMode, row []float64, ids []int32, gates []float64) {
+	total := 0.0
+	for j, e := range ids {
+		gates[j] = sigmoid(row[e])
+		total += gates[j]
+	}
+	for j := range gates {
+		switch {
+		case slices.ContainsFunc(row, math.IsNaN):
+			gates[j] = math.NaN()
+		case mode == SigmoidTopKNorm:
+			gates[j] /= total + SigmoidNormEpsilon
 		}
 	}
 }

@@ -34,6 +34,11 @@ float normal_cdf(float x) {
     return x < 0.0 ? tail : 1.0 - tail;
 }
 
+// max(x, 0), NaN staying NaN. A comparison with 0 alone becomes a max instruction on NVIDIA, which drops NaN.
+float positive(float x) {
+    return is_nan(x) || x > 0.0 ? x : 0.0;
+}
+
 float activate(uint mode, float x) {
     switch (mode) {
     case GELU:
@@ -44,9 +49,9 @@ float activate(uint mode, float x) {
     case SILU:
         return x * sigmoid(x);
     case RELU:
-        return x < 0.0 ? 0.0 : x; // NaN stays NaN
-    default:
-        return x < 0.0 ? 0.0 : x * x; // RELU2
+        return positive(x);
+    default: // RELU2
+        return positive(x) * positive(x);
     }
 }
 

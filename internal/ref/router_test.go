@@ -1,0 +1,215 @@
+package ref
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// logit is the inverse of the sigmoid.
+func logit(p float64) float64 { return math.Log(p / (1 - p)) }
+
+func TestSigmoidRouterByHand(t *testing.T) {
+	row := []float64{logit(0.2), logit(0.9), logit(0.5), logit(0.6)}
+	r := Router{Mode: SigmoidTopK, Experts: 4, K: 2}
+	require.Equal(t, []int32{1, 3}, Select(r, row, 1))
+	require.InDeltaSlice(t, []float64{0.9, 0.6}, RouterGates(r, row, []int32{1, 3}, 1), 1e-15)
+
+	r.Bias = []float32{0.5, -0.5, 0.25, 0} // biased scores 0.7, 0.4, 0.75, 0.6
+	r.Mode, r.Scale = SigmoidTopKNorm, 2
+	require.Equal(t, []int32{2, 0}, Select(r, row, 1), "the bias decides the choice")
+	require.InDeltaSlice(t, []float64{2 * 0.5 / 0.7, 2 * 0.2 / 0.7}, RouterGates(r, row, []int32{2, 0}, 1), 1e-14,
+		"and not the gates")
+	require.InDelta(t, 0.1, RouterMargins(r, row, 1)[0], 1e-7)
+}
+
+func TestGroupLimitedChoiceByHand(t *testing.T) {
+	scores := []float64{0.90, 0.10, 0.10 /**/, 0.60, 0.59, 0.01 /**/, 0.55, 0.20, 0.50}
+	row := make([]float64, len(scores))
+	for e, s := range scores {
+		row[e] = logit(s)
+	}
+	r := Router{Mode: SigmoidTopK, Experts: 9, K: 2, Groups: 3, TopGroups: 1} // groups score 1.00, 1.19, 1.05
+	require.Equal(t, []int32{3, 4}, Select(r, row, 1), "the best expert of all is in a group that is not kept")
+	require.InDelta(t, 0.07, RouterMargins(r, row, 1)[0], 1e-12)
+	r.TopGroups = 2
+	r.K = 4
+	require.Equal(t, []int32{3, 4, 6, 8}, Select(r, row, 1))
+	require.InDelta(t, 0.025, RouterMargins(r, row, 1)[0], 1e-12, "half the gap between the groups")
+	r.TopGroups = 3
+	require.Equal(t, []int32{0, 3, 4, 6}, Select(r, row, 1))
+
+	r = Router{Mode: SigmoidTopK, Experts: 3, K: 2, Groups: 3, TopGroups: 2}
+	require.Equal(t, []int32{2, 0}, Select(r, []float64{1, 0, 2}, 1), "groups of one expert")
+}
+
+func TestSigmoidRouterOfNonFiniteRows(t *testing.T) {
+	nan, inf := math.NaN(), math.Inf(1)
+	r := Router{Mode: SigmoidTopKNorm, Experts: 4, K: 2}
+	for name, c := range map[string]struct {
+		row   []float64
+		ids   []int32
+		gates []float64
+	}{
+		"NaN":       {[]float64{nan, 1, 2, 3}, []int32{3, 2}, []float64{nan, nan}},
+		"infinite":  {[]float64{-inf, inf, -inf, -inf}, []int32{1, 0}, []float64{1, 0}},
+		"only -Inf": {[]float64{-inf, -inf, -inf, -inf}, []int32{0, 1}, []float64{0, 0}},
+	} {
+		ids := Select(r, c.row, 1)
+		require.Equal(t, c.ids, ids, name)
+		require.True(t, Compare(RouterGates(r, c.row, ids, 1), c.gates, nil).OK(), name)
+	}
+	r.Bias = []float32{0, float32(nan), 0, float32(-inf)}
+	ids := Select(r, []float64{0, 9, 1, 9}, 1)
+	require.Equal(t, []int32{2, 0}, ids)
+	require.True(t, math.IsNaN(RouterGates(r, []float64{0, 9, 1, 9}, ids, 1)[0]), "a bias that is NaN is not hidden")
+}
+
+func TestRouterRefusesWhatMakesNoSense(t *testing.T) {
+	for name, r := range map[string]Router{
+		"softmax with groups": {Mode: SoftmaxTopK, Experts: 4, K: 1, Groups: 2, TopGroups: 1},
+		"softmax with bias":   {Mode: TopKSoftmax, Experts: 1, K: 1, Bias: []float32{0}},
+		"too few experts":     {Mode: SigmoidTopK, Experts: 8, K: 3, Groups: 4, TopGroups: 1},
+		"ragged groups":       {Mode: SigmoidTopK, Experts: 8, K: 1, Groups: 3, TopGroups: 1},
+	} {
+		require.Panics(t, func() { Select(r, make([]float64, r.Experts), 1) }, name)
+	}
+}
+
+func TestRouterGatesBackward(t *testing.T) {
+	rng := rand.New(rand.NewPCG(21, 22))
+	const tokens, experts, k = 5, 8, 3
+	for _, mode := range RouterModes {
+		r := Router{Mode: mode, Experts: experts, K: k, Scale: 2.5}
+		if mode.Sigmoid() {
+			r.Bias, r.Groups, r.TopGroups = normals(rng, experts), 4, 2
+		}
+		logits, dg := normals64(rng, tokens*experts), normals64(rng, tokens*k)
+		for tok, margin := range RouterMargins(r, logits, tokens) {
+			require.Greater(t, margin, 1e-4, "token %d would change experts under the difference", tok)
+		}
+		got := RouterGatesBackward(r, logits, Select(r, logits, tokens), dg, tokens)
+		requireGradient(t, mode.String(), logits, got.Y, func() float64 {
+			return dot(RouterGates(r, logits, Select(r, logits, tokens), tokens), dg)
+		})
+		for i := range got.Y {
+			require.LessOrEqual(t, math.Abs(got.Y[i]), got.Abs[i]+1e-15)
+		}
+	}
+}
+
+func TestRouterStatsByHand(t *testing.T) {
+	// Probabilities 1/4, 3/4 and 1/2, 1/2; sums of exponentials 4 and 2.
+	logits := []float64{0, math.Log(3), 0, 0}
+	s := CollectRouterStats(SoftmaxTopK, logits, []int32{1, 0}, 2, 2)
+	require.Equal(t, []int32{1, 1}, s.Counts)
+	require.InDeltaSlice(t, []float64{0.75, 1.25}, s.Probability.Y, 1e-15)
+	require.InDelta(t, 2*math.Log(2)-0.75*math.Log(3)+math.Log(2), s.Entropy.Y[0], 1e-15)
+	require.InDelta(t, math.Pow(math.Log(4), 2)+math.Pow(math.Log(2), 2), s.LogSumExp2.Y[0], 1e-15)
+
+	s = CollectRouterStats(SigmoidTopK, []float64{logit(0.2), logit(0.6)}, []int32{1}, 1, 2)
+	require.InDeltaSlice(t, []float64{0.25, 0.75}, s.Probability.Y, 1e-15)
+
+	s = CollectRouterStats(SoftmaxTopK, []float64{math.Inf(-1), 5}, []int32{1}, 1, 2)
+	require.Equal(t, []float64{0, 1, 0}, append(s.Probability.Y, s.Entropy.Y...))
+	for _, bad := range [][]float64{{math.NaN(), 1}, {math.Inf(1), 1}, {math.Inf(-1), math.Inf(-1)}} {
+		s = CollectRouterStats(SigmoidTopK, bad, []int32{1}, 1, 2)
+		require.True(t, math.IsNaN(s.Probability.Y[0]) && math.IsNaN(s.Entropy.Y[0]) && math.IsNaN(s.LogSumExp2.Y[0]))
+	}
+}
+
+// TestRouterLossesByHand has two layers of two tokens. Layer 0 sends both to expert 0 and layer 1 one to each.
+func TestRouterLossesByHand(t *testing.T) {
+	l3 := math.Log(3)
+	layers := []RoutedLayer[float64]{
+		{Logits: []float64{l3, 0, l3, 0}, IDs: []int32{0, 0}}, // P = 3/4, 1/4
+		{Logits: []float64{l3, 0, 0, l3}, IDs: []int32{0, 1}}, // P = 1/2, 1/2
+	}
+	c := RouterLoss{Experts: 2, Balance: 10, Z: 100}
+	total, balance, z := RouterLosses(c, layers, 2)
+	require.InDelta(t, 2*(3./4*5./8+1./4*3./8), balance, 1e-15, "F = 3/4, 1/4 and P = 5/8, 3/8 over both layers")
+	require.InDelta(t, math.Pow(math.Log(4), 2), z, 1e-15)
+	require.InDelta(t, 10*balance+100*z, total, 1e-12)
+
+	c.Form = JetMoEBalance
+	_, balance, z = RouterLosses(c, layers, 2)
+	require.InDelta(t, 2*3./4+1, balance, 1e-15, "2·(1·3/4) and 2·(1/2·1/2 + 1/2·1/2)")
+	require.InDelta(t, 2*math.Pow(math.Log(4), 2), z, 1e-15)
+
+	for _, form := range []BalanceForm{MixtralBalance, JetMoEBalance} {
+		c.Form = form
+		total, _, _ = RouterLosses(c, []RoutedLayer[float64]{{}, {}}, 0)
+		require.Zero(t, total)
+		_, balance, _ = RouterLosses(c, []RoutedLayer[float64]{{Logits: make([]float64, 8), IDs: []int32{0, 1, 0, 1, 0, 1, 0, 1}}}, 4)
+		require.InDelta(t, []float64{2, 1}[form], balance, 1e-15, "balanced: k in one form, 1 in the other")
+	}
+}
+
+func TestRouterLossesBackward(t *testing.T) {
+	rng := rand.New(rand.NewPCG(23, 24))
+	const tokens, experts, k = 5, 6, 2
+	for _, mode := range []RouterMode{SoftmaxTopK, SigmoidTopKNorm} {
+		for _, form := range []BalanceForm{MixtralBalance, JetMoEBalance} {
+			c := RouterLoss{Mode: mode, Experts: experts, Form: form, Balance: 3, Z: 0.5}
+			var layers []RoutedLayer[float64]
+			for range 3 {
+				logits := normals64(rng, tokens*experts)
+				layers = append(layers, RoutedLayer[float64]{logits, SelectTopK(logits, tokens, experts, k)})
+			}
+			layers[2].IDs[3] = -1 // a slot without an expert
+			for l, got := range RouterLossesBackward(c, layers, tokens) {
+				requireGradient(t, fmt.Sprint(mode, form, l), layers[l].Logits, got.Y, func() float64 {
+					total, _, _ := RouterLosses(c, layers, tokens)
+					return total
+				})
+				for i := range got.Y {
+					require.LessOrEqual(t, math.Abs(got.Y[i]), got.Abs[i]+1e-15)
+				}
+			}
+		}
+	}
+}
+
+// TestPhilox holds the generator to the known answers that its authors publish with Random123 (kat_vectors).
+func TestPhilox(t *testing.T) {
+	const ones = 0xffffffff
+	for _, c := range []struct {
+		counter [4]uint32
+		key     [2]uint32
+		want    [4]uint32
+	}{
+		{want: [4]uint32{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+		{[4]uint32{ones, ones, ones, ones}, [2]uint32{ones, ones}, [4]uint32{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+		{[4]uint32{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, [2]uint32{0xa4093822, 0x299f31d0},
+			[4]uint32{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+	} {
+		require.Equal(t, c.want, Philox4x32(c.counter, c.key))
+	}
+}
+
+func TestJitterIsUniformAroundOne(t *testing.T) {
+	const n = 20000
+	ones := make([]float32, n)
+	for i := range ones {
+		ones[i] = 1
+	}
+	y := Jitter(ones, 0.5, 7, 3, 1)
+	var sum, squares, low, high float64 = 0, 0, 2, 0
+	for i, v := range y {
+		require.Equal(t, JitterBits(i, 7, 3, 1), int32((v-1)*(1<<23)), "eps 1/2 keeps every bit")
+		d := float64(v) - 1
+		sum, squares = sum+d, squares+d*d
+		low, high = math.Min(low, float64(v)), math.Max(high, float64(v))
+	}
+	require.InDelta(t, 0, sum/n, 0.01)
+	require.InDelta(t, 1./12, squares/n, 0.002, "the variance of a uniform distribution of width 1")
+	require.GreaterOrEqual(t, low, 0.5)
+	require.Less(t, high, 1.5)
+	require.NotEqual(t, y, Jitter(ones, 0.5, 7, 4, 1), "another step")
+	require.NotEqual(t, y, Jitter(ones, 0.5, 7, 3, 2), "another stream")
+	require.NotEqual(t, y, Jitter(ones, 0.5, 8, 3, 1), "another seed")
+	require.Equal(t, y[:5], Jitter(ones[:5], 0.5, 7, 3, 1), "an element's number does not depend on the others")
+}

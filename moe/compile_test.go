@@ -1,0 +1,84 @@
+package moe
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/internal/spirv"
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// pipelines lists every kernel with the specializations that this package may ask for.
+func pipelines() []vk.PipelineSpec {
+	var list []vk.PipelineSpec
+	add := func(k *vk.Kernel, values []uint32) { list = append(list, vk.PipelineSpec{Kernel: k, Spec: values}) }
+	add(shaders.ExpertHistogram, shaders.ExpertHistogramSpec{Threads: sortThreads}.Values())
+	add(shaders.ExpertScan, shaders.ExpertScanSpec{Threads: sortThreads}.Values())
+	add(shaders.ExpertScatter, shaders.ExpertScatterSpec{Threads: scatterThreads}.Values())
+	for _, rule := range tileRules {
+		for _, tile := range []Tile{rule.wide, rule.narrow} {
+			for flags := range 8 {
+				spec := tile.spec()
+				spec.XQuads, spec.WQuads, spec.Transposed = flags&1 != 0, flags&2 != 0, flags&4 != 0
+				add(shaders.Scatter2scatterF32, spec.Values())
+			}
+		}
+	}
+	for _, a := range activations {
+		for _, wide := range []bool{false, true} {
+			shape := chooseElementwise(1024, wide)
+			add(shaders.ActivationF32, shaders.ActivationSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: wide,
+				Mode: a.mode, Gated: a.gated}.Values())
+		}
+	}
+	for flags := range 4 {
+		add(shaders.CombineF32, shaders.CombineSpec{Columns: 64, Rows: 1, Quads: flags&1 != 0, Grouped: flags&2 != 0}.Values())
+	}
+	for _, experts := range []int{1, 2, 8, 60, 64, 128, 256, 384, 1000, 1024} {
+		for _, software := range []bool{false, true} {
+			for mode := range uint32(3) {
+				lanes := topKLanes(software, experts)
+				rows := topKRows(lanes, experts)
+				add(shaders.TopkGates, shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes),
+					Keys: uint32(rows * experts), Mode: mode}.Values())
+			}
+		}
+	}
+	return list
+}
+
+// TestPipelinesFitEveryDevice holds all specializations to what every Vulkan device offers: 16 KiB of shared memory and 256
+// invocations in a work-group (Vulkan's minimum is 128, the least seen is 256).
+func TestPipelinesFitEveryDevice(t *testing.T) {
+	for _, p := range pipelines() {
+		shared, err := spirv.SharedBytes(p.Kernel.SPIRV(), p.Spec)
+		require.NoError(t, err)
+		require.LessOrEqual(t, shared, uint64(16384), "%s %v", p.Kernel.Name(), p.Spec)
+		invocations := uint32(1)
+		for _, axis := range p.Kernel.LocalSize {
+			if axis >= 0 {
+				invocations *= p.Spec[axis]
+			} else {
+				invocations *= uint32(-axis)
+			}
+		}
+		require.LessOrEqual(t, invocations, uint32(256), "%s %v", p.Kernel.Name(), p.Spec)
+		require.Empty(t, p.Kernel.Needs, "the portable path needs no optional feature")
+	}
+}
+
+// TestEveryPipelineCompiles asks the driver for all of them. It also runs where nothing can be executed, as on RADV
+// without hardware.
+func TestEveryPipelineCompiles(t *testing.T) {
+	if dev == nil {
+		t.Skip("needs a Vulkan device")
+	}
+	list := pipelines()
+	if testing.Short() {
+		list = list[:16]
+	}
+	require.NoError(t, dev.Compile(context.Background(), list))
+}

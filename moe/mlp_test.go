@@ -1,0 +1,278 @@
+package moe
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// layer is an MLP on the device with the same weights for the oracle.
+type layer struct {
+	*MLP
+	oracle ref.MLP[float32]
+}
+
+// newLayer makes a layer of random weights, scaled so that values neither grow nor vanish.
+func newLayer(t testing.TB, cfg MLPConfig) layer {
+	t.Helper()
+	if dev == nil {
+		t.Skip("needs a Vulkan device")
+	}
+	m, err := NewMLP(dev, cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	r := rand.New(rand.NewSource(11))
+	linear := func(l *ParallelLinear) ref.Linear[float32] {
+		c := l.Config
+		out := ref.Linear[float32]{Experts: c.Experts, In: c.In, Out: c.Out, InOut: c.InOut, Weight: normal(r, c.Experts*c.In*c.Out)}
+		for i := range out.Weight {
+			out.Weight[i] /= float32(c.In) / 4
+		}
+		require.NoError(t, UploadBank(context.Background(), l.Weight, out.Weight))
+		if c.Bias {
+			out.Bias = normal(r, c.Experts*c.Out)
+			require.NoError(t, UploadBank(context.Background(), l.Bias, out.Bias))
+		}
+		return out
+	}
+	return layer{m, ref.MLP[float32]{Mode: modes[cfg.Mode], K: cfg.TopK, Router: linear(m.Router), Up: linear(m.Up),
+		Down: linear(m.Down), Activation: refActivations[cfg.Activation], Gated: cfg.Activation.Gated()}}
+}
+
+// requireStages compares every stage with the oracle applied to what the device had before that stage, so that each
+// bound is that of one operation.
+func (l layer) requireStages(t testing.TB, s *MLPSaved, x, y []float32, tokens int) {
+	t.Helper()
+	c := l.Config
+	logits := ref.DenseLinear(l.oracle.Router, x, tokens)
+	gotLogits := download[float32](t, s.Logits)
+	requireClose(t, gotLogits, logits.Y, logits.Bound(ref.F32, c.Width), "logits")
+	ids, gates := download[int32](t, s.Routing.IDs), download[float32](t, s.Routing.Gates)
+	requireTopK(t, c.Mode, gotLogits, ids, gates, tokens, c.Experts, c.TopK)
+	routing := ref.Route(ids, tokens, c.Experts, c.TopK)
+	requireRouting(t, s.Routing, routing)
+
+	none := []float32(nil)
+	z := ref.Scatter2scatter(l.oracle.Up, x, routing, ref.Layout{GroupedOut: true}, none)
+	gotZ := download[float32](t, s.Z)
+	requireClose(t, gotZ, z.Y, z.Bound(ref.F32, c.Width), "z")
+	h := refActivate(c.Activation, gotZ, tokens*c.TopK, c.Hidden)
+	gotH := download[float32](t, s.H)
+	requireClose(t, gotH, h.Y, h.BoundBy(ref.ActivationTolerance(ref.F32), 0x1p-120), "h")
+	slots := ref.Scatter2scatter(l.oracle.Down, gotH, routing, ref.Layout{GroupedIn: true}, none)
+	gotSlots := download[float32](t, s.Slots)
+	requireClose(t, gotSlots, slots.Y, slots.Bound(ref.F32, c.Hidden), "slots")
+	out := ref.Combine(gotSlots, gates, routing, c.Width, false)
+	requireClose(t, y, out.Y, out.Bound(ref.F32, c.TopK), "out")
+}
+
+func TestMLPEqualsTheOracle(t *testing.T) {
+	configs := []MLPConfig{
+		{Experts: 1, TopK: 1, Width: 1, Hidden: 1},
+		{Experts: 8, TopK: 2, Width: 32, Hidden: 48, Mode: SoftmaxTopKNorm},
+		{Experts: 8, TopK: 8, Width: 33, Hidden: 7, Activation: GEGLU, Bias: true, RouterBias: true},
+		{Experts: 16, TopK: 4, Width: 20, Hidden: 12, Activation: GELU, Mode: TopKSoftmax, Bias: true, InOut: true},
+		{Experts: 60, TopK: 4, Width: 64, Hidden: 30, Activation: ReLU2, InOut: true},
+		{Experts: 4, TopK: 3, Width: 16, Hidden: 100, Activation: GEGLUTanh, Bias: true},
+	}
+	for _, cfg := range configs {
+		l := newLayer(t, cfg)
+		for _, tokens := range []int{0, 1, 2, 61} {
+			t.Run(fmt.Sprintf("%+v T=%d", cfg, tokens), func(t *testing.T) {
+				k := newKit(t)
+				data := normal(rand.New(rand.NewSource(int64(tokens))), tokens*cfg.Width)
+				x := k.f32("x", data, tokens, cfg.Width)
+				y := k.output("y", vk.F32, tokens, cfg.Width)
+				saved, err := l.Forward(k.rec, x, y)
+				require.NoError(t, err)
+				k.run()
+				got := download[float32](t, y)
+				l.requireStages(t, saved, data, got, tokens)
+				whole := ref.ForwardChosen(l.oracle, data, tokens, ref.DenseLinear(l.oracle.Router, data, tokens),
+					download[int32](t, saved.Routing.IDs))
+				relative := ref.RelativeFrobenius(got, whole.Out.Y)
+				require.True(t, relative <= 1e-5, "relative error %v", relative)
+			})
+		}
+	}
+}
+
+// TestDiscardChangesNothingButMemory compares bits and scratch of a layer with and without Discard.
+func TestDiscardChangesNothingButMemory(t *testing.T) {
+	cfg := MLPConfig{Experts: 4, TopK: 2, Width: 512, Hidden: 512, Activation: GELU}
+	l := newLayer(t, cfg)
+	data := normal(rand.New(rand.NewSource(2)), 64*cfg.Width)
+	var results [][]uint32
+	var live []uint64
+	for _, discard := range []bool{false, true} {
+		l.Config.Discard = discard
+		k := newKit(t)
+		x, y := k.f32("x", data, 64, cfg.Width), k.output("y", vk.F32, 64, cfg.Width)
+		before := dev.Memory().LiveBytes
+		for range 2 { // two layers after each other in one recording
+			saved, err := l.Forward(k.rec, x, y)
+			require.NoError(t, err)
+			require.Equal(t, discard, saved.Z == nil && saved.H == nil && saved.Slots == nil)
+			require.NotNil(t, saved.Logits)
+		}
+		live = append(live, dev.Memory().LiveBytes-before)
+		k.run()
+		results = append(results, words(t, y))
+		k.close()
+	}
+	require.Equal(t, results[0], results[1])
+	slot := uint64(4 * 64 * 2 * 512) // bytes of each of Z, H and Slots
+	require.GreaterOrEqual(t, live[0], 6*slot)
+	require.Less(t, live[1], 3*slot, "H takes other memory than Z, Slots takes Z's, and the second layer all of it again")
+}
+
+// TestMemoryIsWhatTheFormulasSay compares the device's count of live bytes with WeightBytes and ScratchBytes.
+func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
+	if dev == nil {
+		t.Skip("needs a Vulkan device")
+	}
+	const padding = 256 * 20 // at most 20 tensors, each rounded up to 256 bytes
+	for _, cfg := range []MLPConfig{
+		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, Bias: true, RouterBias: true},
+		{Experts: 128, TopK: 8, Width: 20, Hidden: 12, Activation: ReLU},
+	} {
+		before := dev.Memory().LiveBytes
+		m, err := NewMLP(dev, cfg)
+		require.NoError(t, err)
+		weights := dev.Memory().LiveBytes - before
+		require.GreaterOrEqual(t, weights, cfg.WeightBytes())
+		require.Less(t, weights, cfg.WeightBytes()+padding)
+		for _, tokens := range []int{1, 100, 5000} {
+			k := newKit(t)
+			x, y := k.f32("x", make([]float32, tokens*cfg.Width), tokens, cfg.Width), k.output("y", vk.F32, tokens, cfg.Width)
+			before := dev.Memory().LiveBytes
+			_, err := m.Forward(k.rec, x, y)
+			require.NoError(t, err)
+			scratch := dev.Memory().LiveBytes - before
+			require.LessOrEqual(t, scratch, m.ScratchBytes(tokens)+padding, "%d tokens", tokens)
+			require.GreaterOrEqual(t, 10*scratch, 8*m.ScratchBytes(tokens), "%d tokens", tokens)
+			k.close()
+		}
+		require.NoError(t, m.Close())
+	}
+}
+
+func TestForwardIsOneSubmission(t *testing.T) {
+	l := newLayer(t, MLPConfig{Experts: 8, TopK: 2, Width: 16, Hidden: 16})
+	k := newKit(t)
+	x, y := k.f32("x", make([]float32, 160), 10, 16), k.output("y", vk.F32, 10, 16)
+	_, err := l.Forward(k.rec, x, y)
+	require.NoError(t, err)
+	before := dev.Stats()
+	require.NoError(t, k.rec.Run(k.ctx))
+	after := dev.Stats()
+	require.EqualValues(t, 1, after.Submits-before.Submits)
+	require.Equal(t, before.Dispatches, after.Dispatches, "all was recorded before")
+}
+
+func TestForwardRepeatsItsBits(t *testing.T) {
+	l := newLayer(t, MLPConfig{Experts: 16, TopK: 4, Width: 40, Hidden: 24, Mode: SoftmaxTopKNorm, Bias: true})
+	data := normal(rand.New(rand.NewSource(8)), 100*40)
+	var first []uint32
+	for range 20 {
+		k := newKit(t)
+		x, y := k.f32("x", data, 100, 40), k.output("y", vk.F32, 100, 40)
+		_, err := l.Forward(k.rec, x, y)
+		require.NoError(t, err)
+		k.run()
+		if first == nil {
+			first = words(t, y)
+		}
+		require.Equal(t, first, words(t, y))
+		k.close()
+	}
+}
+
+// TestForwardRouted gives the experts by hand, one of them out of range in the second run.
+func TestForwardRouted(t *testing.T) {
+	cfg := MLPConfig{Experts: 5, TopK: 2, Width: 12, Hidden: 20}
+	l := newLayer(t, cfg)
+	const tokens, choices = 9, 3 // not the router's K
+	data := normal(rand.New(rand.NewSource(4)), tokens*cfg.Width)
+	idData := spreads[0].ids(5, tokens*choices, cfg.Experts)
+	ids, err := NewIDs(context.Background(), dev, idData, choices, cfg.Experts)
+	require.NoError(t, err)
+	defer ids.Close()
+	k := newKit(t)
+	gateData := normal(rand.New(rand.NewSource(6)), tokens*choices)
+	r, err := RouteIDs(k.rec, ids, k.f32("gates", gateData, tokens, choices), cfg.Experts)
+	require.NoError(t, err)
+	y := k.output("y", vk.F32, tokens, cfg.Width)
+	_, err = l.ForwardRouted(k.rec, r, k.f32("x", data, tokens, cfg.Width), y)
+	require.NoError(t, err)
+	check := func() {
+		routing := ref.Route(idData, tokens, cfg.Experts, choices)
+		z := ref.Scatter2scatter(l.oracle.Up, data, routing, ref.Layout{GroupedOut: true}, []float32(nil))
+		h := ref.ActivateGated(ref.SiLU, z.Y, tokens*choices, cfg.Hidden)
+		s := ref.Scatter2scatter(l.oracle.Down, h.Y, routing, ref.Layout{GroupedIn: true}, []float32(nil))
+		want := ref.Combine(s.Y, gateData, routing, cfg.Width, false).Y
+		relative := ref.RelativeFrobenius(download[float32](t, y), want)
+		require.True(t, relative <= 1e-5, "relative error %v", relative)
+	}
+	k.run()
+	check()
+	idData[4], idData[20] = 77, -3
+	require.NoError(t, vk.Upload(k.ctx, ids, idData))
+	var bad *ExpertIDError
+	require.ErrorAs(t, k.rec.Run(k.ctx), &bad)
+	require.Equal(t, ExpertIDError{Slot: 4, ID: 77, Experts: 5, Count: 2}, *bad)
+	check()
+}
+
+func TestMLPArguments(t *testing.T) {
+	good := MLPConfig{Experts: 4, TopK: 2, Width: 8, Hidden: 8}
+	l := newLayer(t, good)
+	var config *ConfigError
+	for name, change := range map[string]func(*MLPConfig){
+		"Experts": func(c *MLPConfig) { c.Experts = 0 }, "TopK": func(c *MLPConfig) { c.TopK = 5 },
+		"Width": func(c *MLPConfig) { c.Width = 0 }, "Hidden": func(c *MLPConfig) { c.Hidden = -1 },
+		"Activation": func(c *MLPConfig) { c.Activation = 100 }, "Mode": func(c *MLPConfig) { c.Mode = 100 },
+	} {
+		bad := good
+		change(&bad)
+		_, err := NewMLP(dev, bad)
+		require.ErrorAs(t, err, &config, name)
+		require.Equal(t, name, config.Field)
+	}
+	_, err := NewParallelLinear(dev, ParallelLinearConfig{Experts: 1, In: 1 << 20, Out: 1 << 20})
+	require.ErrorAs(t, err, &config)
+	_, err = NewParallelLinear(dev, ParallelLinearConfig{Experts: 1024, In: 1 << 15, Out: 1 << 15})
+	require.ErrorIs(t, err, vk.ErrOutOfMemory)
+
+	k := newKit(t)
+	x, y := k.f32("x", make([]float32, 24), 3, 8), k.output("y", vk.F32, 3, 8)
+	var shape *vk.ShapeError
+	for name, c := range map[string]struct{ x, y *vk.Tensor }{
+		"no x": {nil, y}, "no y": {x, nil}, "in place": {x, x}, "width": {k.f32("w", make([]float32, 21), 3, 7), y},
+		"tokens": {x, k.output("t", vk.F32, 4, 8)}, "dtype": {k.i32("i", make([]int32, 24), 3, 8), y},
+	} {
+		rec, err := dev.NewRecorder()
+		require.NoError(t, err)
+		_, err = l.Forward(rec, c.x, c.y)
+		require.ErrorAs(t, err, &shape, name)
+		require.NoError(t, rec.Close())
+	}
+	rec, err := dev.NewRecorder()
+	require.NoError(t, err)
+	_, err = l.ForwardRouted(rec, nil, x, y)
+	require.ErrorAs(t, err, &shape)
+	require.NoError(t, rec.Close())
+
+	closed, err := NewMLP(dev, good)
+	require.NoError(t, err)
+	require.NoError(t, closed.Close())
+	require.NoError(t, closed.Close())
+	_, err = closed.Forward(k.rec, x, y)
+	require.ErrorIs(t, err, vk.ErrClosed)
+}
