@@ -25,7 +25,7 @@ var All = []*kernel.Kernel{
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
 	"activation.f32":      "f3ae4e682f4dac67ef4f938c0de999e8b56cfcf67bc0316f7fb2d0c206e9829f",
-	"combine.f32":         "0c4424809eb41ea8094eb9afa730854804125485b730b6977de88531528f03c1",
+	"combine.f32":         "c38afdeb52d603bff69c1b7570953ff6cd608c6cefe74135c2586e359a0f05ce",
 	"expert_histogram":    "bcf0bbedb185ba091fba608e3243a9fe3935aeb70d924eceb399ff30683059df",
 	"expert_scan":         "4662bbc365ebecffd315802caf62500af400e5c41baccf66d08c8ef191b289f1",
 	"expert_scatter":      "f45103f66d164c6e33b2006387542f19ed42fcc8eb437975eceb022a0f2b68cd",
