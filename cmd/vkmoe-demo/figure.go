@@ -151,7 +151,7 @@ func (r *result) kernelCard() picture.Card {
 func (r *result) footer() string {
 	text := "github.com/vkmoe/vkmoe: cmd/vkmoe-demo. One token a character; "
 	if r.Options.Context > 0 {
-		text += fmt.Sprintf("the layer's input mixes in %g of the character before. ", r.Options.Context)
+		text += fmt.Sprintf("the layer's input mixes in %g of what came before. ", r.Options.Context)
 	} else {
 		text += "the layer's input is the character's embedding. "
 	}

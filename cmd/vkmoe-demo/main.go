@@ -98,7 +98,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f.StringVar(&o.Model, "model", "olmoe", "one of the built-in models, or a checkpoint folder")
 	f.IntVar(&o.Layer, "layer", 0, "layer of the model, from 0")
 	f.StringVar(&o.Text, "text", "", "text file to route instead of the built-in one")
-	f.Float64Var(&o.Context, "context", 0.5, "share of the previous character's input that is mixed into each character's; 0 for none")
+	f.Float64Var(&o.Context, "context", 0.5, "share of what came before that is mixed into each character's input; 0 for none")
 	f.StringVar(&o.Device, "device", "", "index or part of the name of the device (default: VKMOE_DEVICE, else the best one)")
 	f.StringVar(&o.Out, "out", ".", "folder for routing.png; made if it does not exist")
 	f.IntVar(&o.Steps, "steps", 20, "passes over the text")
