@@ -3,6 +3,7 @@ package vk
 import (
 	"bytes"
 	"os"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -74,6 +75,15 @@ func TestCapabilitiesArePlausible(t *testing.T) {
 				require.NotZero(t, budget[h], "heap %d", h)
 			}
 		}
+	}
+}
+
+func TestCoreFeaturePositions(t *testing.T) {
+	structure := reflect.TypeFor[vulkan.PhysicalDeviceFeatures]()
+	for name, flag := range map[string]featureFlag{"ShaderInt16": flagInt16, "ShaderInt64": flagInt64} {
+		field, ok := structure.FieldByName(name)
+		require.True(t, ok)
+		require.Equal(t, featureFlag{blockCore, field.Index[0]}, flag, name)
 	}
 }
 
