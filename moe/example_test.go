@@ -20,8 +20,9 @@ func Example() {
 	defer x.Close()
 	y := must(dev.NewTensor(vk.F32, 16, 64))
 	defer y.Close()
-	for _, t := range []*vk.Tensor{layer.Router.Weight, layer.Up.Weight, layer.Down.Weight, x} {
-		check(vk.Upload(ctx, t, make([]float32, t.Elements())))
+	check(vk.Upload(ctx, x, make([]float32, x.Elements())))
+	for _, w := range []*moe.ExpertBank{layer.Router.Weight, layer.Up.Weight, layer.Down.Weight} {
+		check(moe.UploadBank(ctx, w, make([]float32, w.Elements())))
 	}
 	rec := must(dev.NewRecorder())
 	defer rec.Close()

@@ -37,8 +37,11 @@ type linearRun struct {
 	gates   []float32
 }
 
-// record uploads the case's data and records the layer.
-func (c linearCase) record(k *kit) linearRun {
+// record uploads the case's data in f32 and records the layer.
+func (c linearCase) record(k *kit) linearRun { return c.recordIn(k, storage{}) }
+
+// recordIn does so in other storage types.
+func (c linearCase) recordIn(k *kit, st storage) linearRun {
 	k.t.Helper()
 	r := rand.New(rand.NewSource(int64(c.tokens*7 + c.in)))
 	if c.values == nil {
@@ -47,20 +50,16 @@ func (c linearCase) record(k *kit) linearRun {
 	slots := c.tokens * c.k
 	ids := c.spread.ids(3, slots, c.experts)
 	run := linearRun{routing: ref.Route(ids, c.tokens, c.experts, c.k)}
-	run.x = c.values(r, c.layout.InRows(run.routing)*c.in)
+	run.x = rounded(st.x, c.values(r, c.layout.InRows(run.routing)*c.in))
 	run.weights = ref.Linear[float32]{Experts: c.experts, In: c.in, Out: c.out, InOut: c.inOut,
-		Weight: c.values(r, c.experts*c.in*c.out)}
-	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias, InOut: c.inOut},
-		tile: c.tile}
-	shape := []int{c.experts, c.out, c.in}
-	if c.inOut {
-		shape = []int{c.experts, c.in, c.out}
-	}
+		Weight: rounded(st.w, c.values(r, c.experts*c.in*c.out))}
+	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias, InOut: c.inOut,
+		DType: st.w}, tile: c.tile}
 	k.shift = c.shift
-	l.Weight = k.f32("weight", run.weights.Weight, shape...)
+	l.Weight = st.bank(k, "weight", run.weights.Weight, l.Config.weightShape()...)
 	if c.bias {
-		run.weights.Bias = c.values(r, c.experts*c.out)
-		l.Bias = k.f32("bias", run.weights.Bias, c.experts, c.out)
+		run.weights.Bias = rounded(st.w, c.values(r, c.experts*c.out))
+		l.Bias = st.bank(k, "bias", run.weights.Bias, c.experts, c.out)
 	}
 	opts := LinearOptions{}
 	if c.gates {
@@ -73,9 +72,9 @@ func (c linearCase) record(k *kit) linearRun {
 	if c.layout.GroupedOut {
 		opts.Out = Grouped
 	}
-	x := k.f32("x", run.x, c.layout.InRows(run.routing), c.in)
+	x := k.floats("x", st.x, run.x, c.layout.InRows(run.routing), c.in)
 	routing := k.guardedRouting(ids, c.tokens, c.k, c.experts)
-	run.y = k.output("y", vk.F32, slots, c.out)
+	run.y = k.output("y", st.y, slots, c.out)
 	if c.tile != (Tile{}) {
 		k.retile(routing, c.tile.BM)
 	}
@@ -97,18 +96,23 @@ func (k *kit) retile(r *Routing, blockM int) {
 }
 
 // check runs the case and compares y with the oracle within the rounding error of its sums, or exactly.
-func (c linearCase) check(t *testing.T, exact bool) {
+func (c linearCase) check(t *testing.T, exact bool) { c.checkIn(t, storage{}, exact) }
+
+// checkIn does so in other storage types and returns the largest share of the bound that was used.
+func (c linearCase) checkIn(t *testing.T, st storage, exact bool) float64 {
 	t.Helper()
 	k := newKit(t)
-	run := c.record(k)
+	run := c.recordIn(k, st)
 	k.run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	bound := want.Bound(ref.F32, c.in)
+	bound := want.Bound(storageTypes[st.y], c.in)
 	if exact {
 		bound = nil
 	}
-	requireClose(t, download[float32](t, run.y), want.Y, bound, c.String())
+	got := download[float32](t, run.y)
+	requireClose(t, got, want.Y, bound, fmt.Sprintf("%v %+v", c, st))
 	k.close()
+	return ref.Compare(got, want.Y, bound).Worst.Ratio
 }
 
 func TestScatter2scatterInEveryLayout(t *testing.T) {
@@ -228,7 +232,7 @@ func TestSlotsWithoutExpertWriteNothing(t *testing.T) {
 	r := rand.New(rand.NewSource(1))
 	weights := ref.Linear[float32]{Experts: 3, In: 5, Out: 6, Weight: halves(r, 90)}
 	x := halves(r, 20)
-	l.Weight = k.f32("weight", weights.Weight, 3, 6, 5)
+	l.Weight = bankOf(t, k.f32("weight", weights.Weight, 3, 6, 5))
 	y := k.partialOutput("y", vk.F32, 8, 6)
 	require.NoError(t, l.Forward(k.rec, routing, k.f32("x", x, 4, 5), y, LinearOptions{}))
 	k.run()
@@ -250,7 +254,7 @@ func TestDenseLinear(t *testing.T) {
 		w := ref.Linear[float32]{Experts: 1, In: s.in, Out: s.out, Weight: normal(r, s.in*s.out), Bias: normal(r, s.out)}
 		x := normal(r, s.rows*s.in)
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: s.in, Out: s.out, Bias: true},
-			Weight: k.f32("weight", w.Weight, 1, s.out, s.in), Bias: k.f32("bias", w.Bias, 1, s.out)}
+			Weight: bankOf(t, k.f32("weight", w.Weight, 1, s.out, s.in)), Bias: bankOf(t, k.f32("bias", w.Bias, 1, s.out))}
 		y := k.output("y", vk.F32, s.rows, s.out)
 		require.NoError(t, l.Dense(k.rec, k.f32("x", x, s.rows, s.in), y))
 		k.run()

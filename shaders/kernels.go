@@ -15,7 +15,15 @@ const Compiler = "16.6.0"
 // All lists every kernel.
 var All = []*kernel.Kernel{
 	ActivationF32,
+	ActivationF16,
+	ActivationBf16,
 	CombineF32,
+	CombineF16,
+	CombineBf16,
+	ConvertF32F16,
+	ConvertF16F32,
+	ConvertF32Bf16,
+	ConvertBf16F32,
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
@@ -25,25 +33,49 @@ var All = []*kernel.Kernel{
 	RouterStats,
 	RouterStatsSum,
 	Scatter2scatterF32,
+	Scatter2scatterF16,
+	Scatter2scatterBf16,
+	Scatter2scatterF32F16F16,
+	Scatter2scatterF16F16F32,
+	Scatter2scatterF32F16F32,
+	Scatter2scatterF32Bf16Bf16,
+	Scatter2scatterBf16Bf16F32,
+	Scatter2scatterF32Bf16F32,
 	TopkGates,
 	TopkGatesBackward,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":         "7e6c51c772c94c1ad640c9602d6e4ec82205cbeb3266fe0dbdd0fdfe17bd3feb",
-	"combine.f32":            "0c4424809eb41ea8094eb9afa730854804125485b730b6977de88531528f03c1",
-	"expert_histogram":       "bcf0bbedb185ba091fba608e3243a9fe3935aeb70d924eceb399ff30683059df",
-	"expert_scan":            "4662bbc365ebecffd315802caf62500af400e5c41baccf66d08c8ef191b289f1",
-	"expert_scatter":         "f45103f66d164c6e33b2006387542f19ed42fcc8eb437975eceb022a0f2b68cd",
-	"jitter":                 "3bd8d0d2f2d4f8021a354f2d19b5fd4906122b9e23d2b015c2b526e78381c315",
-	"router_losses":          "d3471cb491718844bacafda8ee3469244f3db3b4baf299bd1e6e7465aea62849",
-	"router_losses_backward": "8b8b7782f4a5ff0dcf0c6481156e2ccfdec877bf9a6f641cd261961420fa5da3",
-	"router_stats":           "2ff6c8b9e76f20d0113b5827230f224c2a5ee30b91f9ecc54e8ddab49fd1211c",
-	"router_stats_sum":       "0ce51ed433ff22050ebab6303fb7e3c8aef97f6618f460c0265033d592d84b1a",
-	"scatter2scatter.f32":    "03152fde73ced426103ac9762c2926a53fd795ae7fa4a9318c7c892042a0b654",
-	"topk_gates":             "3987f764a5cd74b59c83027164bd4fc8750fdc10951efce361c26e6cb4a96ce6",
-	"topk_gates_backward":    "fdd4118f26f1ace411e6e27c0a801b6d6879887f6b6b477d0d0e47cc063bf235",
+	"activation.f32":                "af225b00e16cd20a120ecd50ae8b1733b6a500785c3f4ba1ed537756a46de327",
+	"activation.f16":                "70478ab9b95aac2de5522e770af19879a1b973ef4a77802af0e29de7d90e61e8",
+	"activation.bf16":               "2bf4cf5ed88c4617c2442fbdaba9830d8fbe0bfb1bb407f9f9b655252bab81d5",
+	"combine.f32":                   "2e42bb42e327561f0aa005da366ded7cb76c138f50341fcfa50b7814069cc0f8",
+	"combine.f16":                   "f3b25a16a5f7313933fecceafdcb3a37d7978224c4226a0a69d4096934951aec",
+	"combine.bf16":                  "d5ade5ee07935c9b85251801326aa592cdc2dc0b87378e799276a18ee71d012a",
+	"convert.f32_f16":               "6820ecc0da6571bebbba16ceebeba140b5fe578f1142ac87f4dfe3aa0f57539c",
+	"convert.f16_f32":               "f0ff78e0ba82e9f943c36e38f609763ec63af8ac4f52d6a03fd08b55453aa051",
+	"convert.f32_bf16":              "c1e74d5ccf46763b5c725a266af0a3a34f36d434bdab03e67132d12a8e595edc",
+	"convert.bf16_f32":              "a6a04cec8e58c17718002f9b938ceac7053f326150f55bc272d973e9daf0b175",
+	"expert_histogram":              "beeb4fdd8ccb42b2907fd1916d4f8225b3d3cfce79ea243feacf1b54cb4a61f6",
+	"expert_scan":                   "05918df4f72314ec7f8706a6d29c7677d4e63ba9829decbcde80dd9d5ad6160c",
+	"expert_scatter":                "1efd6cfd8587e5459c88369d3014f9d2b07904f4abea49b911ceeb7f6e896320",
+	"jitter":                        "9ef6ff14d916cbd8bb6e6f217691c8619c4382d8bdd4b68fbd0999ed9687b15b",
+	"router_losses":                 "2f65976064c7b9dca9d0910069dc77fad7724dde203cd6353af875edfe4c8a37",
+	"router_losses_backward":        "d3e4e24c40800e6e49c6bfbadaed3b1eacbc331904fb8b47e2af4f7e6fd10cd2",
+	"router_stats":                  "348030cc42a10cd1858ee42d03ee51f016bc2bd855d31972466538a2f6fb17a7",
+	"router_stats_sum":              "4c71cab60c1dd97a62e46a679f351ec6c98898c68121ea17e808ca92026860d2",
+	"scatter2scatter.f32":           "826d043215f7aaefc8c6773f6751c79ac1a9abbef0cc383813db1ee619224ce2",
+	"scatter2scatter.f16":           "bbde1dbc251b40b63e8510b5c39987b537ba01b356b215f02b40701054d61d66",
+	"scatter2scatter.bf16":          "ed3061252307069acfc328d9d0c703f7cec3482d2413a1a7cc62d21dfa1a4b87",
+	"scatter2scatter.f32_f16_f16":   "4f5c9cca088eb270bc9f5e97a403a3c45a6a6881bc0eca0ad2dd57c0ef3417f1",
+	"scatter2scatter.f16_f16_f32":   "3dc229cf3e2fc77ae717524dc711671bf145c0d9c2cf608226be6334cf8d72f0",
+	"scatter2scatter.f32_f16_f32":   "d7f2dca03b31c58a0a2b98096980fdc7f138a4322eff32460c6f4f132fa4c5ef",
+	"scatter2scatter.f32_bf16_bf16": "83eb1f8be6f11e4f7956430285e16102aaa310794c60e9b513c5365652565403",
+	"scatter2scatter.bf16_bf16_f32": "1d17d5ef0fddd1ba45845728c2fd1d888d4a2ded3ce5869cee3c8cbc4bace081",
+	"scatter2scatter.f32_bf16_f32":  "d5bdddb316346a059da6c4f336265fb8a335dd00beacc535f8f97c752954ac9f",
+	"topk_gates":                    "9d6e6a1aa2445df5f161408fd3e74685d8091152ef56936d3631ec9f6fbc2203",
+	"topk_gates_backward":           "cb98c0b4e9385d215b8729f60907fdb4e9c2b0e5f40fe14a734d594d4b01f693",
 }
 
 //go:embed spv/activation.f32.spv
@@ -66,6 +98,7 @@ var ActivationF32 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "MODE", Default: 2},
 		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -90,21 +123,23 @@ func (c ActivationPush) Bytes() []byte {
 
 // ActivationSpec holds the specialization constants of activation.comp.
 type ActivationSpec struct {
-	Columns uint32 // constant 0
-	Rows    uint32 // constant 1
-	Quads   bool   // constant 2
-	Mode    uint32 // constant 3
-	Gated   bool   // constant 4
+	Columns     uint32 // constant 0
+	Rows        uint32 // constant 1
+	Quads       bool   // constant 2
+	Mode        uint32 // constant 3
+	Gated       bool   // constant 4
+	Interleaved bool   // constant 5
 }
 
 // DefaultActivationSpec returns the values in the source.
 func DefaultActivationSpec() ActivationSpec {
 	return ActivationSpec{
-		Columns: 64,
-		Rows:    1,
-		Quads:   false,
-		Mode:    2,
-		Gated:   false,
+		Columns:     64,
+		Rows:        1,
+		Quads:       false,
+		Mode:        2,
+		Gated:       false,
+		Interleaved: false,
 	}
 }
 
@@ -116,7 +151,58 @@ func (c ActivationSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		c.Mode,
 		bitsBool(c.Gated),
+		bitsBool(c.Interleaved),
 	}
+}
+
+//go:embed spv/activation.f16.spv
+var spvActivationF16 []byte
+
+// ActivationF16 is activation.comp with STORAGE_F16.
+var ActivationF16 = &kernel.Kernel{
+	Stem: "activation", Variant: "f16",
+	SPIRV:     decodeOnce(&spvActivationF16),
+	PushBytes: 24,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "h", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "width", Offset: 20, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation.bf16.spv
+var spvActivationBf16 []byte
+
+// ActivationBf16 is activation.comp with STORAGE_BF16.
+var ActivationBf16 = &kernel.Kernel{
+	Stem: "activation", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvActivationBf16),
+	PushBytes: 24,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "h", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "width", Offset: 20, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/combine.f32.spv
@@ -195,6 +281,176 @@ func (c CombineSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		bitsBool(c.Grouped),
 	}
+}
+
+//go:embed spv/combine.f16.spv
+var spvCombineF16 []byte
+
+// CombineF16 is combine.comp with STORAGE_F16.
+var CombineF16 = &kernel.Kernel{
+	Stem: "combine", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCombineF16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "gates", Offset: 8, Size: 8},
+		{Name: "inverse", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "width", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "GROUPED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine.bf16.spv
+var spvCombineBf16 []byte
+
+// CombineBf16 is combine.comp with STORAGE_BF16.
+var CombineBf16 = &kernel.Kernel{
+	Stem: "combine", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCombineBf16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "gates", Offset: 8, Size: 8},
+		{Name: "inverse", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "width", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "GROUPED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/convert.f32_f16.spv
+var spvConvertF32F16 []byte
+
+// ConvertF32F16 is convert.comp with STORAGE_F16, INPUT_F32.
+var ConvertF32F16 = &kernel.Kernel{
+	Stem: "convert", Variant: "f32_f16",
+	SPIRV:     decodeOnce(&spvConvertF32F16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// ConvertPush holds the push constants of convert.comp; uint64 members are device addresses.
+type ConvertPush struct {
+	Src   uint64
+	Dst   uint64
+	Count uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ConvertPush) Bytes() []byte {
+	b := make([]byte, 20)
+	putU64(b[0:], c.Src)
+	putU64(b[8:], c.Dst)
+	putU32(b[16:], c.Count)
+	return b
+}
+
+// ConvertSpec holds the specialization constants of convert.comp.
+type ConvertSpec struct {
+	Threads uint32 // constant 0
+	Quads   bool   // constant 1
+}
+
+// DefaultConvertSpec returns the values in the source.
+func DefaultConvertSpec() ConvertSpec {
+	return ConvertSpec{
+		Threads: 64,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ConvertSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/convert.f16_f32.spv
+var spvConvertF16F32 []byte
+
+// ConvertF16F32 is convert.comp with STORAGE_F16, OUTPUT_F32.
+var ConvertF16F32 = &kernel.Kernel{
+	Stem: "convert", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvConvertF16F32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/convert.f32_bf16.spv
+var spvConvertF32Bf16 []byte
+
+// ConvertF32Bf16 is convert.comp with STORAGE_BF16, INPUT_F32.
+var ConvertF32Bf16 = &kernel.Kernel{
+	Stem: "convert", Variant: "f32_bf16",
+	SPIRV:     decodeOnce(&spvConvertF32Bf16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/convert.bf16_f32.spv
+var spvConvertBf16F32 []byte
+
+// ConvertBf16F32 is convert.comp with STORAGE_BF16, OUTPUT_F32.
+var ConvertBf16F32 = &kernel.Kernel{
+	Stem: "convert", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvConvertBf16F32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/expert_histogram.spv
@@ -892,6 +1148,310 @@ func (c Scatter2scatterSpec) Values() []uint32 {
 		bitsBool(c.WQuads),
 		bitsBool(c.Transposed),
 	}
+}
+
+//go:embed spv/scatter2scatter.f16.spv
+var spvScatter2scatterF16 []byte
+
+// Scatter2scatterF16 is scatter2scatter.comp with STORAGE_F16.
+var Scatter2scatterF16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.bf16.spv
+var spvScatter2scatterBf16 []byte
+
+// Scatter2scatterBf16 is scatter2scatter.comp with STORAGE_BF16.
+var Scatter2scatterBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_f16_f16.spv
+var spvScatter2scatterF32F16F16 []byte
+
+// Scatter2scatterF32F16F16 is scatter2scatter.comp with STORAGE_F16, INPUT_F32.
+var Scatter2scatterF32F16F16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_f16_f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f16_f16_f32.spv
+var spvScatter2scatterF16F16F32 []byte
+
+// Scatter2scatterF16F16F32 is scatter2scatter.comp with STORAGE_F16, OUTPUT_F32.
+var Scatter2scatterF16F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f16_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF16F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_f16_f32.spv
+var spvScatter2scatterF32F16F32 []byte
+
+// Scatter2scatterF32F16F32 is scatter2scatter.comp with STORAGE_F16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterF32F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_bf16_bf16.spv
+var spvScatter2scatterF32Bf16Bf16 []byte
+
+// Scatter2scatterF32Bf16Bf16 is scatter2scatter.comp with STORAGE_BF16, INPUT_F32.
+var Scatter2scatterF32Bf16Bf16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_bf16_bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16Bf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.bf16_bf16_f32.spv
+var spvScatter2scatterBf16Bf16F32 []byte
+
+// Scatter2scatterBf16Bf16F32 is scatter2scatter.comp with STORAGE_BF16, OUTPUT_F32.
+var Scatter2scatterBf16Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "bf16_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterBf16Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_bf16_f32.spv
+var spvScatter2scatterF32Bf16F32 []byte
+
+// Scatter2scatterF32Bf16F32 is scatter2scatter.comp with STORAGE_BF16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/topk_gates.spv

@@ -39,6 +39,8 @@ func defaults(stem string) []uint32 {
 		return DefaultActivationSpec().Values()
 	case "combine":
 		return DefaultCombineSpec().Values()
+	case "convert":
+		return DefaultConvertSpec().Values()
 	case "expert_histogram":
 		return DefaultExpertHistogramSpec().Values()
 	case "expert_scan":
