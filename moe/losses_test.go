@@ -78,7 +78,7 @@ func TestLossesEqualTheOracle(t *testing.T) {
 }
 
 // requireLosses compares losses, statistics and gradients and returns the largest Frobenius error of a gradient.
-func requireLosses(t *testing.T, c lossCase, cfg LossConfig, mode RouterMode, got *RouterLosses, tokens, experts int, accumulate bool) float64 {
+func requireLosses(t testing.TB, c lossCase, cfg LossConfig, mode RouterMode, got *RouterLosses, tokens, experts int, accumulate bool) float64 {
 	layers := len(c.layers)
 	for l := range c.oracle {
 		c.oracle[l].IDs = download[int32](t, c.layers[l].Routing.IDs)
