@@ -90,7 +90,7 @@ func TestTopKOfManyWideRows(t *testing.T) {
 	}
 	k := newKit(t)
 	data := logitsOf(rand.New(rand.NewSource(1)), tokens, MaxExperts)
-	ids, gates, err := TopK(k.rec, k.f32("logits", data, tokens, MaxExperts), RouterConfig{MaxTopK, SoftmaxTopK})
+	ids, gates, err := TopK(k.rec, k.f32("logits", data, tokens, MaxExperts), RouterConfig{TopK: MaxTopK, Mode: SoftmaxTopK})
 	require.NoError(t, err)
 	k.run()
 	requireTopK(t, SoftmaxTopK, data, download[int32](t, ids), download[float32](t, gates), tokens, MaxExperts, MaxTopK)

@@ -4,6 +4,7 @@ package shaders
 
 import (
 	_ "embed"
+	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -26,6 +27,11 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	Jitter,
+	RouterLosses,
+	RouterLossesBackward,
+	RouterStats,
+	RouterStatsSum,
 	Scatter2scatterF32,
 	Scatter2scatterF16,
 	Scatter2scatterBf16,
@@ -36,13 +42,14 @@ var All = []*kernel.Kernel{
 	Scatter2scatterBf16Bf16F32,
 	Scatter2scatterF32Bf16F32,
 	TopkGates,
+	TopkGatesBackward,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "ca733af0fa023423ed7d1302b2ad7e552c1026a8ef1734f8fdc896bb317cc8cf",
-	"activation.f16":                "2c23b6d8d82d062ae560a1298676cf9fcf96a784346f42ddb3c532da0322914c",
-	"activation.bf16":               "88217be8a2e57f0e569a8ed758c915763a6c68d8fed999d978a6e71e05b84746",
+	"activation.f32":                "af225b00e16cd20a120ecd50ae8b1733b6a500785c3f4ba1ed537756a46de327",
+	"activation.f16":                "70478ab9b95aac2de5522e770af19879a1b973ef4a77802af0e29de7d90e61e8",
+	"activation.bf16":               "2bf4cf5ed88c4617c2442fbdaba9830d8fbe0bfb1bb407f9f9b655252bab81d5",
 	"combine.f32":                   "2e42bb42e327561f0aa005da366ded7cb76c138f50341fcfa50b7814069cc0f8",
 	"combine.f16":                   "f3b25a16a5f7313933fecceafdcb3a37d7978224c4226a0a69d4096934951aec",
 	"combine.bf16":                  "d5ade5ee07935c9b85251801326aa592cdc2dc0b87378e799276a18ee71d012a",
@@ -53,6 +60,11 @@ var Sources = map[string]string{
 	"expert_histogram":              "beeb4fdd8ccb42b2907fd1916d4f8225b3d3cfce79ea243feacf1b54cb4a61f6",
 	"expert_scan":                   "05918df4f72314ec7f8706a6d29c7677d4e63ba9829decbcde80dd9d5ad6160c",
 	"expert_scatter":                "1efd6cfd8587e5459c88369d3014f9d2b07904f4abea49b911ceeb7f6e896320",
+	"jitter":                        "9ef6ff14d916cbd8bb6e6f217691c8619c4382d8bdd4b68fbd0999ed9687b15b",
+	"router_losses":                 "2f65976064c7b9dca9d0910069dc77fad7724dde203cd6353af875edfe4c8a37",
+	"router_losses_backward":        "d3e4e24c40800e6e49c6bfbadaed3b1eacbc331904fb8b47e2af4f7e6fd10cd2",
+	"router_stats":                  "348030cc42a10cd1858ee42d03ee51f016bc2bd855d31972466538a2f6fb17a7",
+	"router_stats_sum":              "4c71cab60c1dd97a62e46a679f351ec6c98898c68121ea17e808ca92026860d2",
 	"scatter2scatter.f32":           "826d043215f7aaefc8c6773f6751c79ac1a9abbef0cc383813db1ee619224ce2",
 	"scatter2scatter.f16":           "bbde1dbc251b40b63e8510b5c39987b537ba01b356b215f02b40701054d61d66",
 	"scatter2scatter.bf16":          "ed3061252307069acfc328d9d0c703f7cec3482d2413a1a7cc62d21dfa1a4b87",
@@ -62,7 +74,8 @@ var Sources = map[string]string{
 	"scatter2scatter.f32_bf16_bf16": "83eb1f8be6f11e4f7956430285e16102aaa310794c60e9b513c5365652565403",
 	"scatter2scatter.bf16_bf16_f32": "1d17d5ef0fddd1ba45845728c2fd1d888d4a2ded3ce5869cee3c8cbc4bace081",
 	"scatter2scatter.f32_bf16_f32":  "d5bdddb316346a059da6c4f336265fb8a335dd00beacc535f8f97c752954ac9f",
-	"topk_gates":                    "8fd73e5a9ea924f753a86f398a03b4aa8e91cb70d883d4dd3bb6bfb20003a4c5",
+	"topk_gates":                    "9d6e6a1aa2445df5f161408fd3e74685d8091152ef56936d3631ec9f6fbc2203",
+	"topk_gates_backward":           "cb98c0b4e9385d215b8729f60907fdb4e9c2b0e5f40fe14a734d594d4b01f693",
 }
 
 //go:embed spv/activation.f32.spv
@@ -656,6 +669,368 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	}
 }
 
+//go:embed spv/jitter.spv
+var spvJitter []byte
+
+// Jitter is jitter.comp.
+var Jitter = &kernel.Kernel{
+	Stem: "jitter", Variant: "",
+	SPIRV:     decodeOnce(&spvJitter),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// JitterPush holds the push constants of jitter.comp; uint64 members are device addresses.
+type JitterPush struct {
+	X      uint64
+	Y      uint64
+	Step   uint64
+	Seed   uint64
+	Stream uint32
+	Quads  uint32
+	Tail   uint32
+	Scale  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c JitterPush) Bytes() []byte {
+	b := make([]byte, 48)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.Step)
+	putU64(b[24:], c.Seed)
+	putU32(b[32:], c.Stream)
+	putU32(b[36:], c.Quads)
+	putU32(b[40:], c.Tail)
+	putU32(b[44:], math.Float32bits(c.Scale))
+	return b
+}
+
+// JitterSpec holds the specialization constants of jitter.comp.
+type JitterSpec struct {
+	Threads    uint32 // constant 0
+	Accumulate bool   // constant 1
+}
+
+// DefaultJitterSpec returns the values in the source.
+func DefaultJitterSpec() JitterSpec {
+	return JitterSpec{
+		Threads:    64,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c JitterSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/router_losses.spv
+var spvRouterLosses []byte
+
+// RouterLosses is router_losses.comp.
+var RouterLosses = &kernel.Kernel{
+	Stem: "router_losses", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterLosses),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "sums", Offset: 0, Size: 8},
+		{Name: "counts", Offset: 8, Size: 8},
+		{Name: "loss", Offset: 16, Size: 8},
+		{Name: "weights", Offset: 24, Size: 8},
+		{Name: "layers", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "balance", Offset: 44, Size: 4},
+		{Name: "z", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_LAYER", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterLossesPush holds the push constants of router_losses.comp; uint64 members are device addresses.
+type RouterLossesPush struct {
+	Sums    uint64
+	Counts  uint64
+	Loss    uint64
+	Weights uint64
+	Layers  uint32
+	Experts uint32
+	Tokens  uint32
+	Balance float32
+	Z       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterLossesPush) Bytes() []byte {
+	b := make([]byte, 52)
+	putU64(b[0:], c.Sums)
+	putU64(b[8:], c.Counts)
+	putU64(b[16:], c.Loss)
+	putU64(b[24:], c.Weights)
+	putU32(b[32:], c.Layers)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], math.Float32bits(c.Balance))
+	putU32(b[48:], math.Float32bits(c.Z))
+	return b
+}
+
+// RouterLossesSpec holds the specialization constants of router_losses.comp.
+type RouterLossesSpec struct {
+	Threads  uint32 // constant 0
+	PerLayer bool   // constant 1
+}
+
+// DefaultRouterLossesSpec returns the values in the source.
+func DefaultRouterLossesSpec() RouterLossesSpec {
+	return RouterLossesSpec{
+		Threads:  64,
+		PerLayer: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterLossesSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.PerLayer),
+	}
+}
+
+//go:embed spv/router_losses_backward.spv
+var spvRouterLossesBackward []byte
+
+// RouterLossesBackward is router_losses_backward.comp.
+var RouterLossesBackward = &kernel.Kernel{
+	Stem: "router_losses_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterLossesBackward),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "weights", Offset: 8, Size: 8},
+		{Name: "d_logits", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "experts", Offset: 28, Size: 4},
+		{Name: "z", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 8},
+		{ID: 2, Name: "SIGMOID", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterLossesBackwardPush holds the push constants of router_losses_backward.comp; uint64 members are device addresses.
+type RouterLossesBackwardPush struct {
+	Logits  uint64
+	Weights uint64
+	DLogits uint64
+	Tokens  uint32
+	Experts uint32
+	Z       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterLossesBackwardPush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Weights)
+	putU64(b[16:], c.DLogits)
+	putU32(b[24:], c.Tokens)
+	putU32(b[28:], c.Experts)
+	putU32(b[32:], math.Float32bits(c.Z))
+	return b
+}
+
+// RouterLossesBackwardSpec holds the specialization constants of router_losses_backward.comp.
+type RouterLossesBackwardSpec struct {
+	Threads    uint32 // constant 0
+	Lanes      uint32 // constant 1
+	Sigmoid    bool   // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultRouterLossesBackwardSpec returns the values in the source.
+func DefaultRouterLossesBackwardSpec() RouterLossesBackwardSpec {
+	return RouterLossesBackwardSpec{
+		Threads:    64,
+		Lanes:      8,
+		Sigmoid:    false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterLossesBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+		bitsBool(c.Sigmoid),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/router_stats.spv
+var spvRouterStats []byte
+
+// RouterStats is router_stats.comp.
+var RouterStats = &kernel.Kernel{
+	Stem: "router_stats", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterStats),
+	PushBytes: 32,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "partial", Offset: 8, Size: 8},
+		{Name: "tokens", Offset: 16, Size: 4},
+		{Name: "experts", Offset: 20, Size: 4},
+		{Name: "rows_per_block", Offset: 24, Size: 4},
+		{Name: "blocks", Offset: 28, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "SUMS", Default: 1024},
+		{ID: 2, Name: "SIGMOID", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterStatsPush holds the push constants of router_stats.comp; uint64 members are device addresses.
+type RouterStatsPush struct {
+	Logits       uint64
+	Partial      uint64
+	Tokens       uint32
+	Experts      uint32
+	RowsPerBlock uint32
+	Blocks       uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterStatsPush) Bytes() []byte {
+	b := make([]byte, 32)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Partial)
+	putU32(b[16:], c.Tokens)
+	putU32(b[20:], c.Experts)
+	putU32(b[24:], c.RowsPerBlock)
+	putU32(b[28:], c.Blocks)
+	return b
+}
+
+// RouterStatsSpec holds the specialization constants of router_stats.comp.
+type RouterStatsSpec struct {
+	Threads uint32 // constant 0
+	Sums    uint32 // constant 1
+	Sigmoid bool   // constant 2
+}
+
+// DefaultRouterStatsSpec returns the values in the source.
+func DefaultRouterStatsSpec() RouterStatsSpec {
+	return RouterStatsSpec{
+		Threads: 64,
+		Sums:    1024,
+		Sigmoid: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterStatsSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Sums,
+		bitsBool(c.Sigmoid),
+	}
+}
+
+//go:embed spv/router_stats_sum.spv
+var spvRouterStatsSum []byte
+
+// RouterStatsSum is router_stats_sum.comp.
+var RouterStatsSum = &kernel.Kernel{
+	Stem: "router_stats_sum", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterStatsSum),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "partial", Offset: 0, Size: 8},
+		{Name: "offsets", Offset: 8, Size: 8},
+		{Name: "sums", Offset: 16, Size: 8},
+		{Name: "counts", Offset: 24, Size: 8},
+		{Name: "experts", Offset: 32, Size: 4},
+		{Name: "blocks", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "COLUMNS", Default: 8},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterStatsSumPush holds the push constants of router_stats_sum.comp; uint64 members are device addresses.
+type RouterStatsSumPush struct {
+	Partial uint64
+	Offsets uint64
+	Sums    uint64
+	Counts  uint64
+	Experts uint32
+	Blocks  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterStatsSumPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.Partial)
+	putU64(b[8:], c.Offsets)
+	putU64(b[16:], c.Sums)
+	putU64(b[24:], c.Counts)
+	putU32(b[32:], c.Experts)
+	putU32(b[36:], c.Blocks)
+	return b
+}
+
+// RouterStatsSumSpec holds the specialization constants of router_stats_sum.comp.
+type RouterStatsSumSpec struct {
+	Threads uint32 // constant 0
+	Columns uint32 // constant 1
+}
+
+// DefaultRouterStatsSumSpec returns the values in the source.
+func DefaultRouterStatsSumSpec() RouterStatsSumSpec {
+	return RouterStatsSumSpec{
+		Threads: 64,
+		Columns: 8,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterStatsSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Columns,
+	}
+}
+
 //go:embed spv/scatter2scatter.f32.spv
 var spvScatter2scatterF32 []byte
 
@@ -1086,43 +1461,56 @@ var spvTopkGates []byte
 var TopkGates = &kernel.Kernel{
 	Stem: "topk_gates", Variant: "",
 	SPIRV:     decodeOnce(&spvTopkGates),
-	PushBytes: 36,
+	PushBytes: 56,
 	Push: []kernel.Field{
 		{Name: "logits", Offset: 0, Size: 8},
 		{Name: "ids", Offset: 8, Size: 8},
 		{Name: "gates", Offset: 16, Size: 8},
-		{Name: "tokens", Offset: 24, Size: 4},
-		{Name: "experts", Offset: 28, Size: 4},
-		{Name: "k", Offset: 32, Size: 4},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "groups", Offset: 44, Size: 4},
+		{Name: "top_groups", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
 		{ID: 1, Name: "LANES", Default: 8},
 		{ID: 2, Name: "KEYS", Default: 2048},
 		{ID: 3, Name: "MODE", Default: 0},
+		{ID: 4, Name: "LIMITED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
 
 // TopkGatesPush holds the push constants of topk_gates.comp; uint64 members are device addresses.
 type TopkGatesPush struct {
-	Logits  uint64
-	Ids     uint64
-	Gates   uint64
-	Tokens  uint32
-	Experts uint32
-	K       uint32
+	Logits    uint64
+	Ids       uint64
+	Gates     uint64
+	Bias      uint64
+	Tokens    uint32
+	Experts   uint32
+	K         uint32
+	Groups    uint32
+	TopGroups uint32
+	Scale     float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c TopkGatesPush) Bytes() []byte {
-	b := make([]byte, 36)
+	b := make([]byte, 56)
 	putU64(b[0:], c.Logits)
 	putU64(b[8:], c.Ids)
 	putU64(b[16:], c.Gates)
-	putU32(b[24:], c.Tokens)
-	putU32(b[28:], c.Experts)
-	putU32(b[32:], c.K)
+	putU64(b[24:], c.Bias)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.K)
+	putU32(b[44:], c.Groups)
+	putU32(b[48:], c.TopGroups)
+	putU32(b[52:], math.Float32bits(c.Scale))
 	return b
 }
 
@@ -1132,6 +1520,7 @@ type TopkGatesSpec struct {
 	Lanes   uint32 // constant 1
 	Keys    uint32 // constant 2
 	Mode    uint32 // constant 3
+	Limited bool   // constant 4
 }
 
 // DefaultTopkGatesSpec returns the values in the source.
@@ -1141,6 +1530,7 @@ func DefaultTopkGatesSpec() TopkGatesSpec {
 		Lanes:   8,
 		Keys:    2048,
 		Mode:    0,
+		Limited: false,
 	}
 }
 
@@ -1151,5 +1541,87 @@ func (c TopkGatesSpec) Values() []uint32 {
 		c.Lanes,
 		c.Keys,
 		c.Mode,
+		bitsBool(c.Limited),
+	}
+}
+
+//go:embed spv/topk_gates_backward.spv
+var spvTopkGatesBackward []byte
+
+// TopkGatesBackward is topk_gates_backward.comp.
+var TopkGatesBackward = &kernel.Kernel{
+	Stem: "topk_gates_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvTopkGatesBackward),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "ids", Offset: 8, Size: 8},
+		{Name: "d_gates", Offset: 16, Size: 8},
+		{Name: "d_logits", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 8},
+		{ID: 2, Name: "MODE", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TopkGatesBackwardPush holds the push constants of topk_gates_backward.comp; uint64 members are device addresses.
+type TopkGatesBackwardPush struct {
+	Logits  uint64
+	Ids     uint64
+	DGates  uint64
+	DLogits uint64
+	Tokens  uint32
+	Experts uint32
+	K       uint32
+	Scale   float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TopkGatesBackwardPush) Bytes() []byte {
+	b := make([]byte, 48)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Ids)
+	putU64(b[16:], c.DGates)
+	putU64(b[24:], c.DLogits)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.K)
+	putU32(b[44:], math.Float32bits(c.Scale))
+	return b
+}
+
+// TopkGatesBackwardSpec holds the specialization constants of topk_gates_backward.comp.
+type TopkGatesBackwardSpec struct {
+	Threads    uint32 // constant 0
+	Lanes      uint32 // constant 1
+	Mode       uint32 // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultTopkGatesBackwardSpec returns the values in the source.
+func DefaultTopkGatesBackwardSpec() TopkGatesBackwardSpec {
+	return TopkGatesBackwardSpec{
+		Threads:    64,
+		Lanes:      8,
+		Mode:       0,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TopkGatesBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+		c.Mode,
+		bitsBool(c.Accumulate),
 	}
 }

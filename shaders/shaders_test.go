@@ -47,10 +47,22 @@ func defaults(stem string) []uint32 {
 		return DefaultExpertScanSpec().Values()
 	case "expert_scatter":
 		return DefaultExpertScatterSpec().Values()
+	case "jitter":
+		return DefaultJitterSpec().Values()
+	case "router_losses":
+		return DefaultRouterLossesSpec().Values()
+	case "router_losses_backward":
+		return DefaultRouterLossesBackwardSpec().Values()
+	case "router_stats":
+		return DefaultRouterStatsSpec().Values()
+	case "router_stats_sum":
+		return DefaultRouterStatsSumSpec().Values()
 	case "scatter2scatter":
 		return DefaultScatter2scatterSpec().Values()
 	case "topk_gates":
 		return DefaultTopkGatesSpec().Values()
+	case "topk_gates_backward":
+		return DefaultTopkGatesBackwardSpec().Values()
 	}
 	return nil
 }

@@ -15,11 +15,21 @@ var variants = slices.Concat(
 	storages("activation"),
 	storages("combine"),
 	conversions("convert"),
-	[]variant{{stem: "expert_histogram"}, {stem: "expert_scan"}, {stem: "expert_scatter"}},
+	plain("expert_histogram", "expert_scan", "expert_scatter"),
+	plain("jitter", "router_losses", "router_losses_backward", "router_stats", "router_stats_sum"),
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
-	[]variant{{stem: "topk_gates"}},
+	plain("topk_gates", "topk_gates_backward"),
 )
+
+// plain are stems with one variant each.
+func plain(stems ...string) []variant {
+	var list []variant
+	for _, stem := range stems {
+		list = append(list, variant{stem: stem})
+	}
+	return list
+}
 
 // storages are the variants of a stem whose operands are all of the storage dtype: f32, f16, bf16.
 func storages(stem string) []variant {
