@@ -242,6 +242,11 @@ func (b *ExpertBank) quads(width int) bool {
 	return true
 }
 
+// aligned reports whether every part begins at a multiple of bytes. A bank that is nil is.
+func (b *ExpertBank) aligned(bytes uint64) bool {
+	return b == nil || !slices.ContainsFunc(b.parts, func(p *vk.Tensor) bool { return p.Address()%bytes != 0 })
+}
+
 // check reports why the bank cannot be the argument arg of op on a device.
 func (b *ExpertBank) check(dev *vk.Device, op, arg string, dtype vk.DType, shape ...int) error {
 	want := fmt.Sprintf("%v%v", dtype, shape)

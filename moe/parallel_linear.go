@@ -67,7 +67,8 @@ type ParallelLinear struct {
 	Weight *ExpertBank // [E,Out,In], or [E,In,Out] with InOut
 	Bias   *ExpertBank // [E,Out], nil without
 
-	tile Tile // overrides the selector when set
+	tile     Tile       // overrides the selector when set: the portable path with this tile
+	matrices tensorTile // likewise: the tensor path with this tile
 }
 
 // NewParallelLinear allocates the weights: E·(In·Out + Out with Bias) values in as many tensors as the device's largest
@@ -238,7 +239,7 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	if label == "" {
 		label = "scatter2scatter"
 	}
-	return record(rec, vk.Dispatch{
+	d := vk.Dispatch{
 		Kernel: linearKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}],
 		Spec:   spec.Values(),
 		Push:   push.Bytes(),
@@ -246,7 +247,12 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		Writes: []*vk.Tensor{y},
 		Label:  label,
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
-	}, uint64(tiles)*uint64(ceilDiv(l.Config.Out, tile.BN)))
+	}
+	columns := tile.BN
+	if bn, ok := tensorDispatch(rec.Device(), l.tensorTile(rec.Device(), rows), l, x, y, &d); ok {
+		columns = bn
+	}
+	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
 }
 
 func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {

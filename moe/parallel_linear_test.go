@@ -54,7 +54,7 @@ func (c linearCase) recordIn(k *kit, st storage) linearRun {
 	run.weights = ref.Linear[float32]{Experts: c.experts, In: c.in, Out: c.out, InOut: c.inOut,
 		Weight: rounded(st.w, c.values(r, c.experts*c.in*c.out))}
 	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias, InOut: c.inOut,
-		DType: st.w}, tile: c.tile}
+		DType: st.w}, tile: c.tile, matrices: k.matrices}
 	k.shift = c.shift
 	l.Weight = st.bank(k, "weight", run.weights.Weight, l.Config.weightShape()...)
 	if c.bias {
@@ -75,8 +75,8 @@ func (c linearCase) recordIn(k *kit, st storage) linearRun {
 	x := k.floats("x", st.x, run.x, c.layout.InRows(run.routing), c.in)
 	routing := k.guardedRouting(ids, c.tokens, c.k, c.experts)
 	run.y = k.output("y", st.y, slots, c.out)
-	if c.tile != (Tile{}) {
-		k.retile(routing, c.tile.BM)
+	if blockM := max(c.tile.BM, k.matrices.BM); blockM > 0 {
+		k.retile(routing, blockM)
 	}
 	require.NoError(k.t, l.Forward(k.rec, routing, x, run.y, opts))
 	return run

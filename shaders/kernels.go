@@ -41,6 +41,8 @@ var All = []*kernel.Kernel{
 	Scatter2scatterF32Bf16Bf16,
 	Scatter2scatterBf16Bf16F32,
 	Scatter2scatterF32Bf16F32,
+	Scatter2scatterCoopmatF16,
+	Scatter2scatterCoopmatBf16,
 	TopkGates,
 	TopkGatesBackward,
 }
@@ -74,6 +76,8 @@ var Sources = map[string]string{
 	"scatter2scatter.f32_bf16_bf16": "83eb1f8be6f11e4f7956430285e16102aaa310794c60e9b513c5365652565403",
 	"scatter2scatter.bf16_bf16_f32": "1d17d5ef0fddd1ba45845728c2fd1d888d4a2ded3ce5869cee3c8cbc4bace081",
 	"scatter2scatter.f32_bf16_f32":  "d5bdddb316346a059da6c4f336265fb8a335dd00beacc535f8f97c752954ac9f",
+	"scatter2scatter_coopmat.f16":   "406d8decd0fca667822a91493712f5058023d9a29c1913ae583fb7547cba6096",
+	"scatter2scatter_coopmat.bf16":  "8d5d0a08350f4f7dc43a49368890f302dc03da28b8bf6a6cf811306fdbf4a212",
 	"topk_gates":                    "9d6e6a1aa2445df5f161408fd3e74685d8091152ef56936d3631ec9f6fbc2203",
 	"topk_gates_backward":           "cb98c0b4e9385d215b8729f60907fdb4e9c2b0e5f40fe14a734d594d4b01f693",
 }
@@ -1452,6 +1456,186 @@ var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
 		{ID: 8, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_coopmat.f16.spv
+var spvScatter2scatterCoopmatF16 []byte
+
+// Scatter2scatterCoopmatF16 is scatter2scatter_coopmat.comp with STORAGE_F16.
+var Scatter2scatterCoopmatF16 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+// Scatter2scatterCoopmatPush holds the push constants of scatter2scatter_coopmat.comp; uint64 members are device addresses.
+type Scatter2scatterCoopmatPush struct {
+	X        uint64
+	W        uint64
+	Y        uint64
+	Bias     uint64
+	Gates    uint64
+	Order    uint64
+	Offsets  uint64
+	Tiles    uint64
+	TileArgs uint64
+	InWidth  uint32
+	OutWidth uint32
+	FanIn    uint32
+	Rows     uint32
+	Flags    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c Scatter2scatterCoopmatPush) Bytes() []byte {
+	b := make([]byte, 92)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.W)
+	putU64(b[16:], c.Y)
+	putU64(b[24:], c.Bias)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Order)
+	putU64(b[48:], c.Offsets)
+	putU64(b[56:], c.Tiles)
+	putU64(b[64:], c.TileArgs)
+	putU32(b[72:], c.InWidth)
+	putU32(b[76:], c.OutWidth)
+	putU32(b[80:], c.FanIn)
+	putU32(b[84:], c.Rows)
+	putU32(b[88:], c.Flags)
+	return b
+}
+
+// Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
+type Scatter2scatterCoopmatSpec struct {
+	Threads  uint32 // constant 0
+	Subgroup uint32 // constant 1
+	SM       uint32 // constant 2
+	SN       uint32 // constant 3
+	MI       uint32 // constant 4
+	NI       uint32 // constant 5
+	BK       uint32 // constant 6
+	MM       uint32 // constant 7
+	MN       uint32 // constant 8
+	MK       uint32 // constant 9
+	Whole    bool   // constant 10
+}
+
+// DefaultScatter2scatterCoopmatSpec returns the values in the source.
+func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
+	return Scatter2scatterCoopmatSpec{
+		Threads:  32,
+		Subgroup: 32,
+		SM:       1,
+		SN:       1,
+		MI:       2,
+		NI:       2,
+		BK:       32,
+		MM:       16,
+		MN:       16,
+		MK:       16,
+		Whole:    false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Subgroup,
+		c.SM,
+		c.SN,
+		c.MI,
+		c.NI,
+		c.BK,
+		c.MM,
+		c.MN,
+		c.MK,
+		bitsBool(c.Whole),
+	}
+}
+
+//go:embed spv/scatter2scatter_coopmat.bf16.spv
+var spvScatter2scatterCoopmatBf16 []byte
+
+// Scatter2scatterCoopmatBf16 is scatter2scatter_coopmat.comp with STORAGE_BF16.
+var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
 }
 
 //go:embed spv/topk_gates.spv

@@ -19,6 +19,7 @@ var variants = slices.Concat(
 	plain("jitter", "router_losses", "router_losses_backward", "router_stats", "router_stats_sum"),
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
+	storages("scatter2scatter_coopmat")[1:],
 	plain("topk_gates", "topk_gates_backward"),
 )
 
