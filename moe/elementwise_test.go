@@ -112,38 +112,49 @@ func TestActivateArguments(t *testing.T) {
 	require.Equal(t, "activation 99", Activation(99).String())
 }
 
+// combineCase is one use of Combine.
+type combineCase struct {
+	tokens, experts, k, width, shift int
+	layout                           Layout
+	gated                            bool
+}
+
+func (c combineCase) check(t *testing.T) {
+	k := newKit(t)
+	k.shift = c.shift
+	r := rand.New(rand.NewSource(int64(c.width)))
+	ids := spreads[0].ids(9, c.tokens*c.k, c.experts)
+	if len(ids) > 2 {
+		ids[1] = int32(c.experts) // no expert: must add 0 whatever its row holds
+	}
+	y := normal(r, len(ids)*c.width)
+	if len(ids) > 2 && c.layout == Scattered {
+		y[c.width] = float32(math.NaN())
+	}
+	routing := k.guardedRouting(ids, c.tokens, c.k, c.experts)
+	var gates *vk.Tensor
+	var gateData []float32
+	if c.gated {
+		gateData = normal(r, len(ids))
+		gates = k.f32("gates", gateData, c.tokens, c.k)
+	}
+	out := k.output("out", vk.F32, c.tokens, c.width)
+	require.NoError(t, Combine(k.rec, routing, k.f32("y", y, len(ids), c.width), gates, out, c.layout))
+	k.run()
+	want := ref.Combine(y, gateData, ref.Route(ids, c.tokens, c.experts, c.k), c.width, c.layout == Grouped)
+	requireClose(t, download[float32](t, out), want.Y, want.Bound(ref.F32, c.k), "out")
+}
+
 func TestCombineEqualsTheOracle(t *testing.T) {
-	for i, s := range []struct{ tokens, experts, k, width, shift int }{
-		{0, 4, 2, 8, 0}, {1, 1, 1, 1, 0}, {3, 8, 2, 3, 0}, {9, 8, 4, 100, 0}, {9, 8, 4, 100, 1}, {70, 1024, 64, 5, 0},
-		{257, 4, 2, 600, 0}, {10, 4, 3, 1025, 0},
+	for _, c := range []combineCase{
+		{tokens: 0, experts: 4, k: 2, width: 8}, {tokens: 1, experts: 1, k: 1, width: 1}, {tokens: 3, experts: 8, k: 2, width: 3},
+		{tokens: 9, experts: 8, k: 4, width: 100}, {tokens: 9, experts: 8, k: 4, width: 100, shift: 1},
+		{tokens: 70, experts: 1024, k: 64, width: 5}, {tokens: 257, experts: 4, k: 2, width: 600},
+		{tokens: 10, experts: 4, k: 3, width: 1025},
 	} {
-		for _, layout := range []Layout{Scattered, Grouped} {
-			for _, gated := range []bool{false, true} {
-				k := newKit(t)
-				k.shift = s.shift
-				r := rand.New(rand.NewSource(int64(i)))
-				ids := spreads[0].ids(9, s.tokens*s.k, s.experts)
-				if len(ids) > 2 {
-					ids[1] = int32(s.experts) // no expert: must add 0 whatever its row holds
-				}
-				want := ref.Route(ids, s.tokens, s.experts, s.k)
-				y := normal(r, len(ids)*s.width)
-				if len(ids) > 2 && layout == Scattered {
-					y[s.width] = float32(math.NaN())
-				}
-				routing := k.guardedRouting(ids, s.tokens, s.k, s.experts)
-				var gates *vk.Tensor
-				var gateData []float32
-				if gated {
-					gateData = normal(r, len(ids))
-					gates = k.f32("gates", gateData, s.tokens, s.k)
-				}
-				out := k.output("out", vk.F32, s.tokens, s.width)
-				require.NoError(t, Combine(k.rec, routing, k.f32("y", y, len(ids), s.width), gates, out, layout))
-				k.run()
-				res := ref.Combine(y, gateData, want, s.width, layout == Grouped)
-				requireClose(t, download[float32](t, out), res.Y, res.Bound(ref.F32, s.k), fmt.Sprint(s, layout, gated))
-				k.close()
+		for _, c.layout = range []Layout{Scattered, Grouped} {
+			for _, c.gated = range []bool{false, true} {
+				t.Run(fmt.Sprintf("%+v", c), c.check)
 			}
 		}
 	}

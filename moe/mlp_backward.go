@@ -37,7 +37,7 @@ type MLPGrads struct {
 // dtype. The caller closes them with Close. It fails with vk.ErrOutOfMemory.
 func (m *MLP) NewGrads() (*MLPGrads, error) {
 	g := &MLPGrads{}
-	dev := m.Router.Weight.device()
+	dev := m.Router.Weight.Device()
 	for _, part := range m.gradParts(g) {
 		var err error
 		if part.grads.Weight, err = NewExpertBank(dev, m.Config.DType, part.layer.Weight.shape...); err != nil {

@@ -109,5 +109,5 @@ func groupBytes(slots, experts, blockM int) uint64 {
 // ScratchBytes is PassBytes of Forward.
 func (m *MLP) ScratchBytes(tokens int) uint64 {
 	slots := tokens * m.Config.TopK
-	return m.Config.PassBytes(tokens, chooseBlockM(m.Router.Weight.device(), slots, m.Config.Experts), Pass{})
+	return m.Config.PassBytes(tokens, chooseBlockM(m.Router.Weight.Device(), slots, m.Config.Experts), Pass{})
 }

@@ -34,9 +34,10 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		for i := range out.Weight {
 			out.Weight[i] /= float32(c.In) / 4
 		}
+		out.Weight = rounded(cfg.DType, out.Weight)
 		require.NoError(t, UploadBank(context.Background(), l.Weight, out.Weight))
 		if c.Bias {
-			out.Bias = normal(r, c.Experts*c.Out)
+			out.Bias = rounded(cfg.DType, normal(r, c.Experts*c.Out))
 			require.NoError(t, UploadBank(context.Background(), l.Bias, out.Bias))
 		}
 		return out
@@ -62,6 +63,7 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 func (l layer) requireStages(t testing.TB, s *MLPSaved, x, y []float32, tokens int) {
 	t.Helper()
 	c := l.Config
+	dtype := storageTypes[c.DType]
 	logits := ref.DenseLinear(l.oracle.Router, x, tokens)
 	gotLogits := download[float32](t, s.Logits)
 	requireClose(t, gotLogits, logits.Y, logits.Bound(ref.F32, c.Width), "logits")
@@ -73,15 +75,18 @@ func (l layer) requireStages(t testing.TB, s *MLPSaved, x, y []float32, tokens i
 	none := []float32(nil)
 	z := ref.Scatter2scatter(l.oracle.Up, x, routing, ref.Layout{GroupedOut: true}, none)
 	gotZ := download[float32](t, s.Z)
-	requireClose(t, gotZ, z.Y, z.Bound(ref.F32, c.Width), "z")
+	requireClose(t, gotZ, z.Y, z.Bound(dtype, c.Width), "z")
+	if c.Interleaved {
+		gotZ = apart(gotZ, c.Hidden)
+	}
 	h := refActivate(c.Activation, gotZ, tokens*c.TopK, c.Hidden)
 	gotH := download[float32](t, s.H)
-	requireClose(t, gotH, h.Y, h.BoundBy(ref.ActivationTolerance(ref.F32), 0x1p-120), "h")
+	requireClose(t, gotH, h.Y, h.BoundBy(ref.ActivationTolerance(dtype), ref.Underflow(dtype, 1)), "h")
 	slots := ref.Scatter2scatter(l.oracle.Down, gotH, routing, ref.Layout{GroupedIn: true}, none)
 	gotSlots := download[float32](t, s.Slots)
-	requireClose(t, gotSlots, slots.Y, slots.Bound(ref.F32, c.Hidden), "slots")
+	requireClose(t, gotSlots, slots.Y, slots.Bound(dtype, c.Hidden), "slots")
 	out := ref.Combine(gotSlots, gates, routing, c.Width, false)
-	requireClose(t, y, out.Y, out.Bound(ref.F32, c.TopK), "out")
+	requireClose(t, y, out.Y, out.Bound(dtype, c.TopK), "out")
 }
 
 func TestMLPEqualsTheOracle(t *testing.T) {

@@ -38,7 +38,10 @@ void main() {
     if (!find_element(push.tokens, push.width, token, column)) {
         return;
     }
+    // lavapipe 26.2 executes a load from an address that is the same for all invocations even where none of them takes the
+    // branch it is in, so every address here is one that may be read: without gates that of inverse, which is as long.
     bool gated = !address_is_null(push.gates);
+    uvec2 gates = gated ? push.gates : push.inverse;
     vec4 sum = vec4(0.0);
     for (uint j = 0u; j < push.k; j++) {
         uint slot = token * push.k + j;
@@ -46,8 +49,9 @@ void main() {
         if (position < 0) {
             continue;
         }
-        float gate = gated ? load_f32(push.gates, slot) : 1.0;
-        uvec2 y = address_at(push.y, GROUPED ? uint(position) : slot, push.width * VALUE_BYTES);
+        float gate = load_f32(gates, slot);
+        gate = gated ? gate : 1.0;
+        uvec2 y = address_at(push.y, GROUPED ? uint(max(position, 0)) : slot, push.width * VALUE_BYTES);
         if (QUADS) {
             sum += gate * load_value4(y, column);
         } else {
