@@ -63,7 +63,7 @@ var Sources = map[string]string{
 	"expert_scan":                   "05918df4f72314ec7f8706a6d29c7677d4e63ba9829decbcde80dd9d5ad6160c",
 	"expert_scatter":                "1efd6cfd8587e5459c88369d3014f9d2b07904f4abea49b911ceeb7f6e896320",
 	"jitter":                        "9ef6ff14d916cbd8bb6e6f217691c8619c4382d8bdd4b68fbd0999ed9687b15b",
-	"router_losses":                 "2f65976064c7b9dca9d0910069dc77fad7724dde203cd6353af875edfe4c8a37",
+	"router_losses":                 "c9b6afa6a84071442c6d86e2558011c4536a8bf1e234f7c358f19c16a5b0b29b",
 	"router_losses_backward":        "d3e4e24c40800e6e49c6bfbadaed3b1eacbc331904fb8b47e2af4f7e6fd10cd2",
 	"router_stats":                  "348030cc42a10cd1858ee42d03ee51f016bc2bd855d31972466538a2f6fb17a7",
 	"router_stats_sum":              "4c71cab60c1dd97a62e46a679f351ec6c98898c68121ea17e808ca92026860d2",
