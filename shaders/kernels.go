@@ -27,7 +27,9 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
-	Jitter,
+	JitterF32,
+	JitterF16,
+	JitterBf16,
 	RouterLosses,
 	RouterLossesBackward,
 	RouterStats,
@@ -62,7 +64,9 @@ var Sources = map[string]string{
 	"expert_histogram":              "beeb4fdd8ccb42b2907fd1916d4f8225b3d3cfce79ea243feacf1b54cb4a61f6",
 	"expert_scan":                   "05918df4f72314ec7f8706a6d29c7677d4e63ba9829decbcde80dd9d5ad6160c",
 	"expert_scatter":                "1efd6cfd8587e5459c88369d3014f9d2b07904f4abea49b911ceeb7f6e896320",
-	"jitter":                        "9ef6ff14d916cbd8bb6e6f217691c8619c4382d8bdd4b68fbd0999ed9687b15b",
+	"jitter.f32":                    "0ab904aa6240322e8563acd581909e44d81ad585d0a43cd96c92fb34e792e8d8",
+	"jitter.f16":                    "f220a4175cb4324f0a6298fa4638c53328b3dacf3298dc2a449e3bec85b7f834",
+	"jitter.bf16":                   "91193cd87af9386f199d521ca49ca992313560d7be2b42bbd3c3da4cee5d27d3",
 	"router_losses":                 "c9b6afa6a84071442c6d86e2558011c4536a8bf1e234f7c358f19c16a5b0b29b",
 	"router_losses_backward":        "d3e4e24c40800e6e49c6bfbadaed3b1eacbc331904fb8b47e2af4f7e6fd10cd2",
 	"router_stats":                  "348030cc42a10cd1858ee42d03ee51f016bc2bd855d31972466538a2f6fb17a7",
@@ -673,13 +677,13 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	}
 }
 
-//go:embed spv/jitter.spv
-var spvJitter []byte
+//go:embed spv/jitter.f32.spv
+var spvJitterF32 []byte
 
-// Jitter is jitter.comp.
-var Jitter = &kernel.Kernel{
-	Stem: "jitter", Variant: "",
-	SPIRV:     decodeOnce(&spvJitter),
+// JitterF32 is jitter.comp with STORAGE_F32.
+var JitterF32 = &kernel.Kernel{
+	Stem: "jitter", Variant: "f32",
+	SPIRV:     decodeOnce(&spvJitterF32),
 	PushBytes: 48,
 	Push: []kernel.Field{
 		{Name: "x", Offset: 0, Size: 8},
@@ -744,6 +748,56 @@ func (c JitterSpec) Values() []uint32 {
 		c.Threads,
 		bitsBool(c.Accumulate),
 	}
+}
+
+//go:embed spv/jitter.f16.spv
+var spvJitterF16 []byte
+
+// JitterF16 is jitter.comp with STORAGE_F16.
+var JitterF16 = &kernel.Kernel{
+	Stem: "jitter", Variant: "f16",
+	SPIRV:     decodeOnce(&spvJitterF16),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/jitter.bf16.spv
+var spvJitterBf16 []byte
+
+// JitterBf16 is jitter.comp with STORAGE_BF16.
+var JitterBf16 = &kernel.Kernel{
+	Stem: "jitter", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvJitterBf16),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/router_losses.spv
