@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // A benchCase is one ParallelLinear forward, scattered to grouped, with tokens routed at random.
 type benchCase struct {
@@ -40,4 +43,13 @@ func concat(lists ...[]benchCase) []benchCase {
 		all = append(all, l...)
 	}
 	return all
+}
+
+// caseNames lists every case.
+func caseNames() string {
+	var names []string
+	for _, c := range cases {
+		names = append(names, c.Name())
+	}
+	return strings.Join(names, ", ")
 }

@@ -105,14 +105,18 @@ func chooseCases(names []string) ([]benchCase, error) {
 	}
 	var chosen []benchCase
 	for _, name := range names {
-		before := len(chosen)
+		known := false
 		for _, c := range cases {
-			if (c.Name() == name || c.layer == name) && !slices.Contains(chosen, c) {
+			if c.Name() != name && c.layer != name {
+				continue
+			}
+			known = true
+			if !slices.Contains(chosen, c) {
 				chosen = append(chosen, c)
 			}
 		}
-		if len(chosen) == before {
-			return nil, fmt.Errorf("there is no case %q; see --help", name)
+		if !known {
+			return nil, fmt.Errorf("there is no case %q; there are %s", name, caseNames())
 		}
 	}
 	return chosen, nil
