@@ -160,11 +160,15 @@ void store_results(uint first_m, uint first_n) {
             uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
             [[unroll]] for (uint j = 0u; j < TN; j += PAIRS ? 2u : 1u) {
                 uint n = tile.column + column_of(first_n, j);
-                uint next = PAIRS ? j + 1u : j;
                 float v = (sums[i * TN + j] + bias[j]) * gate;
-                if (PAIRS && n + 1u < push.out_width) {
-                    store_output2(row, n, vec2(v, (sums[i * TN + next] + bias[next]) * gate));
-                } else if (n < push.out_width) {
+#ifdef OUTPUT_16BIT
+                if (PAIRS) {
+                    uint next = PAIRS ? j + 1u : j;
+                    float v2 = (sums[i * TN + next] + bias[next]) * gate;
+                    store_value2(row, n, vec2(v, v2), min(push.out_width - min(n, push.out_width), 2u));
+                } else
+#endif
+                if (n < push.out_width) {
                     store_output(row, n, v);
                 }
             }
