@@ -98,7 +98,9 @@ func routerPipelines(software bool, experts int) []vk.PipelineSpec {
 			add(shaders.RouterLossesBackward, shaders.RouterLossesBackwardSpec{Threads: topKThreads, Lanes: uint32(lanes),
 				Sigmoid: mode.Sigmoid(), Accumulate: accumulate}.Values())
 			add(shaders.RouterLosses, shaders.RouterLossesSpec{Threads: statsThreads, PerLayer: accumulate}.Values())
-			add(shaders.Jitter, shaders.JitterSpec{Threads: jitterThreads, Accumulate: accumulate}.Values())
+			for _, k := range jitterKernels {
+				add(k, shaders.JitterSpec{Threads: jitterThreads, Accumulate: accumulate}.Values())
+			}
 		}
 		add(shaders.RouterStats, shaders.RouterStatsSpec{Threads: statsThreads, Sums: uint32(max(statsThreads, experts)),
 			Sigmoid: mode.Sigmoid()}.Values())

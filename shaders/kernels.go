@@ -27,7 +27,9 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
-	Jitter,
+	JitterF32,
+	JitterF16,
+	JitterBf16,
 	RouterLosses,
 	RouterLossesBackward,
 	RouterStats,
@@ -49,37 +51,39 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "718781169b7925aa9ae6acccbe130b8e42c4f433952c58616d0529efd0ab2636",
-	"activation.f16":                "644a6b5015b1af02b141925bb274c40f70f490e699eb12ed29c48e9bb2238c28",
-	"activation.bf16":               "3b6c404d77f85d359e84e64e71a51b72502e7aa83b6df16b2c11b8855e50c3b6",
-	"combine.f32":                   "4f1eeadb24b0f79c1a0883454c2da73d513c05cf5df28d5bd25aa72d22b5880c",
-	"combine.f16":                   "d0b1b2d743e64363a3608ab0924190c167072a366551efad45aa87a2bd05794f",
-	"combine.bf16":                  "6e3aa604eb36bb5152aa7097b9e21da6a6d398855cdeea72e89ec79118f09fb6",
-	"convert.f32_f16":               "e0ade26d8e9ecfc9160b124083102d435c402a085b9b633cfd00e2573d370ca8",
-	"convert.f16_f32":               "da449bdf71c45dd40ba8b9fe0c19f46e867d2ccd7627b4ee798c3492eb8d0aef",
-	"convert.f32_bf16":              "cbe17c4f58cbfae9d2500c5636169cba3c1b75013d8dd70706a88f72b294a0bf",
-	"convert.bf16_f32":              "9045b22426cad5ff23a3069e4993209b59e1c2247f7989048ce13053d857274f",
-	"expert_histogram":              "eec8edb61e891f10c7ec8cd1cd304a20130505e6e94e893c498bb900753a8092",
-	"expert_scan":                   "3429e2e7467374fb191e21cd626d73f026d65fe0c5a3b2e24a721bf3478c753c",
-	"expert_scatter":                "6ae14c9d7857f6d2fa822be39b04bd2d62463e2197dadca6179b1dd21957450e",
-	"jitter":                        "fc96fd0febe8e2806810e2f32fe33c084c7adcdb27e6dda2b476656355d9746f",
-	"router_losses":                 "654f101ee659eb510350d1b795b7551bc4afac8db2ab010fc2d1065ff35854a8",
-	"router_losses_backward":        "16c48ee05b4b447bef7454f61f1be86552212b19e4263c000dc3febbd882b72c",
-	"router_stats":                  "4d4ffc182f48c64978e340fd53d6c5168b20e8efa566828170ab9066b0127fce",
-	"router_stats_sum":              "1c8528d2af98226611b07d0c1d659b14f072d0791440101b4d7bc293e2f24fea",
-	"scatter2scatter.f32":           "1bc8ddc05629d841cd1d96dbd364f98ceb5b019a840bb3c257e344977010cac0",
-	"scatter2scatter.f16":           "bdaca350dd89f66409b37922b120e261849579e912be8d1134fa4ed6d01ff95d",
-	"scatter2scatter.bf16":          "db58fffff00e4cfcce121a93d7796bdddac7def611688645170077d4859155b1",
-	"scatter2scatter.f32_f16_f16":   "29715c8e417572f994ab8722ee896a3c4f61713a09f34dac1400ccb34af41d99",
-	"scatter2scatter.f16_f16_f32":   "a683670efaf8a2efc408bc14c02634b4801d3973725d9d466cbbceada2ef46dc",
-	"scatter2scatter.f32_f16_f32":   "b96b414a8914de01228cd018e9deccccc4f373d53763b9d851bc2de7f1516d7d",
-	"scatter2scatter.f32_bf16_bf16": "7e4abd6930a5e8bd323cec17856c8f0d67ba93bb0cf3ec4bf23f41b18f1a611d",
-	"scatter2scatter.bf16_bf16_f32": "0fea5fb33814cf7f073cee1bfb532794e4200b976144f27de442f6255699181e",
-	"scatter2scatter.f32_bf16_f32":  "35d998a3e7a80210ba5f768dcf45bfb6239e6f889a0e11f7cd48e69188931ef0",
-	"scatter2scatter_coopmat.f16":   "a8281b4ceee9624bba3f1bf260ff88817426630ef9daed5610b47ab86a47a8e8",
-	"scatter2scatter_coopmat.bf16":  "db89d09096dde478ff3f7bb0b232ade3730d0b13adeab66aee2cf1d86a0c0844",
-	"topk_gates":                    "2d783dc640bef35e7b3316e8c1bb7ec60b912bd1d02980e069b3e406c006fd20",
-	"topk_gates_backward":           "f3bdda87efca06a81b9bc38db970336cd9f5c2cf5ffe41cd773aabc224644b48",
+	"activation.f32":                "e4ecabef37a5f2e2f6e785e97ad6b6b85c47593faf9620f5a0570a9b73f46114",
+	"activation.f16":                "d2ee0fb052ce8bd3a7d387736ff1010c107b468a0819249af9e792a32c0333fe",
+	"activation.bf16":               "3ef275ffa47643757c6c632702c2fbfc3330edb061a88befd44efda41b62aeba",
+	"combine.f32":                   "ae64ef42c5b32aee1b8beb665f90d6fcb4a87e28da52ff8bca5befc5bbb6b344",
+	"combine.f16":                   "35c850b3052800dfa230ce67ca4e8facd21ed06dbc500f3e33f0ddbe72b1a68d",
+	"combine.bf16":                  "166fb3bb7f33e963c7660d84a85f10f92c949c8b22bec1e0a71d051f1ec689ee",
+	"convert.f32_f16":               "d070e5c77a614b707c9518c7d7473a9292ce50446daf6fbd642c491eb54453d4",
+	"convert.f16_f32":               "066254b95561b4d2d61c4cd99997185cd49b921629b8102986e294dd766072a1",
+	"convert.f32_bf16":              "ea5558858584795e54afbc074b8cea3ef07864549bc68655201ce20249540b8b",
+	"convert.bf16_f32":              "13294623fa4d974db0115773567adae0912f5a0cba84b3f482ddef3fffb23795",
+	"expert_histogram":              "3c3d04fbbc98589259ddcafaebb12a5cb6356c37c972054936e553ce8fecc896",
+	"expert_scan":                   "4436a6e2a59762d9207035cec9893707a11f37b567693f4d6243b1d79dc82c29",
+	"expert_scatter":                "45f46ae457457c58ce274456023e610da40c708f4c50070661ba93023f3c8194",
+	"jitter.f32":                    "bd79675b3569d0b0caca523b3119de239d3b9d8ee714cef90524dff0ddf139c8",
+	"jitter.f16":                    "7fd7adc3c0035caed670dc6b08535aebcab027f251193097d43c4043d552cf9a",
+	"jitter.bf16":                   "8efce2bc5515be6801c15ddbbe7347ca932acb08c2d75e06c1a3f2a0139b495f",
+	"router_losses":                 "3349b2044c0da66b045a947e7f130fb74277dee3c78c488f00af0ef14f84b7a3",
+	"router_losses_backward":        "71ce27971e01774a67f8beedce8e7e14788d8938d2628198b7bb3c08cdbaaa57",
+	"router_stats":                  "9f0ec007a568e6d1d64c59a9319feca9cd85d1cd95644ae8b843c85b4ddd6293",
+	"router_stats_sum":              "eb64a94a7d68cefd3ce67d47cc76219536f4f9000c9f8554b4b23f5a9e59e753",
+	"scatter2scatter.f32":           "4b5bd0f8da3703efdf7441097024095021a7eb5a6684e4e8d5fcb9e364a9d510",
+	"scatter2scatter.f16":           "0022b4cb510718cd4fbf9c728a39f2dcc58a84fa62b666f0563b6f964b45e271",
+	"scatter2scatter.bf16":          "2299672ef25077a51a12a6d066db56326752702a9a025154b2aefbdb0e580d14",
+	"scatter2scatter.f32_f16_f16":   "c1f5fdace1fb4ce81c6fa2a8c6046047f3601a8b05f2468335556d9e3d390802",
+	"scatter2scatter.f16_f16_f32":   "f66c026283ecb0795533e159394c753dafd6b8762ee8fd9f598cf7612d429978",
+	"scatter2scatter.f32_f16_f32":   "a265333a971e7ae6c446033f9dd7f736e5eb6849045cc7dd2946467aed96cd34",
+	"scatter2scatter.f32_bf16_bf16": "26198fe4ce99769e1cd99b4a85b8af2ccd5cafbac38b498305018b9af4f92131",
+	"scatter2scatter.bf16_bf16_f32": "12760e48cfd520e1ff0d6d8a7bdd42c8b4f648ca1a89023a093193d21c11802f",
+	"scatter2scatter.f32_bf16_f32":  "354d5788da971b67036a134d69cd568f9be8a961d91b3910fb47bce16426a75c",
+	"scatter2scatter_coopmat.f16":   "2025f94ac32cd0c656c33b045c556ebf55f63f7b53a7aa99fecb33bb5fb667e6",
+	"scatter2scatter_coopmat.bf16":  "4f34d7ee75cceeca46ef67e0eedad16e8770d2be541209bb49c44def42d9ce27",
+	"topk_gates":                    "882d0e9146f85bebc94bece844c522874991ccceba7cdd964db56aef2ad490fb",
+	"topk_gates_backward":           "3821884ac67d13e4c65c3b833556039b0a6f4858ed032465336a5b5b5468d9b4",
 }
 
 //go:embed spv/activation.f32.spv
@@ -673,13 +677,13 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	}
 }
 
-//go:embed spv/jitter.spv
-var spvJitter []byte
+//go:embed spv/jitter.f32.spv
+var spvJitterF32 []byte
 
-// Jitter is jitter.comp.
-var Jitter = &kernel.Kernel{
-	Stem: "jitter", Variant: "",
-	SPIRV:     decodeOnce(&spvJitter),
+// JitterF32 is jitter.comp with STORAGE_F32.
+var JitterF32 = &kernel.Kernel{
+	Stem: "jitter", Variant: "f32",
+	SPIRV:     decodeOnce(&spvJitterF32),
 	PushBytes: 48,
 	Push: []kernel.Field{
 		{Name: "x", Offset: 0, Size: 8},
@@ -744,6 +748,56 @@ func (c JitterSpec) Values() []uint32 {
 		c.Threads,
 		bitsBool(c.Accumulate),
 	}
+}
+
+//go:embed spv/jitter.f16.spv
+var spvJitterF16 []byte
+
+// JitterF16 is jitter.comp with STORAGE_F16.
+var JitterF16 = &kernel.Kernel{
+	Stem: "jitter", Variant: "f16",
+	SPIRV:     decodeOnce(&spvJitterF16),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/jitter.bf16.spv
+var spvJitterBf16 []byte
+
+// JitterBf16 is jitter.comp with STORAGE_BF16.
+var JitterBf16 = &kernel.Kernel{
+	Stem: "jitter", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvJitterBf16),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/router_losses.spv

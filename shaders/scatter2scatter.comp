@@ -165,7 +165,7 @@ void store_results(uint first_m, uint first_n) {
                 if (PAIRS) {
                     uint next = PAIRS ? j + 1u : j;
                     float v2 = (sums[i * TN + next] + bias[next]) * gate;
-                    store_value2(row, n, vec2(v, v2), min(push.out_width - min(n, push.out_width), 2u));
+                    store_some2(row, n, vec2(v, v2), min(push.out_width - min(n, push.out_width), 2u));
                 } else
 #endif
                 if (n < push.out_width) {

@@ -24,7 +24,7 @@ func MLPBackward[F, X, D Float](m MLP[F], x []X, saved MLPResult, dOut []D) MLPG
 		dz = ActivateBackward(m.Activation, saved.Up.Y, g.Down.X.Y)
 	}
 	g.Up = Scatter2scatterBackward(m.Up, x, r, Layout{GroupedOut: true}, noGates, dz.Y)
-	g.Logits = GatesBackward(m.Mode, saved.Logits.Y, saved.IDs, dGates.Y, r.Tokens, r.Experts, r.K)
+	g.Logits = RouterGatesBackward(m.router(), saved.Logits.Y, saved.IDs, dGates.Y, r.Tokens)
 	g.Router = Scatter2scatterBackward(m.Router, x, Dense(r.Tokens), Layout{}, noGates, g.Logits.Y)
 	g.X = make([]float64, len(g.Up.X.Y))
 	for i := range g.X {

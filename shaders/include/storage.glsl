@@ -8,7 +8,8 @@
 //
 // 16-bit values are packed and unpacked in 32-bit words, so no device needs 16-bit types. Two invocations may write the
 // halves of one word: where width is odd, rows begin in the middle of a word. store_value therefore changes its half by
-// atomics, which leave the other half alone; store_value2 (16-bit variants only) and store_value4 write whole words.
+// atomics, which leave the other half alone; store_value2 and store_value4 write words that values
+// share in one go.
 #ifndef STORAGE_GLSL
 #define STORAGE_GLSL
 
@@ -42,6 +43,11 @@ void store_f32x4(uvec2 base, uint index, vec4 value) { F32Quads(base).at[index >
 float load_value(uvec2 base, uint index) { return load_f32(base, index); }
 
 void store_value(uvec2 base, uint index, float value) { store_f32(base, index, value); }
+
+void store_value2(uvec2 base, uint index, vec2 value) {
+    store_f32(base, index, value.x);
+    store_f32(base, index + 1u, value.y);
+}
 
 // index is a multiple of 4 and base one of 16
 vec4 load_value4(uvec2 base, uint index) { return load_f32x4(base, index); }
@@ -87,7 +93,7 @@ void store_value(uvec2 base, uint index, float value) {
 uint pack2(vec2 value) { return NARROW(value.x) | (NARROW(value.y) << 16u); }
 
 // The first count, 0 to 2, of the values at index and index + 1: one plain store where both share a word.
-void store_value2(uvec2 base, uint index, vec2 value, uint count) {
+void store_some2(uvec2 base, uint index, vec2 value, uint count) {
     uint at = half_index(base, index);
     uint bits = pack2(value);
     base = word_base(base);
@@ -100,6 +106,8 @@ void store_value2(uvec2 base, uint index, vec2 value, uint count) {
         }
     }
 }
+
+void store_value2(uvec2 base, uint index, vec2 value) { store_some2(base, index, value, 2u); }
 
 // index is a multiple of 4 and base one of 8
 vec4 load_value4(uvec2 base, uint index) {
