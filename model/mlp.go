@@ -16,10 +16,10 @@ func NewMLP(ctx context.Context, dev *vk.Device, w *MLPWeights) (*moe.MLP, error
 		return nil, err
 	}
 	for _, part := range []struct {
-		to   *vk.Tensor
+		to   *moe.ExpertBank
 		from []float32
 	}{{m.Router.Weight, w.RouterWeight}, {m.Up.Weight, w.Up}, {m.Down.Weight, w.Down}} {
-		if err := vk.Upload(ctx, part.to, part.from); err != nil {
+		if err := moe.UploadBank(ctx, part.to, part.from); err != nil {
 			return nil, errors.Join(err, m.Close())
 		}
 	}

@@ -57,17 +57,31 @@ func (a Activation) columns(hidden int) int {
 	return hidden
 }
 
-// Activate records h = f(z) for h F32 [rows,H] and z F32 [rows,H], or [rows,2H] for a gated activation, gate columns
-// first. The functions are evaluated in f32 by polynomials of our own, within a few ulp of |z| on every device.
+// Activate records h = f(z) for h [rows,H] and z [rows,H], or [rows,2H] for a gated activation, gate columns first; both
+// F32, F16 or BF16. The functions are evaluated in f32 by polynomials of our own, within a few ulp of |z| on every device.
 func Activate(rec *vk.Recorder, a Activation, z, h *vk.Tensor) error {
-	const op = "Activate"
+	return activate(rec, "Activate", a, false, z, h)
+}
+
+// ActivateInterleaved is Activate of a gated activation for z [rows,2H] whose even columns are the gate and odd ones up,
+// as gpt-oss has them. For another activation it fails with a *ConfigError.
+func ActivateInterleaved(rec *vk.Recorder, a Activation, z, h *vk.Tensor) error {
+	const op = "ActivateInterleaved"
+	if !a.Gated() {
+		return rec.Fail(&ConfigError{op, "activation", "a gated one", a.String()})
+	}
+	return activate(rec, op, a, true, z, h)
+}
+
+func activate(rec *vk.Recorder, op string, a Activation, interleaved bool, z, h *vk.Tensor) error {
 	rows, width, err := matrix(op, "h", h)
 	if err == nil {
 		err = firstError(
 			inRange(op, "activation", int(a), 0, len(activations)-1),
 			inRange(op, "width", width, 1, maxWidth),
-			checkTensor(rec.Device(), op, "z", z, vk.F32, rows, a.columns(width)),
-			checkTensor(rec.Device(), op, "h", h, vk.F32, rows, width),
+			checkStorage(op, "h", h),
+			checkTensor(rec.Device(), op, "h", h, h.DType(), rows, width),
+			checkTensor(rec.Device(), op, "z", z, h.DType(), rows, a.columns(width)),
 		)
 	}
 	if err == nil {
@@ -78,9 +92,9 @@ func Activate(rec *vk.Recorder, a Activation, z, h *vk.Tensor) error {
 	}
 	shape := chooseElementwise(width, quads(z, width) && quads(h, width))
 	return record(rec, vk.Dispatch{
-		Kernel: shaders.ActivationF32,
+		Kernel: activationKernels[h.DType()],
 		Spec: shaders.ActivationSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
-			Mode: activations[a].mode, Gated: a.Gated()}.Values(),
+			Mode: activations[a].mode, Gated: a.Gated(), Interleaved: interleaved}.Values(),
 		Push:   shaders.ActivationPush{Z: z.Address(), H: h.Address(), Rows: uint32(rows), Width: uint32(width)}.Bytes(),
 		Reads:  []*vk.Tensor{z},
 		Writes: []*vk.Tensor{h},

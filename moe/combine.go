@@ -9,9 +9,14 @@ import (
 //
 //	out[t] = Σ_j gates[t,j] · y[row of slot t·K + j],  j ascending, in f32
 //
-// for y F32 [T·K,D] in the given layout, gates F32 [T,K] or nil for 1, and out F32 [T,D]. A slot without an expert adds
-// 0. Errors: see the package.
+// for y [T·K,D] in the given layout, gates F32 [T,K] or nil for 1, and out [T,D] of y's dtype: F32, F16 or BF16. A slot
+// without an expert adds 0. Errors: see the package.
 func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layout) error {
+	return combine(rec, r, y, gates, out, layout, false)
+}
+
+// combine is Combine, or adds to what out holds.
+func combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layout, accumulate bool) error {
 	const op = "Combine"
 	if r == nil {
 		return rec.Fail(&vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"})
@@ -22,8 +27,9 @@ func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layo
 			inRange(op, "layout", int(layout), 0, int(Grouped)),
 			inRange(op, "width", width, 1, maxWidth),
 			r.check(rec.Device(), op),
-			checkTensor(rec.Device(), op, "y", y, vk.F32, r.Slots(), width),
-			checkTensor(rec.Device(), op, "out", out, vk.F32, r.Tokens, width),
+			checkStorage(op, "out", out),
+			checkTensor(rec.Device(), op, "y", y, out.DType(), r.Slots(), width),
+			checkTensor(rec.Device(), op, "out", out, out.DType(), r.Tokens, width),
 		)
 	}
 	if err == nil && gates != nil {
@@ -37,12 +43,12 @@ func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layo
 	}
 	shape := chooseElementwise(width, quads(y, width) && quads(out, width))
 	return record(rec, vk.Dispatch{
-		Kernel: shaders.CombineF32,
+		Kernel: combineKernels[out.DType()],
 		Spec: shaders.CombineSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
-			Grouped: layout == Grouped}.Values(),
+			Grouped: layout == Grouped, Accumulate: accumulate}.Values(),
 		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address(),
 			Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K)}.Bytes(),
-		Reads:  []*vk.Tensor{y, gates, r.Inverse},
+		Reads:  []*vk.Tensor{y, gates, r.Inverse, out},
 		Writes: []*vk.Tensor{out},
 		FLOPs:  2 * float64(r.Slots()) * float64(width),
 	}, shape.groups(r.Tokens, width))

@@ -11,7 +11,8 @@
 //	s  slot            s = t·K + j, choice j of token t; there are T·K of them
 //	p  grouped position  the place of a slot once the slots are sorted by expert
 //
-// All tensors are dense and row-major. Activations, weights, logits and gates are F32, indices I32. A *scattered* matrix
+// All tensors are dense and row-major. Activations and weights are F32, F16 or BF16; logits and gates F32, indices I32.
+// Weights are in an [ExpertBank], which may be larger than a device's largest allocation. A *scattered* matrix
 // has its rows in token order: [T, width], or [T·K, width] with row s. A *grouped* one has them in expert order,
 // [T·K, width] with row p.
 //
@@ -44,6 +45,9 @@
 //
 // # Numbers and determinism
 //
-// Sums are in f32 in a fixed order: neither atomics on floats nor the place of a row in a tile changes a result. The same
-// inputs on the same device give the same bits.
+// Sums are in f32 in a fixed order, whatever the storage; F16 and BF16 results are rounded to nearest even once, when they
+// are stored. 16-bit storage needs no 16-bit feature of the device.
+//
+// Neither atomics on floats, nor the place of a row in a tile, nor how a bank is split changes a result. The same inputs on
+// the same device give the same bits.
 package moe

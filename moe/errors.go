@@ -91,8 +91,10 @@ func checkApart(op, outArg string, out *vk.Tensor, inputs map[string]*vk.Tensor)
 	return nil
 }
 
-// quads reports whether a matrix of this width at this address can be read 16 bytes at a time.
-func quads(t *vk.Tensor, width int) bool { return width%4 == 0 && t.Address()%16 == 0 }
+// quads reports whether a matrix of this width at this address can be read four values at a time.
+func quads(t *vk.Tensor, width int) bool {
+	return width%4 == 0 && t.Address()%(4*t.DType().Bytes()) == 0
+}
 
 // record dispatches n work-groups, refusing counts that the kernels' 32-bit group ids cannot tell apart.
 func record(rec *vk.Recorder, d vk.Dispatch, n uint64) error {

@@ -20,9 +20,10 @@ func Example() {
 	defer x.Close()
 	y := must(dev.NewTensor(vk.F32, 16, 64))
 	defer y.Close()
-	for _, t := range []*vk.Tensor{layer.Router.Weight, layer.Up.Weight, layer.Down.Weight, x} {
-		check(vk.Upload(ctx, t, make([]float32, t.Elements())))
+	for _, b := range []*moe.ExpertBank{layer.Router.Weight, layer.Up.Weight, layer.Down.Weight} {
+		check(moe.UploadBank(ctx, b, make([]float32, b.Elements())))
 	}
+	check(vk.Upload(ctx, x, make([]float32, x.Elements())))
 	rec := must(dev.NewRecorder())
 	defer rec.Close()
 	must(layer.Forward(rec, x, y))

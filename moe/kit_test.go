@@ -44,7 +44,18 @@ func TestMain(m *testing.M) {
 // poison is a NaN that no kernel computes: memory that still holds it was not written.
 const poison = 0x7fc0dead
 
-// guard is the width of the bands around a kit's tensors, in words.
+// poisonOf is the poison of a dtype, as bits.
+func poisonOf(dtype vk.DType) uint32 {
+	switch dtype {
+	case vk.F16:
+		return 0x7ead // kernels make 7e00 and fe00 only
+	case vk.BF16:
+		return 0x7fad // a signalling NaN; kernels make quiet ones
+	}
+	return poison
+}
+
+// guard is the width of the bands around a kit's tensors, in elements.
 const guard = 64
 
 // A kit makes the tensors of one test inside wider ones that are filled with poison, and checks after a run that
@@ -53,7 +64,7 @@ type kit struct {
 	t      testing.TB
 	ctx    context.Context
 	rec    *vk.Recorder
-	shift  int // 1 makes every address miss 16-byte alignment
+	shift  int // 1 makes every address miss the alignment of four elements; 16-bit tensors then start mid-word
 	bands  []*banded
 	closes []func() error
 }
@@ -62,7 +73,7 @@ type banded struct {
 	name    string
 	root    *vk.Tensor
 	view    *vk.Tensor
-	want    []uint32 // the contents of root before the run
+	want    []uint32 // the contents of root before the run, one word per element
 	output  bool
 	partial bool // an output that need not be written in full
 }
@@ -88,30 +99,20 @@ func (k *kit) close() {
 	k.closes, k.bands = nil, nil
 }
 
-// tensor makes a banded tensor whose words are given.
+// tensor makes a banded tensor whose elements' bits are given.
 func (k *kit) tensor(name string, dtype vk.DType, words []uint32, shape []int) *banded {
 	k.t.Helper()
-	require.EqualValues(k.t, 4, dtype.Bytes())
 	b := &banded{name: name, want: make([]uint32, len(words)+2*guard+k.shift)}
 	for i := range b.want {
-		b.want[i] = poison
+		b.want[i] = poisonOf(dtype)
 	}
 	copy(b.want[guard+k.shift:], words)
 	var err error
-	b.root, err = dev.NewTensor(vk.U32, len(b.want))
+	b.root, err = dev.NewTensor(dtype, len(b.want))
 	require.NoError(k.t, err)
 	k.closes = append(k.closes, b.root.Close)
-	require.NoError(k.t, vk.Upload(k.ctx, b.root, b.want))
-	typed := b.root
-	if dtype != vk.U32 {
-		typed, err = dev.NewTensor(dtype, len(b.want))
-		require.NoError(k.t, err)
-		k.closes = append(k.closes, typed.Close)
-		require.NoError(k.t, b.root.Close())
-		b.root = typed
-		k.refill(b)
-	}
-	b.view, err = typed.View(guard+k.shift, shape...)
+	k.refill(b)
+	b.view, err = b.root.View(guard+k.shift, shape...)
 	require.NoError(k.t, err)
 	k.bands = append(k.bands, b)
 	return b
@@ -121,7 +122,10 @@ func (k *kit) tensor(name string, dtype vk.DType, words []uint32, shape []int) *
 func (k *kit) refill(b *banded) {
 	bytes := make([]byte, 0, 4*len(b.want))
 	for _, w := range b.want {
-		bytes = append(bytes, byte(w), byte(w>>8), byte(w>>16), byte(w>>24))
+		bytes = append(bytes, byte(w), byte(w>>8))
+		if b.root.DType().Bytes() == 4 {
+			bytes = append(bytes, byte(w>>16), byte(w>>24))
+		}
 	}
 	require.NoError(k.t, vk.Upload(k.ctx, b.root, bytes))
 }
@@ -132,6 +136,16 @@ func (k *kit) f32(name string, data []float32, shape ...int) *vk.Tensor {
 		words[i] = math.Float32bits(v)
 	}
 	return k.tensor(name, vk.F32, words, shape).view
+}
+
+// floats makes a banded tensor of a storage type; 16-bit values must be exact.
+func (k *kit) floats(name string, dtype vk.DType, data []float32, shape ...int) *vk.Tensor {
+	bits := make([]uint32, len(data))
+	for i, v := range data {
+		bits[i] = bitsOf(dtype, v)
+		require.Equal(k.t, v, floatOf(dtype, bits[i]), "%s[%d] is no %v", name, i, dtype)
+	}
+	return k.tensor(name, dtype, bits, shape).view
 }
 
 func (k *kit) i32(name string, data []int32, shape ...int) *vk.Tensor {
@@ -149,7 +163,7 @@ func (k *kit) output(name string, dtype vk.DType, shape ...int) *vk.Tensor {
 	}
 	words := make([]uint32, n)
 	for i := range words {
-		words[i] = poison
+		words[i] = poisonOf(dtype)
 	}
 	b := k.tensor(name, dtype, words, shape)
 	b.output = true
@@ -178,20 +192,20 @@ func (k *kit) verify() {
 		for i := range got {
 			in := i >= guard+k.shift && i < guard+k.shift+inside
 			if in && b.output {
-				if !b.partial && got[i] == poison {
+				if !b.partial && got[i] == poisonOf(b.root.DType()) {
 					k.t.Fatalf("%s: element %d was not written", b.name, i-guard-k.shift)
 				}
 				continue
 			}
 			if got[i] != b.want[i] {
-				k.t.Fatalf("%s: word %d of %d elements changed from %08x to %08x", b.name, i-guard-k.shift, inside,
+				k.t.Fatalf("%s: element %d of %d elements changed from %08x to %08x", b.name, i-guard-k.shift, inside,
 					b.want[i], got[i])
 			}
 		}
 	}
 }
 
-// words downloads the bits of a tensor of 4-byte elements.
+// words downloads the bits of a tensor's elements.
 func words(t testing.TB, x *vk.Tensor) []uint32 {
 	t.Helper()
 	ctx := context.Background()
@@ -206,6 +220,14 @@ func words(t testing.TB, x *vk.Tensor) []uint32 {
 		return out
 	case vk.I32:
 		data, err := vk.Download[int32](ctx, x)
+		require.NoError(t, err)
+		out := make([]uint32, len(data))
+		for i, v := range data {
+			out[i] = uint32(v)
+		}
+		return out
+	case vk.F16, vk.BF16:
+		data, err := vk.Download[uint16](ctx, x)
 		require.NoError(t, err)
 		out := make([]uint32, len(data))
 		for i, v := range data {

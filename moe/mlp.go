@@ -18,6 +18,13 @@ type MLPConfig struct {
 	Bias       bool // the experts have biases
 	InOut      bool // expert weights are stored [E,In,Out] instead of [E,Out,In]
 
+	// DType is the storage of weights, biases, input, output and intermediates: F32, F16 or BF16. Router logits, gates and
+	// sums are F32 always.
+	DType vk.DType
+	// Interleaved says that Up's gate outputs are the even ones and its up outputs the odd ones, as gpt-oss stores them,
+	// instead of all gate outputs first. The activation must be gated.
+	Interleaved bool
+
 	// Discard gives the memory of each intermediate back to the recorder as soon as it has been used, so that the next
 	// layer of the recording takes it over. MLPSaved then has neither Z nor H nor Slots.
 	Discard bool
@@ -32,14 +39,23 @@ func (c MLPConfig) Validate() error {
 		inRange("MLPConfig", "Hidden", c.Hidden, 1, maxWidth/2),
 		inRange("MLPConfig", "Activation", int(c.Activation), 0, len(activations)-1),
 		inRange("MLPConfig", "Mode", int(c.Mode), 0, int(TopKSoftmax)),
+		storageDType("MLPConfig", c.DType),
+		c.checkInterleaved(),
 	)
+}
+
+func (c MLPConfig) checkInterleaved() error {
+	if c.Interleaved && !c.Activation.Gated() {
+		return &ConfigError{"MLPConfig", "Interleaved", "false for the activation " + c.Activation.String(), "true"}
+	}
+	return nil
 }
 
 // An MLP is a sparse mixture of two-layer experts with its router:
 //
 //	out[t] = Σ_j gate[t,j] · (Down[e]·f(Up[e]·x[t])),  e = ids[t,j]
 //
-// (arXiv 2403.08245, section 3.1). Up maps D to H values, or to 2H for a gated activation, gate rows first.
+// (arXiv 2403.08245, section 3.1). Up maps D to H values, or to 2H for a gated activation, gate rows first or Interleaved.
 type MLP struct {
 	Config MLPConfig
 	Router *ParallelLinear // one expert, D → E
@@ -64,6 +80,7 @@ func NewMLP(dev *vk.Device, cfg MLPConfig) (*MLP, error) {
 		{&m.Down, ParallelLinearConfig{Experts: cfg.Experts, In: cfg.Hidden, Out: cfg.Width, Bias: cfg.Bias, InOut: cfg.InOut,
 			Label: "down"}},
 	} {
+		part.cfg.DType = cfg.DType
 		layer, err := NewParallelLinear(dev, part.cfg)
 		if err != nil {
 			return nil, errors.Join(err, m.Close())
@@ -80,13 +97,13 @@ func (m *MLP) Close() error { return errors.Join(m.Router.Close(), m.Up.Close(),
 type MLPSaved struct {
 	Logits  *vk.Tensor // F32 [T,E], nil when the caller gave the routing
 	Routing *Routing
-	Z       *vk.Tensor // F32 [T·K, H or 2H] grouped: the activation's input
-	H       *vk.Tensor // F32 [T·K,H] grouped: its output
-	Slots   *vk.Tensor // F32 [T·K,D] scattered: the experts' results before the gates
+	Z       *vk.Tensor // [T·K, H or 2H] grouped: the activation's input
+	H       *vk.Tensor // [T·K,H] grouped: its output
+	Slots   *vk.Tensor // [T·K,D] scattered: the experts' results before the gates
 }
 
-// Forward records y = MLP(x) for x and y F32 [T,D]: router, choice, grouping, scattered to grouped linear, activation,
-// grouped to scattered linear, and the weighted sum; nine dispatches in one submission.
+// Forward records y = MLP(x) for x and y [T,D] of the layer's dtype: router, choice, grouping, scattered to grouped linear,
+// activation, grouped to scattered linear, and the weighted sum; nine dispatches in one submission.
 //
 // It takes ScratchBytes of scratch, or less with Discard. Errors: see the package.
 func (m *MLP) Forward(rec *vk.Recorder, x, y *vk.Tensor) (*MLPSaved, error) {
@@ -134,7 +151,7 @@ func (m *MLP) ScratchBytes(tokens int) uint64 {
 	slots := tokens * c.TopK
 	perSlot := uint64(c.Activation.columns(c.Hidden) + c.Hidden + c.Width)
 	return 4*(uint64(tokens)*uint64(c.Experts)+uint64(slots)*perSlot) +
-		routingBytes(slots, c.Experts, chooseBlockM(m.Up.Weight.Device(), slots, c.Experts))
+		routingBytes(slots, c.Experts, chooseBlockM(m.Up.Weight.device(), slots, c.Experts))
 }
 
 // ForwardRouted is Forward with the experts chosen by the caller, for example by RouteIDs; the router's weights are not
@@ -148,22 +165,22 @@ func (m *MLP) ForwardRouted(rec *vk.Recorder, r *Routing, x, y *vk.Tensor) (*MLP
 	}
 	hidden := m.Config.Hidden
 	s := &MLPSaved{Routing: r}
-	s.Z = rec.Scratch(vk.F32, r.Slots(), m.Config.Activation.columns(hidden))
+	s.Z = rec.Scratch(m.Config.DType, r.Slots(), m.Config.Activation.columns(hidden))
 	if rec.Err() != nil {
 		return nil, rec.Err()
 	}
 	if err := m.Up.Forward(rec, r, x, s.Z, LinearOptions{Out: Grouped}); err != nil {
 		return nil, err
 	}
-	s.H = rec.Scratch(vk.F32, r.Slots(), hidden)
+	s.H = rec.Scratch(m.Config.DType, r.Slots(), hidden)
 	if rec.Err() != nil {
 		return nil, rec.Err()
 	}
-	if err := Activate(rec, m.Config.Activation, s.Z, s.H); err != nil {
+	if err := activate(rec, "MLP.Forward", m.Config.Activation, m.Config.Interleaved, s.Z, s.H); err != nil {
 		return nil, err
 	}
 	m.discard(rec, &s.Z)
-	s.Slots = rec.Scratch(vk.F32, r.Slots(), m.Config.Width)
+	s.Slots = rec.Scratch(m.Config.DType, r.Slots(), m.Config.Width)
 	if rec.Err() != nil {
 		return nil, rec.Err()
 	}
@@ -194,8 +211,8 @@ func (m *MLP) check(dev *vk.Device, x, y *vk.Tensor) (tokens int, err error) {
 		return 0, err
 	}
 	err = firstError(
-		checkTensor(dev, op, "x", x, vk.F32, tokens, m.Config.Width),
-		checkTensor(dev, op, "y", y, vk.F32, tokens, m.Config.Width),
+		checkTensor(dev, op, "x", x, m.Config.DType, tokens, m.Config.Width),
+		checkTensor(dev, op, "y", y, m.Config.DType, tokens, m.Config.Width),
 	)
 	if err == nil {
 		err = checkApart(op, "y", y, map[string]*vk.Tensor{"x": x})

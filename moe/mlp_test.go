@@ -34,10 +34,10 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		for i := range out.Weight {
 			out.Weight[i] /= float32(c.In) / 4
 		}
-		require.NoError(t, vk.Upload(context.Background(), l.Weight, out.Weight))
+		require.NoError(t, UploadBank(context.Background(), l.Weight, out.Weight))
 		if c.Bias {
 			out.Bias = normal(r, c.Experts*c.Out)
-			require.NoError(t, vk.Upload(context.Background(), l.Bias, out.Bias))
+			require.NoError(t, UploadBank(context.Background(), l.Bias, out.Bias))
 		}
 		return out
 	}

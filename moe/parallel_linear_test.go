@@ -35,6 +35,11 @@ type linearRun struct {
 	weights ref.Linear[float32]
 	x       []float32
 	gates   []float32
+
+	layer  *ParallelLinear // what Forward was given
+	device *Routing
+	xs     *vk.Tensor
+	opts   LinearOptions
 }
 
 // record uploads the case's data and records the layer.
@@ -57,10 +62,10 @@ func (c linearCase) record(k *kit) linearRun {
 		shape = []int{c.experts, c.in, c.out}
 	}
 	k.shift = c.shift
-	l.Weight = k.f32("weight", run.weights.Weight, shape...)
+	l.Weight = bankOf(k.t, k.f32("weight", run.weights.Weight, shape...))
 	if c.bias {
 		run.weights.Bias = c.values(r, c.experts*c.out)
-		l.Bias = k.f32("bias", run.weights.Bias, c.experts, c.out)
+		l.Bias = bankOf(k.t, k.f32("bias", run.weights.Bias, c.experts, c.out))
 	}
 	opts := LinearOptions{}
 	if c.gates {
@@ -80,6 +85,7 @@ func (c linearCase) record(k *kit) linearRun {
 		k.retile(routing, c.tile.BM)
 	}
 	require.NoError(k.t, l.Forward(k.rec, routing, x, run.y, opts))
+	run.layer, run.device, run.xs, run.opts = l, routing, x, opts
 	return run
 }
 
@@ -228,7 +234,7 @@ func TestSlotsWithoutExpertWriteNothing(t *testing.T) {
 	r := rand.New(rand.NewSource(1))
 	weights := ref.Linear[float32]{Experts: 3, In: 5, Out: 6, Weight: halves(r, 90)}
 	x := halves(r, 20)
-	l.Weight = k.f32("weight", weights.Weight, 3, 6, 5)
+	l.Weight = bankOf(t, k.f32("weight", weights.Weight, 3, 6, 5))
 	y := k.partialOutput("y", vk.F32, 8, 6)
 	require.NoError(t, l.Forward(k.rec, routing, k.f32("x", x, 4, 5), y, LinearOptions{}))
 	k.run()
@@ -250,7 +256,7 @@ func TestDenseLinear(t *testing.T) {
 		w := ref.Linear[float32]{Experts: 1, In: s.in, Out: s.out, Weight: normal(r, s.in*s.out), Bias: normal(r, s.out)}
 		x := normal(r, s.rows*s.in)
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: s.in, Out: s.out, Bias: true},
-			Weight: k.f32("weight", w.Weight, 1, s.out, s.in), Bias: k.f32("bias", w.Bias, 1, s.out)}
+			Weight: bankOf(t, k.f32("weight", w.Weight, 1, s.out, s.in)), Bias: bankOf(t, k.f32("bias", w.Bias, 1, s.out))}
 		y := k.output("y", vk.F32, s.rows, s.out)
 		require.NoError(t, l.Dense(k.rec, k.f32("x", x, s.rows, s.in), y))
 		k.run()

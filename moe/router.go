@@ -1,58 +1,24 @@
 package moe
 
 import (
-	"fmt"
-
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// A RouterMode says how gates follow from router logits.
-type RouterMode uint8
-
-// The router modes. All choose the k largest logits, ties going to the lower expert.
-const (
-	// SoftmaxTopK takes the softmax over all E logits; the gates are the k chosen probabilities (OLMoE).
-	SoftmaxTopK RouterMode = iota
-	// SoftmaxTopKNorm divides the gates of SoftmaxTopK by their sum (Mixtral, Qwen3).
-	SoftmaxTopKNorm
-	// TopKSoftmax takes the softmax over the k chosen logits only (JetMoE, GraniteMoE).
-	TopKSoftmax
-)
-
-func (m RouterMode) String() string {
-	names := [...]string{"softmax-topk", "softmax-topk-norm", "topk-softmax"}
-	if int(m) < len(names) {
-		return names[m]
-	}
-	return fmt.Sprintf("router mode %d", uint8(m))
-}
-
-// A RouterConfig says how tokens choose experts.
-type RouterConfig struct {
-	TopK int // K, 1 to min(E, 64)
-	Mode RouterMode
-}
-
-// Validate reports the first field that makes no sense for this many experts as a *ConfigError.
-func (c RouterConfig) Validate(experts int) error {
-	return firstError(
-		inRange("RouterConfig", "experts", experts, 1, MaxExperts),
-		inRange("RouterConfig", "TopK", c.TopK, 1, min(experts, MaxTopK)),
-		inRange("RouterConfig", "Mode", int(c.Mode), 0, int(TopKSoftmax)),
-	)
-}
-
-// TopK records the choice of experts from router logits F32 [T,E]: ids I32 [T,K], largest logit first, ties to the lower
-// id, and gates F32 [T,K], both scratch of rec.
+// TopK records the choice of experts from router logits F32 [T,E]: ids I32 [T,K], best first, ties to the lower id, and
+// gates F32 [T,K], both scratch of rec.
 //
-// NaN ranks below −Inf, so the ids of a row are always K different experts. A row that holds a NaN or +Inf, or whose
-// logits are all −Inf (the K chosen ones for TopKSoftmax), has NaN gates; other −Inf logits have gate 0. Gates smaller
-// than e^−87 times the largest are 0.
+// NaN ranks below −Inf, so the ids of a row are always K different experts. In the softmax modes a row that holds a NaN or
+// +Inf, or whose logits are all −Inf (the K chosen ones for TopKSoftmax), has NaN gates; other −Inf logits have gate 0, and
+// gates smaller than e^−87 times the largest are 0. In the sigmoid modes a row has NaN gates when a logit or a corrected
+// score is NaN, and only then; scores below e^−87 are 0.
 func TopK(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (ids, gates *vk.Tensor, err error) {
 	tokens, experts, err := matrix("TopK", "logits", logits)
 	if err == nil {
 		err = firstError(checkTensor(rec.Device(), "TopK", "logits", logits, vk.F32, tokens, experts), cfg.Validate(experts))
+	}
+	if err == nil && cfg.CorrectionBias != nil {
+		err = checkTensor(rec.Device(), "TopK", "CorrectionBias", cfg.CorrectionBias, vk.F32, experts)
 	}
 	if err != nil {
 		return nil, nil, rec.Fail(err)
@@ -69,15 +35,17 @@ func TopK(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (ids, gates *vk
 // topK records the kernel with a number of lanes per row.
 func topK(rec *vk.Recorder, logits, ids, gates *vk.Tensor, cfg RouterConfig, lanes int) {
 	tokens, experts := logits.Dim(0), logits.Dim(1)
-	rows := topKRows(lanes, experts)
+	keys := experts + cfg.Groups
+	rows := max(1, min(topKThreads/lanes, topKKeys/keys))
 	rec.Dispatch(vk.Dispatch{
 		Kernel: shaders.TopkGates,
-		Spec: shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes), Keys: uint32(rows * experts),
-			Mode: uint32(cfg.Mode)}.Values(),
+		Spec: shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes), Keys: uint32(rows * keys),
+			Mode: uint32(cfg.Mode), Limited: cfg.Groups > 0}.Values(),
 		Push: shaders.TopkGatesPush{Logits: logits.Address(), Ids: ids.Address(), Gates: gates.Address(),
-			Tokens: uint32(tokens), Experts: uint32(experts), K: uint32(cfg.TopK)}.Bytes(),
+			Bias: cfg.CorrectionBias.Address(), Tokens: uint32(tokens), Experts: uint32(experts), K: uint32(cfg.TopK),
+			Groups: uint32(cfg.Groups), TopGroups: uint32(cfg.TopGroups), Scale: cfg.scale()}.Bytes(),
 		Linear: uint64(ceilDiv(tokens, rows)),
-		Reads:  []*vk.Tensor{logits},
+		Reads:  []*vk.Tensor{logits, cfg.CorrectionBias},
 		Writes: []*vk.Tensor{ids, gates},
 		FLOPs:  float64(tokens) * float64(experts) * float64(cfg.TopK),
 	})

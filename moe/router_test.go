@@ -72,7 +72,7 @@ func TestTopKEqualsTheOracle(t *testing.T) {
 					logits := k.f32("logits", data, s.tokens, s.experts)
 					ids := k.output("ids", vk.I32, s.tokens, s.k)
 					gates := k.output("gates", vk.F32, s.tokens, s.k)
-					topK(k.rec, logits, ids, gates, RouterConfig{s.k, mode}, lanes)
+					topK(k.rec, logits, ids, gates, RouterConfig{TopK: s.k, Mode: mode}, lanes)
 					k.run()
 					requireTopK(t, mode, data, download[int32](t, ids), download[float32](t, gates), s.tokens, s.experts, s.k)
 				})
@@ -114,7 +114,7 @@ func TestTopKOfUnusualLogits(t *testing.T) {
 				k := newKit(t)
 				ids := k.output("ids", vk.I32, len(rows), choices)
 				gates := k.output("gates", vk.F32, len(rows), choices)
-				topK(k.rec, k.f32("logits", data, len(rows), 5), ids, gates, RouterConfig{choices, mode}, lanes)
+				topK(k.rec, k.f32("logits", data, len(rows), 5), ids, gates, RouterConfig{TopK: choices, Mode: mode}, lanes)
 				k.run()
 				got, gotGates := download[int32](t, ids), download[float32](t, gates)
 				requireTopK(t, mode, data, got, gotGates, len(rows), 5, choices)
@@ -152,7 +152,7 @@ func TestTopKArguments(t *testing.T) {
 		"k = 0":            {logits, RouterConfig{}, &config},
 		"k > E":            {logits, RouterConfig{TopK: 7}, &config},
 		"k > 64":           {k.f32("w", make([]float32, 100), 1, 100), RouterConfig{TopK: 65}, &config},
-		"unknown mode":     {logits, RouterConfig{TopK: 1, Mode: 3}, &config},
+		"unknown mode":     {logits, RouterConfig{TopK: 1, Mode: 5}, &config},
 		"too many experts": {k.f32("x", make([]float32, 1025), 1, 1025), RouterConfig{TopK: 1}, &config},
 		"no experts":       {k.f32("z", nil, 4, 0), RouterConfig{TopK: 1}, &config},
 	} {

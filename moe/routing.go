@@ -17,6 +17,9 @@ import (
 type Routing struct {
 	Tokens, K, Experts int
 
+	// Router is how Route chose, nil when the caller did.
+	Router *RouterConfig
+
 	IDs     *vk.Tensor // I32 [T,K]: the expert of each slot
 	Gates   *vk.Tensor // F32 [T,K], nil when the caller gave none
 	Order   *vk.Tensor // I32 [T·K]: grouped position → slot, by expert and then by slot
@@ -43,7 +46,7 @@ func Route(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (*Routing, err
 	if err != nil {
 		return nil, err
 	}
-	r := &Routing{Tokens: ids.Dim(0), K: ids.Dim(1), Experts: logits.Dim(1), IDs: ids, Gates: gates}
+	r := &Routing{Tokens: ids.Dim(0), K: ids.Dim(1), Experts: logits.Dim(1), Router: &cfg, IDs: ids, Gates: gates}
 	_, err = r.group(rec)
 	return r, err
 }

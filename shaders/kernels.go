@@ -4,6 +4,7 @@ package shaders
 
 import (
 	_ "embed"
+	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -14,23 +15,99 @@ const Compiler = "16.6.0"
 // All lists every kernel.
 var All = []*kernel.Kernel{
 	ActivationF32,
+	ActivationF16,
+	ActivationBf16,
+	ActivationBackwardF32,
+	ActivationBackwardF16,
+	ActivationBackwardBf16,
 	CombineF32,
+	CombineF16,
+	CombineBf16,
+	CombineBackwardF32,
+	CombineBackwardF16,
+	CombineBackwardBf16,
+	ConvertF32F16,
+	ConvertF16F32,
+	ConvertF32Bf16,
+	ConvertBf16F32,
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	GroupSumF32,
+	GroupSumF16,
+	GroupSumBf16,
+	GroupSumF16F32,
+	GroupSumBf16F32,
+	GroupXtyF32,
+	GroupXtyF16,
+	GroupXtyBf16,
+	GroupXtyF16F32,
+	GroupXtyBf16F32,
+	Jitter,
+	RouterLosses,
+	RouterLossesBackward,
+	RouterStats,
+	RouterStatsSum,
 	Scatter2scatterF32,
+	Scatter2scatterF16,
+	Scatter2scatterBf16,
+	Scatter2scatterF32F16F16,
+	Scatter2scatterF16F16F32,
+	Scatter2scatterF32F16F32,
+	Scatter2scatterF32Bf16Bf16,
+	Scatter2scatterBf16Bf16F32,
+	Scatter2scatterF32Bf16F32,
 	TopkGates,
+	TopkGatesBackward,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":      "f3ae4e682f4dac67ef4f938c0de999e8b56cfcf67bc0316f7fb2d0c206e9829f",
-	"combine.f32":         "c38afdeb52d603bff69c1b7570953ff6cd608c6cefe74135c2586e359a0f05ce",
-	"expert_histogram":    "bcf0bbedb185ba091fba608e3243a9fe3935aeb70d924eceb399ff30683059df",
-	"expert_scan":         "4662bbc365ebecffd315802caf62500af400e5c41baccf66d08c8ef191b289f1",
-	"expert_scatter":      "f45103f66d164c6e33b2006387542f19ed42fcc8eb437975eceb022a0f2b68cd",
-	"scatter2scatter.f32": "03152fde73ced426103ac9762c2926a53fd795ae7fa4a9318c7c892042a0b654",
-	"topk_gates":          "519baa26a699c0e279a8886411cd7739002458a0ca7d2498ba300cd248b28de0",
+	"activation.f32":                "7e8bdebe46bb7b302f0b0cbca3fb1aea5661eb349d59346919e404f6edfe36c6",
+	"activation.f16":                "ae6741c3236fdb83fe6c63d559693e303420a56e92a9cc43fe4050f5e2a1a01b",
+	"activation.bf16":               "ad4b716831f2d1bc872ebf5e6767985d028c0e95b312bd45b5a2c1820380bb92",
+	"activation_backward.f32":       "03f55d57385ec0932bceeb5fcfa8a60012b71451581003e0c658532565971e66",
+	"activation_backward.f16":       "945aab154f51e6199ad13651289ab0d14b4c78b991f62f4917876dc62d849940",
+	"activation_backward.bf16":      "9584dfefa86daf5e68e5082d91f8494ddcf76032d791bd1b3cde4e7511152e92",
+	"combine.f32":                   "7d29a5e8066cef5965f198023572135db3046a1d05972ec72b0bbd9abd5ef723",
+	"combine.f16":                   "e41e32ecd0f8e25364541cb93f6cd4d546c7709f77377f51b1bc44db191c97d9",
+	"combine.bf16":                  "7160c7df6b119f215978025b4e9edd4017ffc81a61ce14b34beff84f10e4b797",
+	"combine_backward.f32":          "b761960d3bf246c0b6a94c0a468485c0251e60e1068870b7ea8f60a1f256787a",
+	"combine_backward.f16":          "e427d52bc1ca7177a56715aa4fbc765e1a5526141032b8ff70df699724700d97",
+	"combine_backward.bf16":         "7dd335c060084c501a3d9bf64b2231497f326e7d84362f182bb67929ead3836e",
+	"convert.f32_f16":               "f4f93244b6989b94d1d274d0b85546d7dddc40c7bd89f13eeb800d7bc99b53c7",
+	"convert.f16_f32":               "6d681b930385e5f6bdcab7e8648eba5b79af9215dd3ad1570c2f3aab70c5f439",
+	"convert.f32_bf16":              "0f8e9bd32614deea8da74154ddb00ad91c0a9bc849fb1e58827ff5c9ebf282d5",
+	"convert.bf16_f32":              "1a89098f05c53e066c015b04bc56f3ee2a23979daff6a4e371d2eb315d0d8035",
+	"expert_histogram":              "f0998d2412e108469e5c2cd9f7c019737a85740fd2d94580b1a1695631a80119",
+	"expert_scan":                   "e5070e7f9ba4ac0066ffebbc70624563c5b508d2f0d6fbe217392050900227c3",
+	"expert_scatter":                "e9f9ca7021efacf061df3eff25aaf00b022608ac4e6fcd682299348dbc7b43ca",
+	"group_sum.f32":                 "1ab3f9f7f454a9371d6085dfc558760be3cf5f736895d36a6137de652c62faf8",
+	"group_sum.f16":                 "9e774b99a66ad7c24af754682ddbeff6d58d46f28d43254e93455502304f3b06",
+	"group_sum.bf16":                "24dcd528ab31aae7bc31ec02202a7d06e71bf5c8ee8d9afb51072c7c1b8206d4",
+	"group_sum.f16_f32":             "7e3a73d2725f1267b1789dce58f44749d04710bf6dad68d87eafe031f7fe854e",
+	"group_sum.bf16_f32":            "d043f1b58851c4d38acc6344d1a427e31321e4b188a277355769ed3d5ddfc929",
+	"group_xty.f32":                 "bc5eea3fcdbcffc96f5145bf9c1b21807b7ac83285cf0e33e3871f3951ef4288",
+	"group_xty.f16":                 "d9805950ad638370b9b5ccb2b96c25170bfa3eb9c1d959d9291d8e122ed6e027",
+	"group_xty.bf16":                "56b5034faa990b55a94b397aa7e6774cf96e98a2d4bead769c86a079e364387c",
+	"group_xty.f16_f32":             "5c81a960bc616a164948e1b4c72ea2c3a726d0c06a8ab089074d735db7d1148d",
+	"group_xty.bf16_f32":            "470731cfd3b5b0f857c8dcb96d28b0a0f43274ab761d1bdc7fd938754defe25a",
+	"jitter":                        "8b5e54c1ace62398840616306a091740507d9f90166d42b8641de9f9dbe4c3ce",
+	"router_losses":                 "1e06c1bb7441f6ce2d085474487c40120664d1c876302d91a015efa745bb62fa",
+	"router_losses_backward":        "e9777a8f190c16d4325a6a1a6a13e30210271df2bed18a8fe324554fa5befed9",
+	"router_stats":                  "0690a8c94a4f28626630c905320d9f188954e48cffce01ae593358ee8951e003",
+	"router_stats_sum":              "b5a3ee05390abec0fe4d21ab4dbf1b68772ddb3028a947b6b4cfd10d7ec66bbe",
+	"scatter2scatter.f32":           "3529ad5b6924fc6a5cfa607817d32e503c235764be47ba28e1b23ae4a1fa9496",
+	"scatter2scatter.f16":           "f523ca806b45ff5561c6f0901e4d5f79eff3ea1679a87a2a21892fb7344ea10f",
+	"scatter2scatter.bf16":          "7e818476fccbd074c1872beacda8dee7ece6c6ba9fb6d5299b43d07116db7d55",
+	"scatter2scatter.f32_f16_f16":   "8b3c7e8966bd9ed1fc58a6c2119e3f2ad2eda85ac76f6eeec5426a8d81c4266c",
+	"scatter2scatter.f16_f16_f32":   "b6bce3b4c720634a9a2e75aa1c73d5f87c7d47abe940d873e1a54de6695cbdce",
+	"scatter2scatter.f32_f16_f32":   "bc1789b31519138b138ba7773702cff604e8ece73e8981f26aa015fe0167df84",
+	"scatter2scatter.f32_bf16_bf16": "162b9ab2067b1f6f8064328f705884356bffa0997da63270524c672363561fff",
+	"scatter2scatter.bf16_bf16_f32": "0201728dbb818610f33cbd5e3e9f5a8f593e5a5332d8d63534fe2fcd22d4ec5f",
+	"scatter2scatter.f32_bf16_f32":  "2305db6652b5e4e62305571a657915ebb107e6935945eeb6af15bf478f7d439c",
+	"topk_gates":                    "7bc046b45b9f7dc6c34c168c01478a8a694b97dd85b7e947edfaeb784f598142",
+	"topk_gates_backward":           "7a86616765e936e626bbc17b000c75c9a77e8cb22ea546466aec59b159bc277a",
 }
 
 //go:embed spv/activation.f32.spv
@@ -40,12 +117,14 @@ var spvActivationF32 []byte
 var ActivationF32 = &kernel.Kernel{
 	Stem: "activation", Variant: "f32",
 	SPIRV:     decodeOnce(&spvActivationF32),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -53,6 +132,7 @@ var ActivationF32 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "MODE", Default: 2},
 		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -63,35 +143,41 @@ type ActivationPush struct {
 	H     uint64
 	Rows  uint32
 	Width uint32
+	Alpha float32
+	Limit float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c ActivationPush) Bytes() []byte {
-	b := make([]byte, 24)
+	b := make([]byte, 32)
 	putU64(b[0:], c.Z)
 	putU64(b[8:], c.H)
 	putU32(b[16:], c.Rows)
 	putU32(b[20:], c.Width)
+	putU32(b[24:], math.Float32bits(c.Alpha))
+	putU32(b[28:], math.Float32bits(c.Limit))
 	return b
 }
 
 // ActivationSpec holds the specialization constants of activation.comp.
 type ActivationSpec struct {
-	Columns uint32 // constant 0
-	Rows    uint32 // constant 1
-	Quads   bool   // constant 2
-	Mode    uint32 // constant 3
-	Gated   bool   // constant 4
+	Columns     uint32 // constant 0
+	Rows        uint32 // constant 1
+	Quads       bool   // constant 2
+	Mode        uint32 // constant 3
+	Gated       bool   // constant 4
+	Interleaved bool   // constant 5
 }
 
 // DefaultActivationSpec returns the values in the source.
 func DefaultActivationSpec() ActivationSpec {
 	return ActivationSpec{
-		Columns: 64,
-		Rows:    1,
-		Quads:   false,
-		Mode:    2,
-		Gated:   false,
+		Columns:     64,
+		Rows:        1,
+		Quads:       false,
+		Mode:        2,
+		Gated:       false,
+		Interleaved: false,
 	}
 }
 
@@ -103,7 +189,229 @@ func (c ActivationSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		c.Mode,
 		bitsBool(c.Gated),
+		bitsBool(c.Interleaved),
 	}
+}
+
+//go:embed spv/activation.f16.spv
+var spvActivationF16 []byte
+
+// ActivationF16 is activation.comp with STORAGE_F16.
+var ActivationF16 = &kernel.Kernel{
+	Stem: "activation", Variant: "f16",
+	SPIRV:     decodeOnce(&spvActivationF16),
+	PushBytes: 32,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "h", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation.bf16.spv
+var spvActivationBf16 []byte
+
+// ActivationBf16 is activation.comp with STORAGE_BF16.
+var ActivationBf16 = &kernel.Kernel{
+	Stem: "activation", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvActivationBf16),
+	PushBytes: 32,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "h", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation_backward.f32.spv
+var spvActivationBackwardF32 []byte
+
+// ActivationBackwardF32 is activation_backward.comp with STORAGE_F32.
+var ActivationBackwardF32 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvActivationBackwardF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// ActivationBackwardPush holds the push constants of activation_backward.comp; uint64 members are device addresses.
+type ActivationBackwardPush struct {
+	Z       uint64
+	Dh      uint64
+	Dz      uint64
+	H       uint64
+	Gates   uint64
+	Dgates  uint64
+	Inverse uint64
+	Slots   uint32
+	Width   uint32
+	Flags   uint32
+	Alpha   float32
+	Limit   float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ActivationBackwardPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.Z)
+	putU64(b[8:], c.Dh)
+	putU64(b[16:], c.Dz)
+	putU64(b[24:], c.H)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Dgates)
+	putU64(b[48:], c.Inverse)
+	putU32(b[56:], c.Slots)
+	putU32(b[60:], c.Width)
+	putU32(b[64:], c.Flags)
+	putU32(b[68:], math.Float32bits(c.Alpha))
+	putU32(b[72:], math.Float32bits(c.Limit))
+	return b
+}
+
+// ActivationBackwardSpec holds the specialization constants of activation_backward.comp.
+type ActivationBackwardSpec struct {
+	Lanes       uint32 // constant 0
+	Rows        uint32 // constant 1
+	Quads       bool   // constant 2
+	Mode        uint32 // constant 3
+	Gated       bool   // constant 4
+	Interleaved bool   // constant 5
+}
+
+// DefaultActivationBackwardSpec returns the values in the source.
+func DefaultActivationBackwardSpec() ActivationBackwardSpec {
+	return ActivationBackwardSpec{
+		Lanes:       16,
+		Rows:        4,
+		Quads:       false,
+		Mode:        2,
+		Gated:       false,
+		Interleaved: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ActivationBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		c.Mode,
+		bitsBool(c.Gated),
+		bitsBool(c.Interleaved),
+	}
+}
+
+//go:embed spv/activation_backward.f16.spv
+var spvActivationBackwardF16 []byte
+
+// ActivationBackwardF16 is activation_backward.comp with STORAGE_F16.
+var ActivationBackwardF16 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvActivationBackwardF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation_backward.bf16.spv
+var spvActivationBackwardBf16 []byte
+
+// ActivationBackwardBf16 is activation_backward.comp with STORAGE_BF16.
+var ActivationBackwardBf16 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvActivationBackwardBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/combine.f32.spv
@@ -128,6 +436,7 @@ var CombineF32 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -158,19 +467,21 @@ func (c CombinePush) Bytes() []byte {
 
 // CombineSpec holds the specialization constants of combine.comp.
 type CombineSpec struct {
-	Columns uint32 // constant 0
-	Rows    uint32 // constant 1
-	Quads   bool   // constant 2
-	Grouped bool   // constant 3
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Quads      bool   // constant 2
+	Grouped    bool   // constant 3
+	Accumulate bool   // constant 4
 }
 
 // DefaultCombineSpec returns the values in the source.
 func DefaultCombineSpec() CombineSpec {
 	return CombineSpec{
-		Columns: 64,
-		Rows:    1,
-		Quads:   false,
-		Grouped: false,
+		Columns:    64,
+		Rows:       1,
+		Quads:      false,
+		Grouped:    false,
+		Accumulate: false,
 	}
 }
 
@@ -181,7 +492,342 @@ func (c CombineSpec) Values() []uint32 {
 		c.Rows,
 		bitsBool(c.Quads),
 		bitsBool(c.Grouped),
+		bitsBool(c.Accumulate),
 	}
+}
+
+//go:embed spv/combine.f16.spv
+var spvCombineF16 []byte
+
+// CombineF16 is combine.comp with STORAGE_F16.
+var CombineF16 = &kernel.Kernel{
+	Stem: "combine", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCombineF16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "gates", Offset: 8, Size: 8},
+		{Name: "inverse", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "width", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine.bf16.spv
+var spvCombineBf16 []byte
+
+// CombineBf16 is combine.comp with STORAGE_BF16.
+var CombineBf16 = &kernel.Kernel{
+	Stem: "combine", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCombineBf16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "gates", Offset: 8, Size: 8},
+		{Name: "inverse", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "width", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine_backward.f32.spv
+var spvCombineBackwardF32 []byte
+
+// CombineBackwardF32 is combine_backward.comp with STORAGE_F32.
+var CombineBackwardF32 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCombineBackwardF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// CombineBackwardPush holds the push constants of combine_backward.comp; uint64 members are device addresses.
+type CombineBackwardPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Dgates  uint64
+	Ids     uint64
+	Inverse uint64
+	Slots   uint32
+	Width   uint32
+	K       uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CombineBackwardPush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Dgates)
+	putU64(b[40:], c.Ids)
+	putU64(b[48:], c.Inverse)
+	putU32(b[56:], c.Slots)
+	putU32(b[60:], c.Width)
+	putU32(b[64:], c.K)
+	putU32(b[68:], c.Flags)
+	return b
+}
+
+// CombineBackwardSpec holds the specialization constants of combine_backward.comp.
+type CombineBackwardSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+	ARows uint32 // constant 3
+	BRows uint32 // constant 4
+	CRows uint32 // constant 5
+}
+
+// DefaultCombineBackwardSpec returns the values in the source.
+func DefaultCombineBackwardSpec() CombineBackwardSpec {
+	return CombineBackwardSpec{
+		Lanes: 16,
+		Rows:  4,
+		Quads: false,
+		ARows: 0,
+		BRows: 1,
+		CRows: 1,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CombineBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		c.ARows,
+		c.BRows,
+		c.CRows,
+	}
+}
+
+//go:embed spv/combine_backward.f16.spv
+var spvCombineBackwardF16 []byte
+
+// CombineBackwardF16 is combine_backward.comp with STORAGE_F16.
+var CombineBackwardF16 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCombineBackwardF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine_backward.bf16.spv
+var spvCombineBackwardBf16 []byte
+
+// CombineBackwardBf16 is combine_backward.comp with STORAGE_BF16.
+var CombineBackwardBf16 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCombineBackwardBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/convert.f32_f16.spv
+var spvConvertF32F16 []byte
+
+// ConvertF32F16 is convert.comp with STORAGE_F16, INPUT_F32.
+var ConvertF32F16 = &kernel.Kernel{
+	Stem: "convert", Variant: "f32_f16",
+	SPIRV:     decodeOnce(&spvConvertF32F16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// ConvertPush holds the push constants of convert.comp; uint64 members are device addresses.
+type ConvertPush struct {
+	Src   uint64
+	Dst   uint64
+	Count uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ConvertPush) Bytes() []byte {
+	b := make([]byte, 20)
+	putU64(b[0:], c.Src)
+	putU64(b[8:], c.Dst)
+	putU32(b[16:], c.Count)
+	return b
+}
+
+// ConvertSpec holds the specialization constants of convert.comp.
+type ConvertSpec struct {
+	Threads uint32 // constant 0
+	Quads   bool   // constant 1
+}
+
+// DefaultConvertSpec returns the values in the source.
+func DefaultConvertSpec() ConvertSpec {
+	return ConvertSpec{
+		Threads: 64,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ConvertSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/convert.f16_f32.spv
+var spvConvertF16F32 []byte
+
+// ConvertF16F32 is convert.comp with STORAGE_F16, OUTPUT_F32.
+var ConvertF16F32 = &kernel.Kernel{
+	Stem: "convert", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvConvertF16F32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/convert.f32_bf16.spv
+var spvConvertF32Bf16 []byte
+
+// ConvertF32Bf16 is convert.comp with STORAGE_BF16, INPUT_F32.
+var ConvertF32Bf16 = &kernel.Kernel{
+	Stem: "convert", Variant: "f32_bf16",
+	SPIRV:     decodeOnce(&spvConvertF32Bf16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/convert.bf16_f32.spv
+var spvConvertBf16F32 []byte
+
+// ConvertBf16F32 is convert.comp with STORAGE_BF16, OUTPUT_F32.
+var ConvertBf16F32 = &kernel.Kernel{
+	Stem: "convert", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvConvertBf16F32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "src", Offset: 0, Size: 8},
+		{Name: "dst", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/expert_histogram.spv
@@ -400,6 +1046,819 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	}
 }
 
+//go:embed spv/group_sum.f32.spv
+var spvGroupSumF32 []byte
+
+// GroupSumF32 is group_sum.comp with STORAGE_F32.
+var GroupSumF32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f32",
+	SPIRV:     decodeOnce(&spvGroupSumF32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// GroupSumPush holds the push constants of group_sum.comp; uint64 members are device addresses.
+type GroupSumPush struct {
+	Y       uint64
+	Sum     uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	Width   uint32
+	FanIn   uint32
+	Experts uint32
+	Rows    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupSumPush) Bytes() []byte {
+	b := make([]byte, 60)
+	putU64(b[0:], c.Y)
+	putU64(b[8:], c.Sum)
+	putU64(b[16:], c.Gates)
+	putU64(b[24:], c.Order)
+	putU64(b[32:], c.Offsets)
+	putU32(b[40:], c.Width)
+	putU32(b[44:], c.FanIn)
+	putU32(b[48:], c.Experts)
+	putU32(b[52:], c.Rows)
+	putU32(b[56:], c.Flags)
+	return b
+}
+
+// GroupSumSpec holds the specialization constants of group_sum.comp.
+type GroupSumSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+}
+
+// DefaultGroupSumSpec returns the values in the source.
+func DefaultGroupSumSpec() GroupSumSpec {
+	return GroupSumSpec{
+		Columns: 32,
+		Rows:    4,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+	}
+}
+
+//go:embed spv/group_sum.f16.spv
+var spvGroupSumF16 []byte
+
+// GroupSumF16 is group_sum.comp with STORAGE_F16.
+var GroupSumF16 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupSumF16),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.bf16.spv
+var spvGroupSumBf16 []byte
+
+// GroupSumBf16 is group_sum.comp with STORAGE_BF16.
+var GroupSumBf16 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupSumBf16),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.f16_f32.spv
+var spvGroupSumF16F32 []byte
+
+// GroupSumF16F32 is group_sum.comp with STORAGE_F16, OUTPUT_F32.
+var GroupSumF16F32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupSumF16F32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.bf16_f32.spv
+var spvGroupSumBf16F32 []byte
+
+// GroupSumBf16F32 is group_sum.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupSumBf16F32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupSumBf16F32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_xty.f32.spv
+var spvGroupXtyF32 []byte
+
+// GroupXtyF32 is group_xty.comp with STORAGE_F32.
+var GroupXtyF32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f32",
+	SPIRV:     decodeOnce(&spvGroupXtyF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// GroupXtyPush holds the push constants of group_xty.comp; uint64 members are device addresses.
+type GroupXtyPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	AWidth  uint32
+	BWidth  uint32
+	AFanIn  uint32
+	BFanIn  uint32
+	Experts uint32
+	Rows    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupXtyPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Order)
+	putU64(b[40:], c.Offsets)
+	putU32(b[48:], c.AWidth)
+	putU32(b[52:], c.BWidth)
+	putU32(b[56:], c.AFanIn)
+	putU32(b[60:], c.BFanIn)
+	putU32(b[64:], c.Experts)
+	putU32(b[68:], c.Rows)
+	putU32(b[72:], c.Flags)
+	return b
+}
+
+// GroupXtySpec holds the specialization constants of group_xty.comp.
+type GroupXtySpec struct {
+	Threads uint32 // constant 0
+	BM      uint32 // constant 1
+	BN      uint32 // constant 2
+	BK      uint32 // constant 3
+	TM      uint32 // constant 4
+	TN      uint32 // constant 5
+	AQuads  bool   // constant 6
+	BQuads  bool   // constant 7
+	CQuads  bool   // constant 8
+}
+
+// DefaultGroupXtySpec returns the values in the source.
+func DefaultGroupXtySpec() GroupXtySpec {
+	return GroupXtySpec{
+		Threads: 64,
+		BM:      32,
+		BN:      32,
+		BK:      16,
+		TM:      4,
+		TN:      4,
+		AQuads:  false,
+		BQuads:  false,
+		CQuads:  false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupXtySpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.BN,
+		c.BK,
+		c.TM,
+		c.TN,
+		bitsBool(c.AQuads),
+		bitsBool(c.BQuads),
+		bitsBool(c.CQuads),
+	}
+}
+
+//go:embed spv/group_xty.f16.spv
+var spvGroupXtyF16 []byte
+
+// GroupXtyF16 is group_xty.comp with STORAGE_F16.
+var GroupXtyF16 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupXtyF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.bf16.spv
+var spvGroupXtyBf16 []byte
+
+// GroupXtyBf16 is group_xty.comp with STORAGE_BF16.
+var GroupXtyBf16 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupXtyBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.f16_f32.spv
+var spvGroupXtyF16F32 []byte
+
+// GroupXtyF16F32 is group_xty.comp with STORAGE_F16, OUTPUT_F32.
+var GroupXtyF16F32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyF16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.bf16_f32.spv
+var spvGroupXtyBf16F32 []byte
+
+// GroupXtyBf16F32 is group_xty.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupXtyBf16F32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyBf16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/jitter.spv
+var spvJitter []byte
+
+// Jitter is jitter.comp.
+var Jitter = &kernel.Kernel{
+	Stem: "jitter", Variant: "",
+	SPIRV:     decodeOnce(&spvJitter),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// JitterPush holds the push constants of jitter.comp; uint64 members are device addresses.
+type JitterPush struct {
+	X      uint64
+	Y      uint64
+	Step   uint64
+	Seed   uint64
+	Stream uint32
+	Quads  uint32
+	Tail   uint32
+	Scale  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c JitterPush) Bytes() []byte {
+	b := make([]byte, 48)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.Step)
+	putU64(b[24:], c.Seed)
+	putU32(b[32:], c.Stream)
+	putU32(b[36:], c.Quads)
+	putU32(b[40:], c.Tail)
+	putU32(b[44:], math.Float32bits(c.Scale))
+	return b
+}
+
+// JitterSpec holds the specialization constants of jitter.comp.
+type JitterSpec struct {
+	Threads    uint32 // constant 0
+	Accumulate bool   // constant 1
+}
+
+// DefaultJitterSpec returns the values in the source.
+func DefaultJitterSpec() JitterSpec {
+	return JitterSpec{
+		Threads:    64,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c JitterSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/router_losses.spv
+var spvRouterLosses []byte
+
+// RouterLosses is router_losses.comp.
+var RouterLosses = &kernel.Kernel{
+	Stem: "router_losses", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterLosses),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "sums", Offset: 0, Size: 8},
+		{Name: "counts", Offset: 8, Size: 8},
+		{Name: "loss", Offset: 16, Size: 8},
+		{Name: "weights", Offset: 24, Size: 8},
+		{Name: "layers", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "balance", Offset: 44, Size: 4},
+		{Name: "z", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_LAYER", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterLossesPush holds the push constants of router_losses.comp; uint64 members are device addresses.
+type RouterLossesPush struct {
+	Sums    uint64
+	Counts  uint64
+	Loss    uint64
+	Weights uint64
+	Layers  uint32
+	Experts uint32
+	Tokens  uint32
+	Balance float32
+	Z       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterLossesPush) Bytes() []byte {
+	b := make([]byte, 52)
+	putU64(b[0:], c.Sums)
+	putU64(b[8:], c.Counts)
+	putU64(b[16:], c.Loss)
+	putU64(b[24:], c.Weights)
+	putU32(b[32:], c.Layers)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], math.Float32bits(c.Balance))
+	putU32(b[48:], math.Float32bits(c.Z))
+	return b
+}
+
+// RouterLossesSpec holds the specialization constants of router_losses.comp.
+type RouterLossesSpec struct {
+	Threads  uint32 // constant 0
+	PerLayer bool   // constant 1
+}
+
+// DefaultRouterLossesSpec returns the values in the source.
+func DefaultRouterLossesSpec() RouterLossesSpec {
+	return RouterLossesSpec{
+		Threads:  64,
+		PerLayer: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterLossesSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.PerLayer),
+	}
+}
+
+//go:embed spv/router_losses_backward.spv
+var spvRouterLossesBackward []byte
+
+// RouterLossesBackward is router_losses_backward.comp.
+var RouterLossesBackward = &kernel.Kernel{
+	Stem: "router_losses_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterLossesBackward),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "weights", Offset: 8, Size: 8},
+		{Name: "d_logits", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "experts", Offset: 28, Size: 4},
+		{Name: "z", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 8},
+		{ID: 2, Name: "SIGMOID", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterLossesBackwardPush holds the push constants of router_losses_backward.comp; uint64 members are device addresses.
+type RouterLossesBackwardPush struct {
+	Logits  uint64
+	Weights uint64
+	DLogits uint64
+	Tokens  uint32
+	Experts uint32
+	Z       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterLossesBackwardPush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Weights)
+	putU64(b[16:], c.DLogits)
+	putU32(b[24:], c.Tokens)
+	putU32(b[28:], c.Experts)
+	putU32(b[32:], math.Float32bits(c.Z))
+	return b
+}
+
+// RouterLossesBackwardSpec holds the specialization constants of router_losses_backward.comp.
+type RouterLossesBackwardSpec struct {
+	Threads    uint32 // constant 0
+	Lanes      uint32 // constant 1
+	Sigmoid    bool   // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultRouterLossesBackwardSpec returns the values in the source.
+func DefaultRouterLossesBackwardSpec() RouterLossesBackwardSpec {
+	return RouterLossesBackwardSpec{
+		Threads:    64,
+		Lanes:      8,
+		Sigmoid:    false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterLossesBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+		bitsBool(c.Sigmoid),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/router_stats.spv
+var spvRouterStats []byte
+
+// RouterStats is router_stats.comp.
+var RouterStats = &kernel.Kernel{
+	Stem: "router_stats", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterStats),
+	PushBytes: 32,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "partial", Offset: 8, Size: 8},
+		{Name: "tokens", Offset: 16, Size: 4},
+		{Name: "experts", Offset: 20, Size: 4},
+		{Name: "rows_per_block", Offset: 24, Size: 4},
+		{Name: "blocks", Offset: 28, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "SUMS", Default: 1024},
+		{ID: 2, Name: "SIGMOID", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterStatsPush holds the push constants of router_stats.comp; uint64 members are device addresses.
+type RouterStatsPush struct {
+	Logits       uint64
+	Partial      uint64
+	Tokens       uint32
+	Experts      uint32
+	RowsPerBlock uint32
+	Blocks       uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterStatsPush) Bytes() []byte {
+	b := make([]byte, 32)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Partial)
+	putU32(b[16:], c.Tokens)
+	putU32(b[20:], c.Experts)
+	putU32(b[24:], c.RowsPerBlock)
+	putU32(b[28:], c.Blocks)
+	return b
+}
+
+// RouterStatsSpec holds the specialization constants of router_stats.comp.
+type RouterStatsSpec struct {
+	Threads uint32 // constant 0
+	Sums    uint32 // constant 1
+	Sigmoid bool   // constant 2
+}
+
+// DefaultRouterStatsSpec returns the values in the source.
+func DefaultRouterStatsSpec() RouterStatsSpec {
+	return RouterStatsSpec{
+		Threads: 64,
+		Sums:    1024,
+		Sigmoid: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterStatsSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Sums,
+		bitsBool(c.Sigmoid),
+	}
+}
+
+//go:embed spv/router_stats_sum.spv
+var spvRouterStatsSum []byte
+
+// RouterStatsSum is router_stats_sum.comp.
+var RouterStatsSum = &kernel.Kernel{
+	Stem: "router_stats_sum", Variant: "",
+	SPIRV:     decodeOnce(&spvRouterStatsSum),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "partial", Offset: 0, Size: 8},
+		{Name: "offsets", Offset: 8, Size: 8},
+		{Name: "sums", Offset: 16, Size: 8},
+		{Name: "counts", Offset: 24, Size: 8},
+		{Name: "experts", Offset: 32, Size: 4},
+		{Name: "blocks", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "COLUMNS", Default: 8},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// RouterStatsSumPush holds the push constants of router_stats_sum.comp; uint64 members are device addresses.
+type RouterStatsSumPush struct {
+	Partial uint64
+	Offsets uint64
+	Sums    uint64
+	Counts  uint64
+	Experts uint32
+	Blocks  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RouterStatsSumPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.Partial)
+	putU64(b[8:], c.Offsets)
+	putU64(b[16:], c.Sums)
+	putU64(b[24:], c.Counts)
+	putU32(b[32:], c.Experts)
+	putU32(b[36:], c.Blocks)
+	return b
+}
+
+// RouterStatsSumSpec holds the specialization constants of router_stats_sum.comp.
+type RouterStatsSumSpec struct {
+	Threads uint32 // constant 0
+	Columns uint32 // constant 1
+}
+
+// DefaultRouterStatsSumSpec returns the values in the source.
+func DefaultRouterStatsSumSpec() RouterStatsSumSpec {
+	return RouterStatsSumSpec{
+		Threads: 64,
+		Columns: 8,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RouterStatsSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Columns,
+	}
+}
+
 //go:embed spv/scatter2scatter.f32.spv
 var spvScatter2scatterF32 []byte
 
@@ -519,6 +1978,310 @@ func (c Scatter2scatterSpec) Values() []uint32 {
 	}
 }
 
+//go:embed spv/scatter2scatter.f16.spv
+var spvScatter2scatterF16 []byte
+
+// Scatter2scatterF16 is scatter2scatter.comp with STORAGE_F16.
+var Scatter2scatterF16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.bf16.spv
+var spvScatter2scatterBf16 []byte
+
+// Scatter2scatterBf16 is scatter2scatter.comp with STORAGE_BF16.
+var Scatter2scatterBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_f16_f16.spv
+var spvScatter2scatterF32F16F16 []byte
+
+// Scatter2scatterF32F16F16 is scatter2scatter.comp with STORAGE_F16, INPUT_F32.
+var Scatter2scatterF32F16F16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_f16_f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f16_f16_f32.spv
+var spvScatter2scatterF16F16F32 []byte
+
+// Scatter2scatterF16F16F32 is scatter2scatter.comp with STORAGE_F16, OUTPUT_F32.
+var Scatter2scatterF16F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f16_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF16F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_f16_f32.spv
+var spvScatter2scatterF32F16F32 []byte
+
+// Scatter2scatterF32F16F32 is scatter2scatter.comp with STORAGE_F16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterF32F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_bf16_bf16.spv
+var spvScatter2scatterF32Bf16Bf16 []byte
+
+// Scatter2scatterF32Bf16Bf16 is scatter2scatter.comp with STORAGE_BF16, INPUT_F32.
+var Scatter2scatterF32Bf16Bf16 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_bf16_bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16Bf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.bf16_bf16_f32.spv
+var spvScatter2scatterBf16Bf16F32 []byte
+
+// Scatter2scatterBf16Bf16F32 is scatter2scatter.comp with STORAGE_BF16, OUTPUT_F32.
+var Scatter2scatterBf16Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "bf16_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterBf16Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_bf16_f32.spv
+var spvScatter2scatterF32Bf16F32 []byte
+
+// Scatter2scatterF32Bf16F32 is scatter2scatter.comp with STORAGE_BF16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "X_QUADS", Default: 0},
+		{ID: 7, Name: "W_QUADS", Default: 0},
+		{ID: 8, Name: "TRANSPOSED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
 //go:embed spv/topk_gates.spv
 var spvTopkGates []byte
 
@@ -526,43 +2289,56 @@ var spvTopkGates []byte
 var TopkGates = &kernel.Kernel{
 	Stem: "topk_gates", Variant: "",
 	SPIRV:     decodeOnce(&spvTopkGates),
-	PushBytes: 36,
+	PushBytes: 56,
 	Push: []kernel.Field{
 		{Name: "logits", Offset: 0, Size: 8},
 		{Name: "ids", Offset: 8, Size: 8},
 		{Name: "gates", Offset: 16, Size: 8},
-		{Name: "tokens", Offset: 24, Size: 4},
-		{Name: "experts", Offset: 28, Size: 4},
-		{Name: "k", Offset: 32, Size: 4},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "groups", Offset: 44, Size: 4},
+		{Name: "top_groups", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
 		{ID: 1, Name: "LANES", Default: 8},
 		{ID: 2, Name: "KEYS", Default: 2048},
 		{ID: 3, Name: "MODE", Default: 0},
+		{ID: 4, Name: "LIMITED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
 
 // TopkGatesPush holds the push constants of topk_gates.comp; uint64 members are device addresses.
 type TopkGatesPush struct {
-	Logits  uint64
-	Ids     uint64
-	Gates   uint64
-	Tokens  uint32
-	Experts uint32
-	K       uint32
+	Logits    uint64
+	Ids       uint64
+	Gates     uint64
+	Bias      uint64
+	Tokens    uint32
+	Experts   uint32
+	K         uint32
+	Groups    uint32
+	TopGroups uint32
+	Scale     float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c TopkGatesPush) Bytes() []byte {
-	b := make([]byte, 36)
+	b := make([]byte, 56)
 	putU64(b[0:], c.Logits)
 	putU64(b[8:], c.Ids)
 	putU64(b[16:], c.Gates)
-	putU32(b[24:], c.Tokens)
-	putU32(b[28:], c.Experts)
-	putU32(b[32:], c.K)
+	putU64(b[24:], c.Bias)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.K)
+	putU32(b[44:], c.Groups)
+	putU32(b[48:], c.TopGroups)
+	putU32(b[52:], math.Float32bits(c.Scale))
 	return b
 }
 
@@ -572,6 +2348,7 @@ type TopkGatesSpec struct {
 	Lanes   uint32 // constant 1
 	Keys    uint32 // constant 2
 	Mode    uint32 // constant 3
+	Limited bool   // constant 4
 }
 
 // DefaultTopkGatesSpec returns the values in the source.
@@ -581,6 +2358,7 @@ func DefaultTopkGatesSpec() TopkGatesSpec {
 		Lanes:   8,
 		Keys:    2048,
 		Mode:    0,
+		Limited: false,
 	}
 }
 
@@ -591,5 +2369,87 @@ func (c TopkGatesSpec) Values() []uint32 {
 		c.Lanes,
 		c.Keys,
 		c.Mode,
+		bitsBool(c.Limited),
+	}
+}
+
+//go:embed spv/topk_gates_backward.spv
+var spvTopkGatesBackward []byte
+
+// TopkGatesBackward is topk_gates_backward.comp.
+var TopkGatesBackward = &kernel.Kernel{
+	Stem: "topk_gates_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvTopkGatesBackward),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "ids", Offset: 8, Size: 8},
+		{Name: "d_gates", Offset: 16, Size: 8},
+		{Name: "d_logits", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "experts", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 8},
+		{ID: 2, Name: "MODE", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TopkGatesBackwardPush holds the push constants of topk_gates_backward.comp; uint64 members are device addresses.
+type TopkGatesBackwardPush struct {
+	Logits  uint64
+	Ids     uint64
+	DGates  uint64
+	DLogits uint64
+	Tokens  uint32
+	Experts uint32
+	K       uint32
+	Scale   float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TopkGatesBackwardPush) Bytes() []byte {
+	b := make([]byte, 48)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Ids)
+	putU64(b[16:], c.DGates)
+	putU64(b[24:], c.DLogits)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Experts)
+	putU32(b[40:], c.K)
+	putU32(b[44:], math.Float32bits(c.Scale))
+	return b
+}
+
+// TopkGatesBackwardSpec holds the specialization constants of topk_gates_backward.comp.
+type TopkGatesBackwardSpec struct {
+	Threads    uint32 // constant 0
+	Lanes      uint32 // constant 1
+	Mode       uint32 // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultTopkGatesBackwardSpec returns the values in the source.
+func DefaultTopkGatesBackwardSpec() TopkGatesBackwardSpec {
+	return TopkGatesBackwardSpec{
+		Threads:    64,
+		Lanes:      8,
+		Mode:       0,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TopkGatesBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+		c.Mode,
+		bitsBool(c.Accumulate),
 	}
 }

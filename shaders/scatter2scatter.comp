@@ -7,7 +7,9 @@
 //   row_out = p when Y_GROUPED, else s
 //
 // W is [E,out,in], or [E,in,out] when TRANSPOSED. DENSE is a plain linear layer: one expert, slot = position = row, no
-// order and no tile map.
+// order and no tile map. Storage dtype: that of W and bias, and of x unless INPUT_F32 and of y unless OUTPUT_F32. W and
+// bias are addresses of tables of one address per expert where W_TABLE and BIAS_TABLE say so (include/bank.glsl).
+// ACCUMULATE adds the result to what y holds.
 //
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
 // offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles); in, out, fan_in, rows (DENSE:
@@ -15,11 +17,14 @@
 // Mapping: one work-group per BM × BN tile of y, tiles of out fastest: tile id = group / ⌈out / BN⌉. An invocation owns
 // TM × TN results, BM/TM and BN/TN apart, so THREADS = (BM / TM)·(BN / TN). BK inputs at a time pass through shared
 // memory, four to a vec4; BK is a multiple of 4 and THREADS one of BK / 4 (of BN / 4 when TRANSPOSED).
-// QUADS allows 16-byte loads: in (out for a transposed W) is a multiple of 4 and x and w are 16-byte aligned.
+// QUADS allows loads of four values: in (out for a transposed W) is a multiple of 4, and x and all of w are aligned to
+// that. Where y is 16 bits wide and TN even, an invocation owns pairs of columns and so whole words of y.
 // Accumulation: f32, inputs in ascending order, so a row's result does not depend on its place in a tile.
 // Oracle: internal/ref/scatter2scatter.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
+#include "include/quads.glsl"
+#include "include/bank.glsl"
 
 layout(constant_id = 0) const uint THREADS = 64;
 layout(constant_id = 1) const uint BM = 32;
@@ -52,6 +57,9 @@ layout(push_constant, std430) uniform Push {
 const uint X_GROUPED = 1u;
 const uint Y_GROUPED = 2u;
 const uint DENSE = 4u;
+const uint W_TABLE = 8u;
+const uint BIAS_TABLE = 16u;
+const uint ACCUMULATE = 32u;
 
 const uint KQ = BK / 4u;                              // vec4s along k
 const uint STRIDE = KQ + 1u;                          // padded, against bank conflicts
@@ -59,6 +67,12 @@ const uint ROWS_M = BM / TM;                          // distance between an inv
 const uint ROWS_N = BN / TN;                          // distance between its columns
 const uint X_LOADS = (BM * KQ + THREADS - 1u) / THREADS; // vec4s of x that an invocation loads per step
 const uint W_LOADS = (BN * KQ + THREADS - 1u) / THREADS;
+#ifdef OUTPUT_16BIT
+const uint STEP = 2u - TN % 2u; // columns of y that are stored at once
+#else
+const uint STEP = 1u;
+#endif
+const bool PAIRS = STEP == 2u;
 
 shared vec4 x_tile[BM * STRIDE]; // [m][k / 4]
 shared vec4 w_tile[BN * STRIDE]; // [n][k / 4]
@@ -101,18 +115,9 @@ bool find_tile() {
     return true;
 }
 
-// load_quad reads four elements from index on; those at or beyond end are 0.
-vec4 load_quad(uvec2 base, uint index, uint end, bool quads) {
-    if (quads) {
-        return index < end ? load_value4(base, index) : vec4(0.0);
-    }
-    vec4 v = vec4(0.0);
-    [[unroll]] for (uint c = 0u; c < 4u; c++) {
-        if (index + c < end) {
-            v[c] = load_value(base, index + c);
-        }
-    }
-    return v;
+// column_of is the column of an invocation's result j within the tile.
+uint column_of(uint first_n, uint j) {
+    return PAIRS ? 2u * (first_n + (j >> 1u) * ROWS_N) + (j & 1u) : first_n + j * ROWS_N;
 }
 
 // find_x_rows fills x_rows. Rows beyond the expert's end repeat its last row: their results are never stored.
@@ -124,17 +129,19 @@ void find_x_rows(uint me) {
             row = slot_of(position);
             row = push.fan_in == 1u ? row : row / push.fan_in;
         }
-        x_rows[i] = address_at(push.x, row, push.in_width * VALUE_BYTES);
+        x_rows[i] = address_at(push.x, row, push.in_width * INPUT_BYTES);
     }
 }
 
 void find_w_rows(uint me) {
+    uint rows = TRANSPOSED ? push.in_width : push.out_width;
+    uint row_bytes = (TRANSPOSED ? push.out_width : push.in_width) * VALUE_BYTES;
+    uvec2 matrix = expert_base(push.w, has(W_TABLE), tile.expert, rows, row_bytes);
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        if (TRANSPOSED) {
-            w_rows[i] = address_at(push.w, tile.expert * push.in_width, push.out_width * VALUE_BYTES);
-        } else {
+        w_rows[i] = matrix;
+        if (!TRANSPOSED) {
             uint n = min(tile.column + (me + i * THREADS) / KQ, push.out_width - 1u);
-            w_rows[i] = address_at(push.w, tile.expert * push.out_width + n, push.in_width * VALUE_BYTES);
+            w_rows[i] = address_at(matrix, n, row_bytes);
         }
     }
 }
@@ -146,7 +153,7 @@ void load_step(uint me, uint k) {
         uint row = at / KQ;
         uint quad = at % KQ;
         if (row < BM) {
-            x_tile[row * STRIDE + quad] = load_quad(x_rows[i], k + 4u * quad, push.in_width, X_QUADS);
+            x_tile[row * STRIDE + quad] = load_input_quad(x_rows[i], k + 4u * quad, push.in_width, X_QUADS);
         }
     }
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
@@ -177,7 +184,7 @@ void multiply_step(uint first_m, uint first_n) {
     [[unroll]] for (uint q = 0u; q < KQ; q++) {
         vec4 w[TN];
         [[unroll]] for (uint j = 0u; j < TN; j++) {
-            w[j] = w_tile[(first_n + j * ROWS_N) * STRIDE + q];
+            w[j] = w_tile[column_of(first_n, j) * STRIDE + q];
         }
         [[unroll]] for (uint i = 0u; i < TM; i++) {
             vec4 x = x_tile[(first_m + i * ROWS_M) * STRIDE + q];
@@ -196,25 +203,23 @@ void multiply_step(uint first_m, uint first_n) {
 void store_results(uint first_m, uint first_n) {
     bool biased = !address_is_null(push.bias);
     bool gated = !address_is_null(push.gates);
+    bool table = biased && has(BIAS_TABLE);
+    uvec2 bias_row = expert_base(push.bias, table, tile.expert, 1u, push.out_width * VALUE_BYTES);
     float bias[TN];
     [[unroll]] for (uint j = 0u; j < TN; j++) {
-        uint n = tile.column + first_n + j * ROWS_N;
-        bias[j] = 0.0;
-        if (biased && n < push.out_width) {
-            bias[j] = load_value(address_at(push.bias, tile.expert, push.out_width * VALUE_BYTES), n);
-        }
+        uint n = tile.column + column_of(first_n, j);
+        bias[j] = biased && n < push.out_width ? load_value(bias_row, n) : 0.0;
     }
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         uint position = tile.first + first_m + i * ROWS_M;
         if (position < tile.end) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
-            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * VALUE_BYTES);
-            [[unroll]] for (uint j = 0u; j < TN; j++) {
-                uint n = tile.column + first_n + j * ROWS_N;
-                if (n < push.out_width) {
-                    store_value(row, n, (sums[i * TN + j] + bias[j]) * gate);
-                }
+            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
+            [[unroll]] for (uint j = 0u; j < TN; j += STEP) {
+                uint next = j + STEP - 1u;
+                vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]) * gate;
+                store_pair(row, tile.column + column_of(first_n, j), push.out_width, v, PAIRS, has(ACCUMULATE));
             }
         }
     }

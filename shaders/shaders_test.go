@@ -37,18 +37,40 @@ func defaults(stem string) []uint32 {
 	switch stem {
 	case "activation":
 		return DefaultActivationSpec().Values()
+	case "activation_backward":
+		return DefaultActivationBackwardSpec().Values()
+	case "combine_backward":
+		return DefaultCombineBackwardSpec().Values()
+	case "group_sum":
+		return DefaultGroupSumSpec().Values()
+	case "group_xty":
+		return DefaultGroupXtySpec().Values()
 	case "combine":
 		return DefaultCombineSpec().Values()
+	case "convert":
+		return DefaultConvertSpec().Values()
 	case "expert_histogram":
 		return DefaultExpertHistogramSpec().Values()
 	case "expert_scan":
 		return DefaultExpertScanSpec().Values()
 	case "expert_scatter":
 		return DefaultExpertScatterSpec().Values()
+	case "jitter":
+		return DefaultJitterSpec().Values()
+	case "router_losses":
+		return DefaultRouterLossesSpec().Values()
+	case "router_losses_backward":
+		return DefaultRouterLossesBackwardSpec().Values()
+	case "router_stats":
+		return DefaultRouterStatsSpec().Values()
+	case "router_stats_sum":
+		return DefaultRouterStatsSumSpec().Values()
 	case "scatter2scatter":
 		return DefaultScatter2scatterSpec().Values()
 	case "topk_gates":
 		return DefaultTopkGatesSpec().Values()
+	case "topk_gates_backward":
+		return DefaultTopkGatesBackwardSpec().Values()
 	}
 	return nil
 }

@@ -1,18 +1,26 @@
 #version 460
 // topk_gates: the k experts of each token and their gates, from router logits.
 //
-//   ids[t]   = the k largest of logits[t], largest first, ties to the lower id, NaN below −Inf
-//   gates[t] = MODE 0 (softmax, top-k):             e^(l_j − m) / Σ_{all experts} e^(l − m)
-//              MODE 1 (softmax, top-k, normalize):  e^(l_j − m) / Σ_{chosen} e^(l − m)
-//              MODE 2 (top-k, softmax):             e^(l_j − m) / Σ_{chosen} e^(l − m)
+//   ids[t]   = the k largest of logits[t] (MODES 0 to 2) or of σ(logits[t]) + bias (MODES 3 and 4), largest first, ties to
+//              the lower id, NaN below −Inf
+//   gates[t] = MODE 0 (softmax, top-k):             scale · e^(l_j − m) / Σ_{all experts} e^(l − m)
+//              MODE 1 (softmax, top-k, normalize):  scale · e^(l_j − m) / Σ_{chosen} e^(l − m)
+//              MODE 2 (top-k, softmax):             scale · e^(l_j − m) / Σ_{chosen} e^(l − m)
+//              MODE 3 (sigmoid, top-k):             scale · σ(l_j)
+//              MODE 4 (sigmoid, top-k, normalize):  scale · σ(l_j) / (Σ_{chosen} σ(l) + 1e-20)
 //   with m the row's largest logit. Dividing a softmax by the sum of the chosen probabilities cancels the sum over all
-//   experts, so modes 1 and 2 are one formula. A row with a NaN, a +Inf or a largest logit of −Inf has NaN gates.
+//   experts, so modes 1 and 2 are one formula. A row with a NaN has NaN gates; in modes 0 to 2 so has one with a +Inf or a
+//   largest logit of −Inf.
 //
-// Push constants: device addresses of logits f32 [T,E], ids i32 [T,k], gates f32 [T,k]; T, E, k.
+//   With LIMITED only experts of the top_groups best of `groups` groups of E / groups consecutive experts can be chosen;
+//   a group's score is the sum of its two largest keys (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+//
+// Push constants: device addresses of logits f32 [T,E], ids i32 [T,k], gates f32 [T,k], bias f32 [E] or 0; T, E, k, groups,
+// top_groups; scale.
 // Mapping: LANES neighbouring invocations share a row, so a work-group takes THREADS / LANES rows; each row's keys are
-// kept in shared memory (KEYS ≥ rows · E words). LANES = 1 runs without a barrier.
+// kept in shared memory (KEYS ≥ rows · (E + groups) words). LANES = 1 runs without a barrier.
 // Accumulation: f32; lane partial sums, then a fixed tree, so results repeat exactly.
-// Oracle: internal/ref/topk_gates.go
+// Oracle: internal/ref/topk_gates.go, internal/ref/router.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
 #include "include/float.glsl"
@@ -21,27 +29,36 @@ layout(constant_id = 0) const uint THREADS = 64;
 layout(constant_id = 1) const uint LANES = 8;
 layout(constant_id = 2) const uint KEYS = 2048;
 layout(constant_id = 3) const uint MODE = 0;
+layout(constant_id = 4) const bool LIMITED = false;
 layout(local_size_x_id = 0) in;
+
+#include "include/row.glsl"
 
 layout(push_constant, std430) uniform Push {
     uvec2 logits;
     uvec2 ids;
     uvec2 gates;
+    uvec2 bias;
     uint tokens;
     uint experts;
     uint k;
+    uint groups;
+    uint top_groups;
+    float scale;
 } push;
 
 const uint SOFTMAX_TOPK = 0u;
+const uint SIGMOID_TOPK = 3u;
+const uint SIGMOID_TOPK_NORM = 4u;
+const bool SIGMOID = MODE >= SIGMOID_TOPK;
 const uint NO_ID = 0xffffffffu;
 
 shared uint keys[KEYS];
 shared uint best_key[THREADS];
 shared uint best_id[THREADS];
-shared float partial[THREADS];
 
 uint lane;
-uint first_key; // the row's place in keys
+uint first_key; // the row's place in keys: E keys of experts, then those of groups
 
 // above reports whether (key, id) ranks above (other_key, other_id): larger key, or the same key and a lower id.
 bool above(uint key, uint id, uint other_key, uint other_id) {
@@ -50,7 +67,7 @@ bool above(uint key, uint id, uint other_key, uint other_id) {
 
 // next_best is the best candidate of the row that ranks below (last_key, last_id), the same for all its lanes.
 uvec2 next_best(uint last_key, uint last_id) {
-    uint key = 0u;
+    uint key = KEY_NONE;
     uint id = NO_ID;
     for (uint e = lane; e < push.experts; e += LANES) {
         uint candidate = keys[first_key + e];
@@ -78,28 +95,67 @@ uvec2 next_best(uint last_key, uint last_id) {
     return result;
 }
 
-// weight is e^(logit − top), exactly 0 for −Inf.
-float weight(uint key, float top) {
-    return key <= KEY_NEGATIVE_INF ? 0.0 : exp_f32(value_of(key) - top);
+// load_keys fills the row's keys and returns how many NaNs this lane met.
+float load_keys(uvec2 logits) {
+    float nans = 0.0;
+    for (uint e = lane; e < push.experts; e += LANES) {
+        float logit = load_f32(logits, e);
+        uint key = key_of(logit);
+        nans += key == KEY_NAN ? 1.0 : 0.0;
+        if (SIGMOID && key != KEY_NAN) {
+            precise float biased = sigmoid(logit);
+            if (!address_is_null(push.bias)) {
+                biased += load_f32(push.bias, e);
+            }
+            key = key_of(biased);
+            nans += key == KEY_NAN ? 1.0 : 0.0;
+        }
+        keys[first_key + e] = key;
+    }
+    return nans;
 }
 
-// row_sum adds one value per lane; every lane of the row gets the sum.
-float row_sum(float value) {
-    if (LANES == 1u) {
-        return value;
+// group_key is the key of the sum of a group's two largest keys' values.
+uint group_key(uint group, uint size) {
+    uint best = KEY_NONE;
+    uint second = KEY_NONE;
+    for (uint i = 0u; i < size; i++) {
+        uint key = keys[first_key + group * size + i];
+        second = max(second, min(best, key));
+        best = max(best, key);
     }
-    uint me = gl_LocalInvocationID.x;
-    partial[me] = value;
-    for (uint step = LANES / 2u; step > 0u; step /= 2u) {
+    if (best == KEY_NAN || second == KEY_NAN) {
+        return KEY_NAN;
+    }
+    return second == KEY_NONE ? best : key_of(value_of(best) + value_of(second));
+}
+
+// row_barrier lets the lanes of a row see each other's keys.
+void row_barrier() {
+    if (LANES > 1u) {
         barrier();
-        if (lane < step) {
-            partial[me] += partial[me + step];
+    }
+}
+
+// limit_groups takes the experts of all but the best groups out of the row.
+void limit_groups() {
+    uint size = push.experts / push.groups;
+    uint first_group = first_key + push.experts;
+    row_barrier();
+    for (uint g = lane; g < push.groups; g += LANES) {
+        keys[first_group + g] = group_key(g, size);
+    }
+    row_barrier();
+    for (uint g = lane; g < push.groups; g += LANES) {
+        uint better = 0u;
+        for (uint other = 0u; other < push.groups; other++) {
+            better += above(keys[first_group + other], other, keys[first_group + g], g) ? 1u : 0u;
+        }
+        for (uint i = 0u; better >= push.top_groups && i < size; i++) {
+            keys[first_key + g * size + i] = KEY_NONE;
         }
     }
-    barrier();
-    float sum = partial[me - lane];
-    barrier();
-    return sum;
+    row_barrier();
 }
 
 void main() {
@@ -109,8 +165,8 @@ void main() {
         return;
     }
     uint local_row = gl_LocalInvocationID.x / LANES;
-    lane = gl_LocalInvocationID.x % LANES;
-    first_key = local_row * push.experts;
+    lane = row_lane();
+    first_key = local_row * (push.experts + (LIMITED ? push.groups : 0u));
     // Lanes beyond the last row do its work once more without storing, so that all meet at the barriers.
     uint row = group_id() * rows + local_row;
     bool stores = row < push.tokens;
@@ -119,13 +175,10 @@ void main() {
     uvec2 logits = address_at(push.logits, row, push.experts * 4u);
     uvec2 ids = address_at(push.ids, row, push.k * 4u);
     uvec2 gates = address_at(push.gates, row, push.k * 4u);
-    float nans = 0.0;
-    for (uint e = lane; e < push.experts; e += LANES) {
-        uint key = key_of(load_f32(logits, e));
-        keys[first_key + e] = key;
-        nans += key == KEY_NAN ? 1.0 : 0.0;
+    float nans = row_sum(load_keys(logits));
+    if (LIMITED) {
+        limit_groups();
     }
-    nans = row_sum(nans);
 
     uvec2 chosen = uvec2(0xffffffffu, 0u);
     float top = 0.0;
@@ -137,7 +190,7 @@ void main() {
             top_key = chosen.x;
             top = top_key == KEY_NAN ? 0.0 : value_of(top_key);
         }
-        float w = weight(chosen.x, top);
+        float w = SIGMOID ? sigmoid(load_f32(logits, chosen.y)) : weight(chosen.x, top);
         chosen_sum += w;
         // The lane that stores a gate now is the one that divides it below.
         if (stores && j % LANES == lane) {
@@ -153,11 +206,15 @@ void main() {
             sum += weight(keys[first_key + e], top);
         }
         sum = row_sum(sum);
+    } else if (MODE == SIGMOID_TOPK) {
+        sum = 1.0;
+    } else if (MODE == SIGMOID_TOPK_NORM) {
+        sum += 1e-20;
     }
-    bool undefined = nans > 0.0 || top_key >= KEY_POSITIVE_INF || top_key <= KEY_NEGATIVE_INF;
+    bool undefined = SIGMOID ? nans > 0.0 : no_softmax(nans, top_key);
     if (stores) {
         for (uint j = lane; j < push.k; j += LANES) {
-            store_f32(gates, j, undefined ? NAN : load_f32(gates, j) / sum);
+            store_f32(gates, j, undefined ? NAN : load_f32(gates, j) / sum * push.scale);
         }
     }
 }

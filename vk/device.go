@@ -35,6 +35,9 @@ type Options struct {
 	CacheDir string
 	// NoCache keeps compiled pipelines in memory only.
 	NoCache bool
+	// MaxAllocation lowers the largest tensor in bytes below what the device allows, for example to test what is split.
+	// 0 means the device's own limit.
+	MaxAllocation uint64
 }
 
 // A Device is one GPU made ready for work: its queue, memory, pipelines and the objects made from it.
@@ -99,6 +102,9 @@ func open(in *instance, opts Options) (*Device, error) {
 		return nil, err
 	}
 	a.disable(opts.Disable)
+	if opts.MaxAllocation > 0 {
+		a.Caps.MaxAllocationBytes = min(a.Caps.MaxAllocationBytes, opts.MaxAllocation)
+	}
 	d := &Device{opts: opts, instance: in, adapter: a}
 	d.mark.Store(in.mark())
 	d.objects.trace = opts.TraceLeaks

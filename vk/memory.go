@@ -60,8 +60,8 @@ type heap struct {
 // alloc reserves at least bytes bytes. op names the caller in errors.
 func (h *heap) alloc(op string, bytes uint64) (*allocation, error) {
 	size := (bytes + allocAlign - 1) / allocAlign * allocAlign
-	if size < bytes || size > h.dev.adapter.Caps.maxSingle() {
-		return nil, &OutOfMemoryError{Op: op, Bytes: bytes, Limit: h.dev.adapter.Caps.maxSingle()}
+	if size < bytes || size > h.dev.adapter.Caps.MaxTensorBytes() {
+		return nil, &OutOfMemoryError{Op: op, Bytes: bytes, Limit: h.dev.adapter.Caps.MaxTensorBytes()}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -229,8 +229,10 @@ func (h *heap) destroy() {
 	}
 }
 
-// maxSingle is the largest single allocation in bytes.
-func (c *Capabilities) maxSingle() uint64 { return min(c.MaxAllocationBytes, c.MaxBufferBytes) }
+// MaxTensorBytes is the size of the largest tensor in bytes.
+func (c *Capabilities) MaxTensorBytes() uint64 {
+	return min(c.MaxAllocationBytes, c.MaxBufferBytes) / allocAlign * allocAlign
+}
 
 // outOfMemory gives a failed allocation its typed error.
 func (d *Device) outOfMemory(op, call string, r vulkan.Result, bytes uint64) error {

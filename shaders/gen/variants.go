@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 // A variant is one SPIR-V module: a stem, which names the source, and the macros it is compiled with. What a
 // specialization constant can set is no variant.
 type variant struct {
@@ -9,14 +11,61 @@ type variant struct {
 }
 
 // variants lists every kernel of the library, stems in alphabetical order.
-var variants = []variant{
-	{stem: "activation", name: "f32", macros: []string{"STORAGE_F32"}},
-	{stem: "combine", name: "f32", macros: []string{"STORAGE_F32"}},
-	{stem: "expert_histogram"},
-	{stem: "expert_scan"},
-	{stem: "expert_scatter"},
-	{stem: "scatter2scatter", name: "f32", macros: []string{"STORAGE_F32"}},
-	{stem: "topk_gates"},
+var variants = slices.Concat(
+	storages("activation"),
+	storages("activation_backward"),
+	storages("combine"),
+	storages("combine_backward"),
+	conversions("convert"),
+	[]variant{{stem: "expert_histogram"}, {stem: "expert_scan"}, {stem: "expert_scatter"}},
+	storages("group_sum"),
+	widening("group_sum"),
+	storages("group_xty"),
+	widening("group_xty"),
+	[]variant{{stem: "jitter"}, {stem: "router_losses"}, {stem: "router_losses_backward"}, {stem: "router_stats"},
+		{stem: "router_stats_sum"}},
+	storages("scatter2scatter"),
+	mixed("scatter2scatter"),
+	[]variant{{stem: "topk_gates"}, {stem: "topk_gates_backward"}},
+)
+
+// storages are the variants of a stem whose operands are all of the storage dtype: f32, f16, bf16.
+func storages(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f32", macros: []string{"STORAGE_F32"}},
+		{stem: stem, name: "f16", macros: []string{"STORAGE_F16"}},
+		{stem: stem, name: "bf16", macros: []string{"STORAGE_BF16"}},
+	}
+}
+
+// conversions are the 16-bit variants of a stem with either the input or the output in f32, named input_output.
+func conversions(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f32_f16", macros: []string{"STORAGE_F16", "INPUT_F32"}},
+		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
+		{stem: stem, name: "f32_bf16", macros: []string{"STORAGE_BF16", "INPUT_F32"}},
+		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
+	}
+}
+
+// widening are the 16-bit variants of a stem whose output is f32, named input_output.
+func widening(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
+		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
+	}
+}
+
+// mixed are the 16-bit variants of a stem with the input, the output or both in f32, named input_storage_output.
+func mixed(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f32_f16_f16", macros: []string{"STORAGE_F16", "INPUT_F32"}},
+		{stem: stem, name: "f16_f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
+		{stem: stem, name: "f32_f16_f32", macros: []string{"STORAGE_F16", "INPUT_F32", "OUTPUT_F32"}},
+		{stem: stem, name: "f32_bf16_bf16", macros: []string{"STORAGE_BF16", "INPUT_F32"}},
+		{stem: stem, name: "bf16_bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
+		{stem: stem, name: "f32_bf16_f32", macros: []string{"STORAGE_BF16", "INPUT_F32", "OUTPUT_F32"}},
+	}
 }
 
 // options are the compiler's for every variant. SPIR-V 1.5 is what Vulkan 1.2 guarantees.

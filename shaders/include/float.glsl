@@ -5,8 +5,9 @@
 
 const float NAN = uintBitsToFloat(0x7fc00000u);
 
-// A key orders floats as unsigned integers: NaN is 0, then −Inf … +Inf. Both zeros have one key.
-const uint KEY_NAN = 0u;
+// A key orders floats as unsigned integers: NaN is 1, then −Inf … +Inf. Both zeros have one key; 0 is no float's.
+const uint KEY_NONE = 0u;
+const uint KEY_NAN = 1u;
 const uint KEY_NEGATIVE_INF = 0x007fffffu;
 const uint KEY_POSITIVE_INF = 0xff800000u;
 
@@ -56,6 +57,23 @@ float sigmoid(float x) {
     float e = exp_f32(-abs(x));
     float q = 1.0 / (1.0 + e);
     return x < 0.0 ? e * q : q;
+}
+
+// ln x within about 4 ulp for normal x > 0: x = 2^n·m with √½ ≤ m < √2, and ln m = 2·artanh(s) with s = (m − 1)/(m + 1),
+// by its series to s^9, whose remainder is below 2^-28 of ln m.
+float log_f32(float x) {
+    uint bits = floatBitsToUint(x);
+    uint shifted = bits - 0x3f3504f3u; // from √½ on
+    float n = float(int(shifted) >> 23);
+    float m = uintBitsToFloat((shifted & 0x7fffffu) + 0x3f3504f3u);
+    float s = (m - 1.0) / (m + 1.0);
+    float s2 = s * s;
+    float p = 2.0 / 9.0;
+    p = fma(p, s2, 2.0 / 7.0);
+    p = fma(p, s2, 2.0 / 5.0);
+    p = fma(p, s2, 2.0 / 3.0);
+    float ln_m = fma(p * s2, s, 2.0 * s);
+    return fma(n, 0.69314718, ln_m);
 }
 
 #endif

@@ -1,0 +1,54 @@
+// Loads of four neighbouring elements of a row, the ragged end of which reads as 0, and stores of two.
+#ifndef QUADS_GLSL
+#define QUADS_GLSL
+
+// load_quad reads four values from index on; those at or beyond end are 0. quads says that rows are multiples of four
+// values and aligned to four.
+vec4 load_quad(uvec2 base, uint index, uint end, bool quads) {
+    if (quads) {
+        return index < end ? load_value4(base, index) : vec4(0.0);
+    }
+    vec4 v = vec4(0.0);
+    [[unroll]] for (uint c = 0u; c < 4u; c++) {
+        if (index + c < end) {
+            v[c] = load_value(base, index + c);
+        }
+    }
+    return v;
+}
+
+#if defined(INPUT_F32)
+vec4 load_input_quad(uvec2 base, uint index, uint end, bool quads) {
+    if (quads) {
+        return index < end ? load_input4(base, index) : vec4(0.0);
+    }
+    vec4 v = vec4(0.0);
+    [[unroll]] for (uint c = 0u; c < 4u; c++) {
+        if (index + c < end) {
+            v[c] = load_input(base, index + c);
+        }
+    }
+    return v;
+}
+#else
+#define load_input_quad load_quad
+#endif
+
+// store_pair stores v.x as output n and, where pairs, v.y beside it; what is at or beyond end is dropped. accumulate adds
+// to what is there.
+void store_pair(uvec2 row, uint n, uint end, vec2 v, bool pairs, bool accumulate) {
+    bool both = pairs && n + 1u < end;
+    if (n >= end) {
+        return;
+    }
+    if (accumulate) {
+        v += vec2(load_output(row, n), both ? load_output(row, n + 1u) : 0.0);
+    }
+    if (both) {
+        store_output2(row, n, v);
+    } else {
+        store_output(row, n, v.x);
+    }
+}
+
+#endif
