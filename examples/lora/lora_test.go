@@ -38,7 +38,7 @@ func open(t *testing.T, dev *vk.Device, tokens int) (*Mixture, *train.Trainer) {
 	return m, trainer
 }
 
-// TestTrains runs what main runs: the loss falls from 2.65 to below 0.05, which is under 2 % of it.
+// TestTrains runs what main runs: the loss falls from 2.65 to 0.002, and must fall below 5 % of its start.
 func TestTrains(t *testing.T) {
 	m, trainer := open(t, openDevice(t), tokens)
 	before, err := moe.DownloadBank[float32](t.Context(), m.Base.Weight)

@@ -25,8 +25,8 @@ var config = Config{Experts: 4, TopK: 2, In: 32, Out: 24, Rank: 4, Alpha: 8}
 
 const (
 	tokens = 256
-	steps  = 300
-	rate   = 0.02
+	steps  = 200
+	rate   = 0.01
 )
 
 func main() {

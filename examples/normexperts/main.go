@@ -26,7 +26,7 @@ var config = Config{Experts: 4, TopK: 2, Width: 16, Hidden: 24}
 
 const (
 	tokens = 256
-	steps  = 400
+	steps  = 250
 	rate   = 0.02
 )
 

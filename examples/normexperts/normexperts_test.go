@@ -38,7 +38,7 @@ func open(t *testing.T, dev *vk.Device, tokens int) (*NormExperts, *train.Traine
 	return m, trainer
 }
 
-// TestTrains runs what main runs: the loss falls from 0.39 to below 0.02, which is 5 % of it.
+// TestTrains runs what main runs: the loss falls from 0.39 to 0.007, and must fall below 5 % of its start.
 func TestTrains(t *testing.T) {
 	_, trainer := open(t, openDevice(t), tokens)
 	var losses []float32

@@ -4,12 +4,12 @@
 //   loss  = Σ_i (y[i] − target[i])² / n
 //   dy[i] = 2·(y[i] − target[i]) / n
 //
-// Mapping: one work-group of 256 invocations; invocation i takes elements i, i + 256, …, then the sums are added pairwise.
+// Mapping: one work-group of 128 invocations; invocation i takes elements i, i + 128, …, then the sums are added pairwise.
 // The order is fixed, so the same inputs give the same bits. n is at most 2^22 (lavapipe ends loops after 65,535 rounds).
 #extension GL_EXT_buffer_reference : require
 
-const uint THREADS = 256u;
-layout(local_size_x = 256) in;
+const uint THREADS = 128u;
+layout(local_size_x = 128) in;
 
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer Floats { float v[]; };
 
