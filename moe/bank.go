@@ -121,8 +121,8 @@ func (b *ExpertBank) Experts() int { return b.shape[0] }
 // DType is the element type.
 func (b *ExpertBank) DType() vk.DType { return b.parts[0].DType() }
 
-// device is the device the bank lies on.
-func (b *ExpertBank) device() *vk.Device { return b.parts[0].Device() }
+// Device is the device that the bank lives on.
+func (b *ExpertBank) Device() *vk.Device { return b.parts[0].Device() }
 
 // Elements is the number of elements of all experts.
 func (b *ExpertBank) Elements() int {
@@ -240,6 +240,11 @@ func (b *ExpertBank) quads(width int) bool {
 		}
 	}
 	return true
+}
+
+// aligned reports whether every part begins at a multiple of bytes. A bank that is nil is.
+func (b *ExpertBank) aligned(bytes uint64) bool {
+	return b == nil || !slices.ContainsFunc(b.parts, func(p *vk.Tensor) bool { return p.Address()%bytes != 0 })
 }
 
 // check reports why the bank cannot be the argument arg of op on a device.

@@ -39,14 +39,36 @@ func pipelines() []vk.PipelineSpec {
 	}
 	for _, experts := range []int{1, 2, 8, 60, 64, 128, 256, 384, 1000, 1024} {
 		for _, software := range []bool{false, true} {
-			for mode := range uint32(3) {
-				lanes := topKLanes(software, experts)
-				rows := topKRows(lanes, experts)
-				add(shaders.TopkGates, shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes),
-					Keys: uint32(rows * experts), Mode: mode}.Values())
-			}
+			list = append(list, routerPipelines(software, experts)...)
 		}
 	}
+	return list
+}
+
+// routerPipelines lists those of routers with a number of experts.
+func routerPipelines(software bool, experts int) []vk.PipelineSpec {
+	var list []vk.PipelineSpec
+	add := func(k *vk.Kernel, values []uint32) { list = append(list, vk.PipelineSpec{Kernel: k, Spec: values}) }
+	lanes := topKLanes(software, experts)
+	for mode := SoftmaxTopK; mode <= SigmoidTopKNorm; mode++ {
+		for _, groups := range []int{0, experts} {
+			keys := experts + groups
+			rows := topKRows(lanes, keys)
+			add(shaders.TopkGates, shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes),
+				Keys: uint32(rows * keys), Mode: uint32(mode), Limited: groups > 0}.Values())
+		}
+		for _, accumulate := range []bool{false, true} {
+			add(shaders.TopkGatesBackward, shaders.TopkGatesBackwardSpec{Threads: topKThreads, Lanes: uint32(lanes),
+				Mode: uint32(mode), Accumulate: accumulate}.Values())
+			add(shaders.RouterLossesBackward, shaders.RouterLossesBackwardSpec{Threads: topKThreads, Lanes: uint32(lanes),
+				Sigmoid: mode.Sigmoid(), Accumulate: accumulate}.Values())
+			add(shaders.RouterLosses, shaders.RouterLossesSpec{Threads: statsThreads, PerLayer: accumulate}.Values())
+			add(shaders.Jitter, shaders.JitterSpec{Threads: jitterThreads, Accumulate: accumulate}.Values())
+		}
+		add(shaders.RouterStats, shaders.RouterStatsSpec{Threads: statsThreads, Sums: uint32(max(statsThreads, experts)),
+			Sigmoid: mode.Sigmoid()}.Values())
+	}
+	add(shaders.RouterStatsSum, shaders.RouterStatsSumSpec{Threads: statsThreads, Columns: statsColumns}.Values())
 	return list
 }
 

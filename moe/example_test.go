@@ -20,8 +20,8 @@ func Example() {
 	defer x.Close()
 	y := must(dev.NewTensor(vk.F32, 16, 64))
 	defer y.Close()
-	for _, b := range []*moe.ExpertBank{layer.Router.Weight, layer.Up.Weight, layer.Down.Weight} {
-		check(moe.UploadBank(ctx, b, make([]float32, b.Elements())))
+	for _, w := range []*moe.ExpertBank{layer.Router.Weight, layer.Up.Weight, layer.Down.Weight} {
+		check(moe.UploadBank(ctx, w, make([]float32, w.Elements())))
 	}
 	check(vk.Upload(ctx, x, make([]float32, x.Elements())))
 	rec := must(dev.NewRecorder())

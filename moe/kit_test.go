@@ -61,12 +61,13 @@ const guard = 64
 // A kit makes the tensors of one test inside wider ones that are filled with poison, and checks after a run that
 // inputs and bands are as they were and that outputs were written in full.
 type kit struct {
-	t      testing.TB
-	ctx    context.Context
-	rec    *vk.Recorder
-	shift  int // 1 makes every address miss the alignment of four elements; 16-bit tensors then start mid-word
-	bands  []*banded
-	closes []func() error
+	t        testing.TB
+	ctx      context.Context
+	rec      *vk.Recorder
+	matrices tensorTile // makes linearCases take the tensor path
+	shift    int        // 1 makes every address miss the alignment of four elements; 16-bit tensors then start mid-word
+	bands    []*banded
+	closes   []func() error
 }
 
 type banded struct {

@@ -120,9 +120,12 @@ func sumsOfLayer(r *Routing, sums, counts *vk.Tensor, l int) (*RouterSums, error
 	return s, err
 }
 
+// maxLossLayers keeps the loops over layers of router_losses below maxLoop.
+const maxLossLayers = 2048
+
 func checkLosses(dev *vk.Device, layers []RoutedLayer, cfg LossConfig) error {
 	const op = "Losses"
-	if err := firstError(cfg.validate(), inRange(op, "layers", len(layers), 1, 1<<20)); err != nil {
+	if err := firstError(cfg.validate(), inRange(op, "layers", len(layers), 1, maxLossLayers)); err != nil {
 		return err
 	}
 	for l, layer := range layers {

@@ -67,7 +67,8 @@ type ParallelLinear struct {
 	Weight *ExpertBank // [E,Out,In], or [E,In,Out] with InOut
 	Bias   *ExpertBank // [E,Out], nil without
 
-	tile Tile // overrides the selector when set
+	tile     Tile       // overrides the selector when set: the portable path with this tile
+	matrices tensorTile // likewise: the tensor path with this tile
 }
 
 // NewParallelLinear allocates the weights: E·(In·Out + Out with Bias) values in as many tensors as the device's largest
@@ -243,7 +244,7 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	spec.XQuads = quads(x, l.Config.In)
 	spec.Transposed = l.Config.InOut
 	spec.WQuads = l.Weight.quads(l.Config.weightShape()[2])
-	return record(rec, vk.Dispatch{
+	d := vk.Dispatch{
 		Kernel: linearKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}],
 		Spec:   spec.Values(),
 		Push:   push.Bytes(),
@@ -251,7 +252,14 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		Writes: []*vk.Tensor{y},
 		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
-	}, uint64(tiles)*uint64(ceilDiv(l.Config.Out, tile.BN)))
+	}
+	columns := tile.BN
+	if push.Flags&flagAccumulate == 0 { // the tensor path only overwrites
+		if bn, ok := tensorDispatch(rec.Device(), l.tensorTile(rec.Device(), rows), l, x, y, &d); ok {
+			columns = bn
+		}
+	}
+	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
 }
 
 func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {

@@ -42,8 +42,11 @@ type linearRun struct {
 	opts   LinearOptions
 }
 
-// record uploads the case's data and records the layer.
-func (c linearCase) record(k *kit) linearRun {
+// record uploads the case's data in f32 and records the layer.
+func (c linearCase) record(k *kit) linearRun { return c.recordIn(k, storage{}) }
+
+// recordIn does so in other storage types.
+func (c linearCase) recordIn(k *kit, st storage) linearRun {
 	k.t.Helper()
 	r := rand.New(rand.NewSource(int64(c.tokens*7 + c.in)))
 	if c.values == nil {
@@ -52,20 +55,16 @@ func (c linearCase) record(k *kit) linearRun {
 	slots := c.tokens * c.k
 	ids := c.spread.ids(3, slots, c.experts)
 	run := linearRun{routing: ref.Route(ids, c.tokens, c.experts, c.k)}
-	run.x = c.values(r, c.layout.InRows(run.routing)*c.in)
+	run.x = rounded(st.x, c.values(r, c.layout.InRows(run.routing)*c.in))
 	run.weights = ref.Linear[float32]{Experts: c.experts, In: c.in, Out: c.out, InOut: c.inOut,
-		Weight: c.values(r, c.experts*c.in*c.out)}
-	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias, InOut: c.inOut},
-		tile: c.tile}
-	shape := []int{c.experts, c.out, c.in}
-	if c.inOut {
-		shape = []int{c.experts, c.in, c.out}
-	}
+		Weight: rounded(st.w, c.values(r, c.experts*c.in*c.out))}
+	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias, InOut: c.inOut,
+		DType: st.w}, tile: c.tile, matrices: k.matrices}
 	k.shift = c.shift
-	l.Weight = bankOf(k.t, k.f32("weight", run.weights.Weight, shape...))
+	l.Weight = st.bank(k, "weight", run.weights.Weight, l.Config.weightShape()...)
 	if c.bias {
-		run.weights.Bias = c.values(r, c.experts*c.out)
-		l.Bias = bankOf(k.t, k.f32("bias", run.weights.Bias, c.experts, c.out))
+		run.weights.Bias = rounded(st.w, c.values(r, c.experts*c.out))
+		l.Bias = st.bank(k, "bias", run.weights.Bias, c.experts, c.out)
 	}
 	opts := LinearOptions{}
 	if c.gates {
@@ -78,11 +77,11 @@ func (c linearCase) record(k *kit) linearRun {
 	if c.layout.GroupedOut {
 		opts.Out = Grouped
 	}
-	x := k.f32("x", run.x, c.layout.InRows(run.routing), c.in)
+	x := k.floats("x", st.x, run.x, c.layout.InRows(run.routing), c.in)
 	routing := k.guardedRouting(ids, c.tokens, c.k, c.experts)
-	run.y = k.output("y", vk.F32, slots, c.out)
-	if c.tile != (Tile{}) {
-		k.retile(routing, c.tile.BM)
+	run.y = k.output("y", st.y, slots, c.out)
+	if blockM := max(c.tile.BM, k.matrices.BM); blockM > 0 {
+		k.retile(routing, blockM)
 	}
 	require.NoError(k.t, l.Forward(k.rec, routing, x, run.y, opts))
 	run.layer, run.device, run.xs, run.opts = l, routing, x, opts
@@ -103,18 +102,23 @@ func (k *kit) retile(r *Routing, blockM int) {
 }
 
 // check runs the case and compares y with the oracle within the rounding error of its sums, or exactly.
-func (c linearCase) check(t *testing.T, exact bool) {
+func (c linearCase) check(t *testing.T, exact bool) { c.checkIn(t, storage{}, exact) }
+
+// checkIn does so in other storage types and returns the largest share of the bound that was used.
+func (c linearCase) checkIn(t *testing.T, st storage, exact bool) float64 {
 	t.Helper()
 	k := newKit(t)
-	run := c.record(k)
+	run := c.recordIn(k, st)
 	k.run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	bound := want.Bound(ref.F32, c.in)
+	bound := want.Bound(storageTypes[st.y], c.in)
 	if exact {
 		bound = nil
 	}
-	requireClose(t, download[float32](t, run.y), want.Y, bound, c.String())
+	got := download[float32](t, run.y)
+	requireClose(t, got, want.Y, bound, fmt.Sprintf("%v %+v", c, st))
 	k.close()
+	return ref.Compare(got, want.Y, bound).Worst.Ratio
 }
 
 func TestScatter2scatterInEveryLayout(t *testing.T) {

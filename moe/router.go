@@ -36,7 +36,7 @@ func TopK(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (ids, gates *vk
 func topK(rec *vk.Recorder, logits, ids, gates *vk.Tensor, cfg RouterConfig, lanes int) {
 	tokens, experts := logits.Dim(0), logits.Dim(1)
 	keys := experts + cfg.Groups
-	rows := max(1, min(topKThreads/lanes, topKKeys/keys))
+	rows := topKRows(lanes, keys)
 	rec.Dispatch(vk.Dispatch{
 		Kernel: shaders.TopkGates,
 		Spec: shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes), Keys: uint32(rows * keys),
@@ -56,8 +56,8 @@ const (
 	topKKeys    = 3072 // words of shared memory for keys: 12 KiB
 )
 
-// topKRows is how many rows of logits a work-group takes.
-func topKRows(lanes, experts int) int { return max(1, min(topKThreads/lanes, topKKeys/experts)) }
+// topKRows is how many rows of logits a work-group takes when a row has this many keys.
+func topKRows(lanes, keys int) int { return max(1, min(topKThreads/lanes, topKKeys/keys)) }
 
 // topKLanes is how many invocations share a row of logits. A software device runs one row per invocation, since its
 // barriers cost more than they save.

@@ -15,7 +15,7 @@ import (
 //	SigmoidTopK                   c·(1 − s_e)·g_e·dGates_e if chosen, else 0; s the score
 //	SigmoidTopKNorm               c·(1 − s_e)·g_e·(dGates_e − D) if chosen, else 0
 //
-// A row whose gates are NaN has NaN gradients where this is not 0. A routing of the caller's ids has no router to
+// A row whose logits make its gates NaN has NaN gradients where this is not 0. A routing of the caller's ids has no router to
 // differentiate and is refused.
 func TopKBackward(rec *vk.Recorder, r *Routing, logits, dGates, dLogits *vk.Tensor, accumulate bool) error {
 	const op = "TopKBackward"

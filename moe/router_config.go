@@ -36,6 +36,9 @@ func (m RouterMode) String() string {
 // Sigmoid reports whether the mode scores each expert on its own.
 func (m RouterMode) Sigmoid() bool { return m == SigmoidTopK || m == SigmoidTopKNorm }
 
+// MaxGroups is the largest number of groups of experts.
+const MaxGroups = 128
+
 // A RouterConfig says how tokens choose experts and how much each choice weighs.
 type RouterConfig struct {
 	TopK int // K, 1 to min(E, 64)
@@ -51,7 +54,8 @@ type RouterConfig struct {
 	// Groups and TopGroups limit the choice of a sigmoid mode as DeepSeek-V3 does (arXiv 2412.19437, section 2.1.2; n_group and
 	// topk_group): the experts come in Groups runs of E/Groups, a group's score is the sum of its two largest corrected
 	// scores, and experts outside the TopGroups best groups are never chosen. transformers instead gives those a corrected
-	// score of 0, which is the same unless biases make scores of the best groups negative. Groups = 0 means no limit.
+	// score of 0, which is the same unless biases make scores of the best groups negative. Groups is at most MaxGroups; 0 means
+	// no limit.
 	Groups, TopGroups int
 }
 
@@ -84,8 +88,8 @@ func (c RouterConfig) validateGroups(experts int) error {
 		return nil
 	case !c.Mode.Sigmoid():
 		return fault("Groups", "0 for "+c.Mode.String(), c.Groups)
-	case c.Groups < 1 || experts%c.Groups != 0:
-		return fault("Groups", fmt.Sprintf("a divisor of %d experts", experts), c.Groups)
+	case c.Groups < 1 || c.Groups > MaxGroups || experts%c.Groups != 0:
+		return fault("Groups", fmt.Sprintf("a divisor of %d experts, at most %d", experts, MaxGroups), c.Groups)
 	}
 	size := experts / c.Groups
 	return inRange("RouterConfig", "TopGroups", c.TopGroups, ceilDiv(c.TopK, size), c.Groups)

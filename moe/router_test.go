@@ -164,4 +164,5 @@ func TestTopKArguments(t *testing.T) {
 	}
 	require.Equal(t, "topk-softmax", TopKSoftmax.String())
 	require.Equal(t, "router mode 9", RouterMode(9).String())
+	require.Equal(t, "sigmoid-topk-norm", SigmoidTopKNorm.String())
 }

@@ -24,45 +24,72 @@ func (t Tile) spec() shaders.Scatter2scatterSpec {
 		TM: uint32(t.TM), TN: uint32(t.TN)}
 }
 
+// A deviceClass is what the selector tells devices apart by.
+type deviceClass uint8
+
+const (
+	classSoftware deviceClass = iota // computes on the CPU
+	classPlain                       // a GPU without cooperative matrices for 16-bit storage
+	classTensor                      // a GPU with them
+)
+
+// classOf tells the class of a device.
+func classOf(dev *vk.Device) deviceClass {
+	switch {
+	case software(dev):
+		return classSoftware
+	case hasMatrices(dev.Caps()):
+		return classTensor
+	}
+	return classPlain
+}
+
+// software reports whether the device computes on the CPU.
+func software(dev *vk.Device) bool { return dev.Adapter().Type == vk.Software }
+
 // A tileRule is one line of the selector's table: the tiles for a class of devices from a mean number of rows per active
-// expert on. Routing fixes BM, so every width has a tile of each rule's BM.
+// expert on. Routing fixes BM, so every width and path has a tile of each rule's BM.
 type tileRule struct {
-	software     bool
+	class        deviceClass
 	meanRows     int // the least mean rows per active expert
 	wide, narrow Tile
+	matrices     tensorTile // of the tensor path; none where it was not measured to be faster
 }
 
 // narrowOut is the output width up to which the narrow tile is taken.
 const narrowOut = 32
 
 // tileRules is searched from the top. On lavapipe 8 × 8 results per invocation are a fifth faster than 4 × 4 but take three
-// times as long to compile, a second per pipeline.
+// times as long to compile, a second per pipeline. The tensor tiles are the fastest of those measured on an H100 around
+// each mean: rows of 128 to 4,096 outputs wait for weights below about 100 rows per expert, so smaller tiles win there.
 var tileRules = []tileRule{
-	{software: true, meanRows: 12, wide: Tile{32, 32, 16, 4, 4}, narrow: Tile{32, 8, 16, 4, 2}},
-	{software: true, meanRows: 0, wide: Tile{8, 32, 16, 4, 4}, narrow: Tile{8, 8, 16, 2, 2}},
-	{software: false, meanRows: 48, wide: Tile{64, 64, 16, 8, 4}, narrow: Tile{64, 16, 16, 4, 2}},
-	{software: false, meanRows: 12, wide: Tile{32, 64, 16, 4, 4}, narrow: Tile{32, 16, 16, 2, 2}},
-	{software: false, meanRows: 0, wide: Tile{16, 64, 16, 2, 4}, narrow: Tile{16, 16, 16, 1, 2}},
+	{classSoftware, 12, Tile{32, 32, 16, 4, 4}, Tile{32, 8, 16, 4, 2}, tensorTile{}},
+	{classSoftware, 0, Tile{8, 32, 16, 4, 4}, Tile{8, 8, 16, 2, 2}, tensorTile{}},
+	{classPlain, 48, Tile{64, 64, 16, 8, 4}, Tile{64, 16, 16, 4, 2}, tensorTile{}},
+	{classPlain, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{}},
+	{classPlain, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}},
+	{classTensor, 96, Tile{128, 64, 16, 8, 8}, Tile{128, 16, 16, 8, 2}, tensorTile{128, 128, 64, 2, 2}},
+	{classTensor, 48, Tile{96, 64, 16, 6, 8}, Tile{96, 16, 16, 6, 2}, tensorTile{96, 128, 64, 2, 2}},
+	{classTensor, 20, Tile{48, 64, 16, 6, 4}, Tile{48, 16, 16, 3, 2}, tensorTile{48, 128, 128, 1, 4}},
+	{classTensor, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{32, 128, 64, 1, 4}},
+	{classTensor, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}},
 }
 
-// software reports whether the device computes on the CPU.
-func software(dev *vk.Device) bool { return dev.Adapter().Type == vk.Software }
-
 // chooseRule finds the rule for rows spread over experts.
-func chooseRule(software bool, rows, experts int) tileRule {
+func chooseRule(class deviceClass, rows, experts int) tileRule {
 	mean := rows / max(1, min(rows, experts))
 	for _, r := range tileRules {
-		if r.software == software && mean >= r.meanRows {
+		if r.class == class && mean >= r.meanRows {
 			return r
 		}
 	}
 	panic("moe: no tile rule") // broken table: every class has a rule for 0 rows
 }
 
-// ChooseTile returns the tile that a ParallelLinear with this output width uses for rows spread over experts, for
-// example to print it. BM depends on rows and experts only.
+// ChooseTile returns the tile that a ParallelLinear with this output width uses on the portable path for rows spread over
+// experts, for example to print it. BM depends on rows and experts only.
 func ChooseTile(dev *vk.Device, rows, experts, out int) Tile {
-	r := chooseRule(software(dev), rows, experts)
+	r := chooseRule(classOf(dev), rows, experts)
 	if out <= narrowOut {
 		return r.narrow
 	}

@@ -22,7 +22,7 @@ type RouterSums struct {
 
 // CollectStats records the statistics of a routing and its logits F32 [T,E] in two passes. Probabilities follow the mode of
 // Routing.Router; a routing of the caller's ids has those of a softmax. Sums and Counts are scratch of rec, beside
-// 4·blocks·(E+2) bytes that are released, blocks ≤ 1,024.
+// 4·blocks·(E+2) bytes that are released; there are at most 1,024 blocks up to T = 786,432, and at most T/768 + 1.
 func CollectStats(rec *vk.Recorder, r *Routing, logits *vk.Tensor) (*RouterSums, error) {
 	const op = "CollectStats"
 	if err := checkRouted(rec.Device(), op, r, logits); err != nil {
@@ -50,16 +50,27 @@ func checkRouted(dev *vk.Device, op string, r *Routing, logits *vk.Tensor) error
 const (
 	statsThreads    = 64   // work-group size of router_stats and router_stats_sum
 	statsColumns    = 8    // columns per work-group of router_stats_sum
-	maxStatsBlocks  = 1024 // rows of partial sums
+	statsBlockGoal  = 1024 // rows of partial sums
 	entropySum      = 0    // place behind the experts in Sums
 	logSumExp2Sum   = 1
 	statsExtraWords = 2
 )
 
-// statsBlocks cuts T rows into blocks of a multiple of statsThreads rows.
-func statsBlocks(tokens int) (perBlock, blocks int) {
-	perBlock = max(1, ceilDiv(tokens, maxStatsBlocks*statsThreads)) * statsThreads
-	return perBlock, ceilDiv(tokens, perBlock)
+// statsChunkLoops is how many loop iterations an invocation of router_stats takes for statsThreads rows.
+func statsChunkLoops(experts int) int {
+	width := 1
+	for width < experts && width < statsThreads {
+		width *= 2
+	}
+	return 4*experts + ceilDiv(experts, width)*(width+1) + 1
+}
+
+// statsBlocks cuts T rows into blocks of a multiple of statsThreads rows: statsBlockGoal blocks, or more where one would
+// loop too often.
+func statsBlocks(tokens, experts int) (perBlock, blocks int) {
+	chunks := max(1, ceilDiv(tokens, statsBlockGoal*statsThreads))
+	chunks = min(chunks, (maxLoop-1-experts)/statsChunkLoops(experts))
+	return chunks * statsThreads, ceilDiv(tokens, chunks*statsThreads)
 }
 
 // sigmoid reports whether the routing's probabilities are those of a sigmoid mode.
@@ -67,7 +78,7 @@ func (r *Routing) sigmoid() bool { return r.Router != nil && r.Router.Mode.Sigmo
 
 // collect records both passes.
 func (s *RouterSums) collect(rec *vk.Recorder, r *Routing, logits *vk.Tensor) error {
-	perBlock, blocks := statsBlocks(r.Tokens)
+	perBlock, blocks := statsBlocks(r.Tokens, r.Experts)
 	partial := rec.Scratch(vk.F32, blocks, r.Experts+statsExtraWords)
 	if rec.Err() != nil {
 		return rec.Err()

@@ -57,6 +57,8 @@ var All = []*kernel.Kernel{
 	Scatter2scatterF32Bf16Bf16,
 	Scatter2scatterBf16Bf16F32,
 	Scatter2scatterF32Bf16F32,
+	Scatter2scatterCoopmatF16,
+	Scatter2scatterCoopmatBf16,
 	TopkGates,
 	TopkGatesBackward,
 }
@@ -72,9 +74,9 @@ var Sources = map[string]string{
 	"combine.f32":                   "7d29a5e8066cef5965f198023572135db3046a1d05972ec72b0bbd9abd5ef723",
 	"combine.f16":                   "e41e32ecd0f8e25364541cb93f6cd4d546c7709f77377f51b1bc44db191c97d9",
 	"combine.bf16":                  "7160c7df6b119f215978025b4e9edd4017ffc81a61ce14b34beff84f10e4b797",
-	"combine_backward.f32":          "b761960d3bf246c0b6a94c0a468485c0251e60e1068870b7ea8f60a1f256787a",
-	"combine_backward.f16":          "e427d52bc1ca7177a56715aa4fbc765e1a5526141032b8ff70df699724700d97",
-	"combine_backward.bf16":         "7dd335c060084c501a3d9bf64b2231497f326e7d84362f182bb67929ead3836e",
+	"combine_backward.f32":          "9a13f78bc40382aa14cf134b0db3b6a04134b7d32029737b6a18c657af0a1f8e",
+	"combine_backward.f16":          "c4d60f7d050facf2437a3596c1a1b896d15590679fef5016fe4fdb348ca584f2",
+	"combine_backward.bf16":         "03d2e989c7ae74a3d81adddf324012b29a06b11ce5395587718c48d5906dd734",
 	"convert.f32_f16":               "f4f93244b6989b94d1d274d0b85546d7dddc40c7bd89f13eeb800d7bc99b53c7",
 	"convert.f16_f32":               "6d681b930385e5f6bdcab7e8648eba5b79af9215dd3ad1570c2f3aab70c5f439",
 	"convert.f32_bf16":              "0f8e9bd32614deea8da74154ddb00ad91c0a9bc849fb1e58827ff5c9ebf282d5",
@@ -82,30 +84,32 @@ var Sources = map[string]string{
 	"expert_histogram":              "f0998d2412e108469e5c2cd9f7c019737a85740fd2d94580b1a1695631a80119",
 	"expert_scan":                   "e5070e7f9ba4ac0066ffebbc70624563c5b508d2f0d6fbe217392050900227c3",
 	"expert_scatter":                "e9f9ca7021efacf061df3eff25aaf00b022608ac4e6fcd682299348dbc7b43ca",
-	"group_sum.f32":                 "1ab3f9f7f454a9371d6085dfc558760be3cf5f736895d36a6137de652c62faf8",
-	"group_sum.f16":                 "9e774b99a66ad7c24af754682ddbeff6d58d46f28d43254e93455502304f3b06",
-	"group_sum.bf16":                "24dcd528ab31aae7bc31ec02202a7d06e71bf5c8ee8d9afb51072c7c1b8206d4",
-	"group_sum.f16_f32":             "7e3a73d2725f1267b1789dce58f44749d04710bf6dad68d87eafe031f7fe854e",
-	"group_sum.bf16_f32":            "d043f1b58851c4d38acc6344d1a427e31321e4b188a277355769ed3d5ddfc929",
-	"group_xty.f32":                 "bc5eea3fcdbcffc96f5145bf9c1b21807b7ac83285cf0e33e3871f3951ef4288",
-	"group_xty.f16":                 "d9805950ad638370b9b5ccb2b96c25170bfa3eb9c1d959d9291d8e122ed6e027",
-	"group_xty.bf16":                "56b5034faa990b55a94b397aa7e6774cf96e98a2d4bead769c86a079e364387c",
-	"group_xty.f16_f32":             "5c81a960bc616a164948e1b4c72ea2c3a726d0c06a8ab089074d735db7d1148d",
-	"group_xty.bf16_f32":            "470731cfd3b5b0f857c8dcb96d28b0a0f43274ab761d1bdc7fd938754defe25a",
+	"group_sum.f32":                 "a3f100faf4ee3541048a729e2b2c4ae1dd0708b04c09c3c548231c7b36667656",
+	"group_sum.f16":                 "00e531a68a92b29305b58748c73fa9086ceba02175401ec2c732515503f4be1f",
+	"group_sum.bf16":                "49d9de677320c5ea743ea2b92bd65ce83deba43935a05085507f4763e22a68d1",
+	"group_sum.f16_f32":             "641cec96a26761a56c592851e3cec07afa85fad982569bfa9608e44bb8e1bb9e",
+	"group_sum.bf16_f32":            "9b66f9e24f5cbffcaf4b81773d9589be51f714b0ea19c881eef5966d42d5ede5",
+	"group_xty.f32":                 "b39e515e4a0cba9d496afa3fc1ea9f42b5e14aed160f89702ced7a1038d83959",
+	"group_xty.f16":                 "3f81d1e6081ac2dc9f647eae23acbd0c1c393b81d4cbc0a2dc0bd44d717be2fe",
+	"group_xty.bf16":                "2e3328aa103693da34f7004a2766c94dcf8d143bca2e96a5d4e496a1ccf98322",
+	"group_xty.f16_f32":             "f0fcfcbe1339c55fd965851ee5c8d6d9dc515b2622846a9a94bc02d6723d3e95",
+	"group_xty.bf16_f32":            "058b88686289befa15e15b86f5634080695c75187b4f676256b34bec36efb8b6",
 	"jitter":                        "8b5e54c1ace62398840616306a091740507d9f90166d42b8641de9f9dbe4c3ce",
 	"router_losses":                 "1e06c1bb7441f6ce2d085474487c40120664d1c876302d91a015efa745bb62fa",
 	"router_losses_backward":        "e9777a8f190c16d4325a6a1a6a13e30210271df2bed18a8fe324554fa5befed9",
 	"router_stats":                  "0690a8c94a4f28626630c905320d9f188954e48cffce01ae593358ee8951e003",
 	"router_stats_sum":              "b5a3ee05390abec0fe4d21ab4dbf1b68772ddb3028a947b6b4cfd10d7ec66bbe",
-	"scatter2scatter.f32":           "3529ad5b6924fc6a5cfa607817d32e503c235764be47ba28e1b23ae4a1fa9496",
-	"scatter2scatter.f16":           "f523ca806b45ff5561c6f0901e4d5f79eff3ea1679a87a2a21892fb7344ea10f",
-	"scatter2scatter.bf16":          "7e818476fccbd074c1872beacda8dee7ece6c6ba9fb6d5299b43d07116db7d55",
-	"scatter2scatter.f32_f16_f16":   "8b3c7e8966bd9ed1fc58a6c2119e3f2ad2eda85ac76f6eeec5426a8d81c4266c",
-	"scatter2scatter.f16_f16_f32":   "b6bce3b4c720634a9a2e75aa1c73d5f87c7d47abe940d873e1a54de6695cbdce",
-	"scatter2scatter.f32_f16_f32":   "bc1789b31519138b138ba7773702cff604e8ece73e8981f26aa015fe0167df84",
-	"scatter2scatter.f32_bf16_bf16": "162b9ab2067b1f6f8064328f705884356bffa0997da63270524c672363561fff",
-	"scatter2scatter.bf16_bf16_f32": "0201728dbb818610f33cbd5e3e9f5a8f593e5a5332d8d63534fe2fcd22d4ec5f",
-	"scatter2scatter.f32_bf16_f32":  "2305db6652b5e4e62305571a657915ebb107e6935945eeb6af15bf478f7d439c",
+	"scatter2scatter.f32":           "18c5c193426b329f6a2f896cd0ef23322b8a887ad1838dee31354869fa5c256e",
+	"scatter2scatter.f16":           "83a72a8cb5c15e3f41f7a34e80f674e69a186bb091d5369cf49bcdded4ee379d",
+	"scatter2scatter.bf16":          "7976e6580d19c02d00226eed5c253d37a9e9ce601154df301d0a5c36c0b50812",
+	"scatter2scatter.f32_f16_f16":   "fccfc69939ec3133a7db8241fe1cc2c9c88b27f41096c2992a7a23cbc899dab5",
+	"scatter2scatter.f16_f16_f32":   "9d0766e861a6ffc3723e5aba4a51b551a8f611c9d52c560fe5711a153f7bdd41",
+	"scatter2scatter.f32_f16_f32":   "fc09dc0a6221f873d89a70bc6bac6d65b5fa263b07a574660f5a22f6cc067007",
+	"scatter2scatter.f32_bf16_bf16": "379728f1f3cb044a33364e4851f39f6ab7d0ce4b15f6e4d4f1c6aa02d19d8e12",
+	"scatter2scatter.bf16_bf16_f32": "0e0c571fd113c66050285053177d1604fa2f72b51b8fe86c07728001395d363d",
+	"scatter2scatter.f32_bf16_f32":  "999ba99fc67b44fb12472c1e38736750301ba5e56f08a2757994038a9dcd0880",
+	"scatter2scatter_coopmat.f16":   "085cf49df06e91cade68c7748cad982c1078509a2acc7d5800131ae14e3deff0",
+	"scatter2scatter_coopmat.bf16":  "5fa5d34b3bcca6b3b0366ddb7e4a59d656443d941d6a88495c5f1add4cba3b39",
 	"topk_gates":                    "7bc046b45b9f7dc6c34c168c01478a8a694b97dd85b7e947edfaeb784f598142",
 	"topk_gates_backward":           "7a86616765e936e626bbc17b000c75c9a77e8cb22ea546466aec59b159bc277a",
 }
@@ -2280,6 +2284,186 @@ var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
 		{ID: 8, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_coopmat.f16.spv
+var spvScatter2scatterCoopmatF16 []byte
+
+// Scatter2scatterCoopmatF16 is scatter2scatter_coopmat.comp with STORAGE_F16.
+var Scatter2scatterCoopmatF16 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+// Scatter2scatterCoopmatPush holds the push constants of scatter2scatter_coopmat.comp; uint64 members are device addresses.
+type Scatter2scatterCoopmatPush struct {
+	X        uint64
+	W        uint64
+	Y        uint64
+	Bias     uint64
+	Gates    uint64
+	Order    uint64
+	Offsets  uint64
+	Tiles    uint64
+	TileArgs uint64
+	InWidth  uint32
+	OutWidth uint32
+	FanIn    uint32
+	Rows     uint32
+	Flags    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c Scatter2scatterCoopmatPush) Bytes() []byte {
+	b := make([]byte, 92)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.W)
+	putU64(b[16:], c.Y)
+	putU64(b[24:], c.Bias)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Order)
+	putU64(b[48:], c.Offsets)
+	putU64(b[56:], c.Tiles)
+	putU64(b[64:], c.TileArgs)
+	putU32(b[72:], c.InWidth)
+	putU32(b[76:], c.OutWidth)
+	putU32(b[80:], c.FanIn)
+	putU32(b[84:], c.Rows)
+	putU32(b[88:], c.Flags)
+	return b
+}
+
+// Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
+type Scatter2scatterCoopmatSpec struct {
+	Threads  uint32 // constant 0
+	Subgroup uint32 // constant 1
+	SM       uint32 // constant 2
+	SN       uint32 // constant 3
+	MI       uint32 // constant 4
+	NI       uint32 // constant 5
+	BK       uint32 // constant 6
+	MM       uint32 // constant 7
+	MN       uint32 // constant 8
+	MK       uint32 // constant 9
+	Whole    bool   // constant 10
+}
+
+// DefaultScatter2scatterCoopmatSpec returns the values in the source.
+func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
+	return Scatter2scatterCoopmatSpec{
+		Threads:  32,
+		Subgroup: 32,
+		SM:       1,
+		SN:       1,
+		MI:       2,
+		NI:       2,
+		BK:       32,
+		MM:       16,
+		MN:       16,
+		MK:       16,
+		Whole:    false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Subgroup,
+		c.SM,
+		c.SN,
+		c.MI,
+		c.NI,
+		c.BK,
+		c.MM,
+		c.MN,
+		c.MK,
+		bitsBool(c.Whole),
+	}
+}
+
+//go:embed spv/scatter2scatter_coopmat.bf16.spv
+var spvScatter2scatterCoopmatBf16 []byte
+
+// Scatter2scatterCoopmatBf16 is scatter2scatter_coopmat.comp with STORAGE_BF16.
+var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
 }
 
 //go:embed spv/topk_gates.spv

@@ -203,8 +203,8 @@ void multiply_step(uint first_m, uint first_n) {
 void store_results(uint first_m, uint first_n) {
     bool biased = !address_is_null(push.bias);
     bool gated = !address_is_null(push.gates);
-    bool table = biased && has(BIAS_TABLE);
-    uvec2 bias_row = expert_base(push.bias, table, tile.expert, 1u, push.out_width * VALUE_BYTES);
+    uvec2 bias_row = expert_base(biased ? push.bias : push.w, has(BIAS_TABLE), tile.expert, 1u,
+        push.out_width * VALUE_BYTES);
     float bias[TN];
     [[unroll]] for (uint j = 0u; j < TN; j++) {
         uint n = tile.column + column_of(first_n, j);

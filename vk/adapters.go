@@ -22,7 +22,8 @@ import (
 // Adapters lists every Vulkan device of the system in the loader's order, usable or not (see Adapter.Unusable), with
 // VKMOE_DISABLE applied. It opens none of them.
 //
-// Errors: ErrNoLoader, ErrNoDevice when there is no device at all, *UnknownFeatureError for VKMOE_DISABLE.
+// Errors: ErrNoLoader, ErrNoDevice when there is no device at all, *UnknownFeatureError for VKMOE_DISABLE,
+// *SettingError and *MissingLayerError for VKMOE_VALIDATION.
 func Adapters() ([]*Adapter, error) {
 	in, err := acquireInstance(false)
 	if err != nil {

@@ -3,6 +3,7 @@ package vk
 import (
 	"bytes"
 	"os"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -77,6 +78,15 @@ func TestCapabilitiesArePlausible(t *testing.T) {
 	}
 }
 
+func TestCoreFeaturePositions(t *testing.T) {
+	structure := reflect.TypeFor[vulkan.PhysicalDeviceFeatures]()
+	for name, flag := range map[string]featureFlag{"ShaderInt16": flagInt16, "ShaderInt64": flagInt64} {
+		field, ok := structure.FieldByName(name)
+		require.True(t, ok)
+		require.Equal(t, featureFlag{blockCore, field.Index[0]}, flag, name)
+	}
+}
+
 // vulkan-go reads the same structures with a header that is not ours.
 func TestAgreesWithVulkanGo(t *testing.T) {
 	_, list := realAdapters(t)
@@ -128,6 +138,38 @@ func TestLogicalDeviceWithEachFeatureOff(t *testing.T) {
 			require.NotNil(t, queue)
 			vulkan.DestroyDevice(dev, nil)
 		}
+	}
+	require.NoError(t, in.validationError(mark))
+}
+
+// An older instance makes every driver an older device, with extensions in the place of core features.
+func TestOlderVulkan(t *testing.T) {
+	in, list := realAdapters(t)
+	mark := in.mark()
+	for _, now := range list {
+		for _, version := range []uint32{apiVersion(1, 2), apiVersion(1, 1)} {
+			older := *in
+			older.version = version
+			a := older.describe(now.handle)
+			require.LessOrEqual(t, a.version, version)
+			require.Equal(t, now.DeviceUUID, a.DeviceUUID)
+			for f, on := range a.Caps.Features {
+				require.False(t, on && !now.Caps.Features[f] && len(now.Caps.Disabled) == 0, "%s only in older Vulkan", f)
+			}
+			if a.Unusable != nil {
+				continue // bufferDeviceAddress without its extension
+			}
+			dev, _, err := a.createLogical(&older)
+			require.NoError(t, err, "%s as Vulkan %d", a.Name, version>>12&0x3ff)
+			vulkan.DestroyDevice(dev, nil)
+		}
+		older := *in
+		older.version = apiVersion(1, 0)
+		a := older.describe(now.handle)
+		require.ErrorContains(t, a.Unusable, "Vulkan 1.1, and there is 1.0")
+		require.NotEmpty(t, a.Report())
+		a.disable([]Feature{kernel.F16})
+		require.Empty(t, a.Caps.Disabled)
 	}
 	require.NoError(t, in.validationError(mark))
 }
@@ -226,7 +268,8 @@ func TestAdapterInWords(t *testing.T) {
 	a.disable([]Feature{kernel.F16})
 	report := a.Report()
 	for _, text := range []string{"Everything", "switched off           f16\n", "missing                none\n",
-		"coopmat ", "bf16·bf16+f32→f32", "heap 0", "1.0 GiB, device-local"} {
+		"coopmat ", "bf16·bf16+f32→f32", "heap 0", "1.0 GiB, device-local",
+		"family 2 of 3, compute only", "workgroup-scope; dimensions to 0"} {
 		require.Contains(t, report, text)
 	}
 }

@@ -87,6 +87,7 @@ typedef struct {
 	void (VKMOE_CALL *fill)(vkh, vkh, uint64_t, uint64_t, uint32_t);
 	void (VKMOE_CALL *copy)(vkh, vkh, vkh, uint32_t, const vkmoe_copy_region *);
 	void (VKMOE_CALL *timestamp)(vkh, uint32_t, vkh, uint32_t);
+	void *executables, *statistics; // NULL without VK_KHR_pipeline_executable_properties; typed in executable.go
 } vkmoe_cmds;
 
 // vkmoe_submit submits count command buffers as separate batches of one vkQueueSubmit, so that a driver's watchdog
@@ -145,10 +146,10 @@ static inline int32_t vkmoe_allocate(const vkmoe_cmds *t, uint64_t size, uint32_
 
 // vkmoe_compute_pipeline compiles one module (entry point "main") and drops the module again. Specialization value
 // i has constant id ids[i]. subgroup 0 leaves the subgroup size to the driver; otherwise it is required, and full
-// when fullSubgroups is set.
+// when fullSubgroups is set. flags are VkPipelineCreateFlags.
 static inline int32_t vkmoe_compute_pipeline(const vkmoe_cmds *t, vkh cache, vkh layout, const uint32_t *words,
 	size_t bytes, const uint32_t *ids, const uint32_t *values, uint32_t count, uint32_t subgroup, int fullSubgroups,
-	vkmoe_spec_entry *scratch, vkh *out) {
+	uint32_t flags, vkmoe_spec_entry *scratch, vkh *out) {
 	vkmoe_module_info moduleInfo = {16, NULL, 0, bytes, words};
 	vkh module = 0;
 	int32_t r = t->createModule(t->device, &moduleInfo, NULL, &module);
@@ -163,6 +164,7 @@ static inline int32_t vkmoe_compute_pipeline(const vkmoe_cmds *t, vkh cache, vkh
 	vkmoe_compute_info info;
 	memset(&info, 0, sizeof info);
 	info.sType = 29;
+	info.flags = flags;
 	info.stage.sType = 18;
 	info.stage.pNext = subgroup ? &required : NULL;
 	info.stage.flags = fullSubgroups ? 2 : 0; // REQUIRE_FULL_SUBGROUPS

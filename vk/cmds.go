@@ -35,6 +35,8 @@ static vkmoe_cmds *vkmoe_load(void *instance_proc, vkh instance, vkh device, vkh
 	*(void **)&t->dispatchIndirect = vkmoe_proc(dp, device, "vkCmdDispatchIndirect", NULL);
 	*(void **)&t->fill = vkmoe_proc(dp, device, "vkCmdFillBuffer", NULL);
 	*(void **)&t->copy = vkmoe_proc(dp, device, "vkCmdCopyBuffer", NULL);
+	t->executables = vkmoe_proc(dp, device, "vkGetPipelineExecutablePropertiesKHR", NULL);
+	t->statistics = vkmoe_proc(dp, device, "vkGetPipelineExecutableStatisticsKHR", NULL);
 	*(void **)&t->timestamp = vkmoe_proc(dp, device, "vkCmdWriteTimestamp", NULL);
 	return t;
 }
@@ -110,7 +112,7 @@ func (c *cmds) allocate(bytes uint64, memoryType uint32, addressed bool) (vulkan
 }
 
 func (c *cmds) computePipeline(cache vulkan.PipelineCache, layout vulkan.PipelineLayout, words, ids, values []uint32,
-	subgroup uint32, full bool) (vkHandle, error) {
+	subgroup uint32, full bool, flags uint32) (vkHandle, error) {
 	var p vkHandle
 	fullFlag := C.int(0)
 	if full {
@@ -122,7 +124,7 @@ func (c *cmds) computePipeline(cache vulkan.PipelineCache, layout vulkan.Pipelin
 	r := C.vkmoe_compute_pipeline(c.t, handleOf(cache), handleOf(layout),
 		(*C.uint32_t)(unsafe.SliceData(words)), C.size_t(4*len(words)),
 		(*C.uint32_t)(unsafe.SliceData(ids)), (*C.uint32_t)(unsafe.SliceData(values)), C.uint32_t(len(ids)),
-		C.uint32_t(subgroup), fullFlag, (*C.vkmoe_spec_entry)(scratch), &p)
+		C.uint32_t(subgroup), fullFlag, C.uint32_t(flags), (*C.vkmoe_spec_entry)(scratch), &p)
 	return p, check("vkCreateComputePipelines", vulkan.Result(r))
 }
 

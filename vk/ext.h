@@ -292,4 +292,29 @@ typedef struct {
 	uint64_t usage[16];
 } vkmoe_adapter_budget;
 
+// The sizes of Vulkan's own structures on 64-bit systems.
+#if UINTPTR_MAX == 0xffffffffffffffff
+#define VKMOE_ADAPTER_SIZE(name, bytes) _Static_assert(sizeof(vkmoe_adapter_##name) == (bytes), #name)
+VKMOE_ADAPTER_SIZE(extension, 260);
+VKMOE_ADAPTER_SIZE(layer, 520);
+VKMOE_ADAPTER_SIZE(application_info, 48);
+VKMOE_ADAPTER_SIZE(instance_info, 64);
+VKMOE_ADAPTER_SIZE(validation_features, 48);
+VKMOE_ADAPTER_SIZE(layer_setting, 32);
+VKMOE_ADAPTER_SIZE(object_name, 40);
+VKMOE_ADAPTER_SIZE(message, 96);
+VKMOE_ADAPTER_SIZE(messenger_info, 48);
+VKMOE_ADAPTER_SIZE(queue_info, 40);
+VKMOE_ADAPTER_SIZE(device_info, 72);
+VKMOE_ADAPTER_SIZE(id_properties, 64);
+VKMOE_ADAPTER_SIZE(driver_properties, 536);
+VKMOE_ADAPTER_SIZE(matrix_shape, 56);
+VKMOE_ADAPTER_SIZE(flexible_shape, 56);
+VKMOE_ADAPTER_SIZE(family, 24);
+VKMOE_ADAPTER_SIZE(memory, 520);
+VKMOE_ADAPTER_SIZE(memory2, 536);
+VKMOE_ADAPTER_SIZE(budget, 272);
+#undef VKMOE_ADAPTER_SIZE
+#endif
+
 #endif

@@ -66,7 +66,7 @@ var instances struct {
 // does the environment (see validationMode). The instance stays until the process ends: NVIDIA's driver (580.159 was
 // seen) cannot be unloaded and loaded again more than about a dozen times before vkCreateInstance fails.
 //
-// Errors: ErrNoLoader, ErrNoDevice when there is a loader without any driver, *MissingLayerError.
+// Errors: ErrNoLoader, ErrNoDevice when there is a loader without any driver, *MissingLayerError, *SettingError.
 func acquireInstance(validation bool) (*instance, error) {
 	mode, err := validationWanted(validation)
 	if err != nil {

@@ -80,7 +80,7 @@ func (s *pipelineSet) get(spec PipelineSpec) (*pipeline, error) {
 	}
 	defer close(p.ready)
 	if p.err = s.fits(spec, values); p.err == nil {
-		p.handle, p.err = s.compile(spec, values)
+		p.handle, p.err = s.compile(spec, values, 0)
 	}
 	if p.err != nil {
 		s.mu.Lock()
@@ -153,7 +153,8 @@ func (s *pipelineSet) fits(spec PipelineSpec, values []uint32) error {
 	return nil
 }
 
-func (s *pipelineSet) compile(spec PipelineSpec, values []uint32) (vkHandle, error) {
+// compile makes a pipeline with the given VkPipelineCreateFlags.
+func (s *pipelineSet) compile(spec PipelineSpec, values []uint32, flags uint32) (vkHandle, error) {
 	if err := s.dev.usable(); err != nil {
 		return 0, err
 	}
@@ -162,7 +163,7 @@ func (s *pipelineSet) compile(spec PipelineSpec, values []uint32) (vkHandle, err
 		ids[i] = c.ID
 	}
 	handle, err := s.dev.cmds.computePipeline(s.cache.handle, s.layout, spec.Kernel.SPIRV(), ids, values, spec.SubgroupSize,
-		spec.SubgroupSize != 0)
+		spec.SubgroupSize != 0 && s.dev.adapter.Caps.FullSubgroups, flags)
 	if err == nil {
 		s.cache.grew()
 	}

@@ -51,6 +51,7 @@ func (a *Adapter) Report() string {
 	line("device UUID", "%x", a.DeviceUUID)
 	line("driver UUID", "%x", a.DriverUUID)
 	line("driver version", "%#x", a.DriverVersion)
+	line("queue", "%s", a.queue())
 	line("subgroup size", "%d (%d to %d)", c.SubgroupSize, c.MinSubgroupSize, c.MaxSubgroupSize)
 	line("work-group", "%d invocations, size %s, count %s",
 		c.MaxWorkgroupInvocations, axes(c.MaxWorkgroupSize), axes(c.MaxWorkgroupCount))
@@ -73,10 +74,47 @@ func (a *Adapter) Report() string {
 		line("coopmat", "%d×%d×%d %s·%s+%s→%s, %s%s", s.M, s.N, s.K, s.A, s.B, s.C, s.D, s.Scope, saturating(s.Saturating))
 	}
 	for _, s := range c.CooperativeMatrix2 {
-		line("coopmat2", "multiples of %d×%d×%d %s·%s+%s→%s, %s of %d invocations%s", s.MGranularity, s.NGranularity,
-			s.KGranularity, s.A, s.B, s.C, s.D, s.Scope, s.Invocations, saturating(s.Saturating))
+		scope := s.Scope
+		if s.Invocations > 0 {
+			scope += fmt.Sprintf(" of %d invocations", s.Invocations)
+		}
+		line("coopmat2", "multiples of %d×%d×%d %s·%s+%s→%s, %s%s", s.MGranularity, s.NGranularity, s.KGranularity,
+			s.A, s.B, s.C, s.D, scope, saturating(s.Saturating))
+	}
+	if c.Features[kernel.CoopMat2] {
+		line("coopmat2 parts", "%s", c.Matrix2)
 	}
 	return b.String()
+}
+
+// queue describes the queue family that vkmoe submits to.
+func (a *Adapter) queue() string {
+	if a.queueFamily == noFamily {
+		return "none that computes"
+	}
+	kind := "compute only"
+	if a.families[a.queueFamily].graphics {
+		kind = "compute and graphics"
+	}
+	return fmt.Sprintf("family %d of %d, %s", a.queueFamily, len(a.families), kind)
+}
+
+// String lists the parts that are there and the limits.
+func (m Matrix2) String() string {
+	var parts []string
+	for _, p := range []struct {
+		there bool
+		name  string
+	}{
+		{m.WorkgroupScope, "workgroup-scope"}, {m.Reductions, "reductions"}, {m.Conversions, "conversions"},
+		{m.PerElement, "per-element"}, {m.TensorAddressing, "tensor-addressing"}, {m.BlockLoads, "block-loads"},
+	} {
+		if p.there {
+			parts = append(parts, p.name)
+		}
+	}
+	return fmt.Sprintf("%s; dimensions to %d, work-groups to %d invocations, %d B of shared memory reserved",
+		cmp.Or(strings.Join(parts, " "), "none"), m.MaxDimension, m.MaxWorkgroupInvocations, m.ReservedSharedBytes)
 }
 
 // absent lists the features that the device itself lacks.

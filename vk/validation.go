@@ -48,7 +48,7 @@ func parseValidation(value string) (validationMode, error) {
 	case "gpu":
 		return validationGPU, nil
 	}
-	return validationOff, fmt.Errorf("vk: %s=%s: want 1, gpu or 0", validationVariable, value)
+	return validationOff, &SettingError{Variable: validationVariable, Value: value, Want: "1, gpu or 0"}
 }
 
 // A MissingLayerError is a request for validation on a system without the validation layer, or with one too old.

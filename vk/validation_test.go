@@ -22,7 +22,12 @@ func TestParseValidation(t *testing.T) {
 		require.Equal(t, want, mode, value)
 	}
 	_, err := parseValidation("2")
-	require.ErrorContains(t, err, "VKMOE_VALIDATION=2")
+	require.EqualError(t, err, "vk: VKMOE_VALIDATION=2: want 1, gpu or 0")
+	t.Setenv(validationVariable, "yes please")
+	_, err = Adapters()
+	var setting *SettingError
+	require.ErrorAs(t, err, &setting)
+	require.Equal(t, "yes please", setting.Value)
 }
 
 func TestValidationWanted(t *testing.T) {

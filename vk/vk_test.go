@@ -16,7 +16,7 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-//go:generate sh -c "\"${VKMOE_GLSLANG:-../.tools/bin/glslangValidator}\" --quiet --target-env vulkan1.2 -V testdata/scale_add.comp -o testdata/scale_add.spv"
+//go:generate sh -c "\"${DOLLAR}{VKMOE_GLSLANG:-../.tools/bin/glslangValidator}\" --quiet --target-env vulkan1.2 -V testdata/scale_add.comp -o testdata/scale_add.spv"
 
 //go:embed testdata/scale_add.spv
 var scaleAddWords []byte

@@ -112,7 +112,7 @@ func (c RouterLoss) weights(stats []RouterStats) (w [][]float64, share float64) 
 }
 
 func (c RouterLoss) backwardRow(row, w []float64, share float64, first int, out Result) {
-	p, lse := routerProbabilities(c.Mode, row)
+	p, lse, lseAbs := routerProbabilities(c.Mode, row)
 	dot, dotAbs := 0.0, 0.0
 	for e, v := range p {
 		dot += v * w[e]
@@ -126,8 +126,8 @@ func (c RouterLoss) backwardRow(row, w []float64, share float64, first int, out 
 		if c.Mode.Sigmoid() {
 			v *= sigmoid(-row[e]) // 1 − s without cancellation
 		}
-		z := c.Z * 2 * share * lse * softmax[e]
-		out.Y[first+e] = c.Balance*v*(w[e]-dot) + z
-		out.Abs[first+e] = math.Abs(c.Balance)*v*(math.Abs(w[e])+dotAbs) + math.Abs(z)
+		z := c.Z * 2 * share * softmax[e]
+		out.Y[first+e] = c.Balance*v*(w[e]-dot) + z*lse
+		out.Abs[first+e] = math.Abs(c.Balance)*v*(math.Abs(w[e])+dotAbs) + math.Abs(z)*lseAbs
 	}
 }

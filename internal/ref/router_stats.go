@@ -15,8 +15,8 @@ type RouterStats struct {
 
 	Counts      []int32 // [E] choices of each expert; ids outside [0,E) are not counted
 	Probability Result  // [E] Σ_t p
-	Entropy     Result  // [1] Σ_t −Σ_e p·ln p, in nats, with 0·ln 0 = 0
-	LogSumExp2  Result  // [1] Σ_t (ln Σ_e e^logit)²
+	Entropy     Result  // [1] Σ_t −Σ_e p·ln p, in nats, with 0·ln 0 = 0; Abs has the terms of ln S + Σ p·(top − logit)
+	LogSumExp2  Result  // [1] Σ_t (ln Σ_e e^logit)²; Abs is that of top + ln S
 }
 
 // CollectRouterStats computes the sums for logits [T,E] and ids [T,K].
@@ -31,23 +31,24 @@ func CollectRouterStats[F Float](mode RouterMode, logits []F, ids []int32, token
 	}
 	for t := 0; t < tokens; t++ {
 		row := Widen(logits[t*experts : (t+1)*experts])
-		p, lse := routerProbabilities(mode, row)
-		entropy := 0.0
+		p, lse, lseAbs := routerProbabilities(mode, row)
+		entropy, spread := 0.0, 0.0
 		for e, v := range p {
-			s.Probability.add(e, v)
+			s.Probability.add(e, v, v)
 			if v != 0 {
 				entropy -= v * math.Log(v)
+				spread += v * (slices.Max(row) - row[e])
 			}
 		}
-		s.Entropy.add(0, entropy)
-		s.LogSumExp2.add(0, lse*lse)
+		s.Entropy.add(0, entropy, 1+entropy+lseAbs+spread)
+		s.LogSumExp2.add(0, lse*lse, lseAbs*lseAbs)
 	}
 	return s
 }
 
-func (r Result) add(i int, v float64) {
+func (r Result) add(i int, v, abs float64) {
 	r.Y[i] += v
-	r.Abs[i] += math.Abs(v)
+	r.Abs[i] += abs
 }
 
 // routerSoftmax is the softmax of a row, all NaN for a row that has none.
@@ -66,26 +67,26 @@ func routerSoftmax(row []float64) []float64 {
 	return p
 }
 
-// routerProbabilities returns the probabilities of a row and its logsumexp, all NaN for a row without them.
-func routerProbabilities(mode RouterMode, row []float64) (p []float64, lse float64) {
+// routerProbabilities returns the probabilities of a row, its logsumexp top + ln S and |top| + |ln S|; all NaN for a row
+// without them.
+func routerProbabilities(mode RouterMode, row []float64) (p []float64, lse, lseAbs float64) {
 	p = routerSoftmax(row)
 	if math.IsNaN(p[0]) {
-		return p, math.NaN()
+		return p, math.NaN(), math.NaN()
 	}
 	top, sum := slices.Max(row), 0.0
 	for _, v := range row {
 		sum += math.Exp(v - top)
 	}
-	lse = top + math.Log(sum)
 	if mode.Sigmoid() {
-		sum = 0
+		scores := 0.0
 		for e, v := range row {
 			p[e] = sigmoid(v)
-			sum += p[e]
+			scores += p[e]
 		}
 		for e := range p {
-			p[e] /= sum
+			p[e] /= scores
 		}
 	}
-	return p, lse
+	return p, top + math.Log(sum), math.Abs(top) + math.Log(sum)
 }

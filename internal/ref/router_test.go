@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 // logit is the inverse of the sigmoid.
@@ -212,4 +214,49 @@ func TestJitterIsUniformAroundOne(t *testing.T) {
 	require.NotEqual(t, y, Jitter(ones, 0.5, 7, 3, 2), "another stream")
 	require.NotEqual(t, y, Jitter(ones, 0.5, 8, 3, 1), "another seed")
 	require.Equal(t, y[:5], Jitter(ones[:5], 0.5, 7, 3, 1), "an element's number does not depend on the others")
+}
+
+// TestGroupLimitedChoiceProperties states what is chosen without saying how: groups that are kept beat those that are not,
+// and experts that are chosen beat all others of the kept groups.
+func TestGroupLimitedChoiceProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		groups, size := rapid.IntRange(1, 6).Draw(t, "groups"), rapid.IntRange(1, 5).Draw(t, "size")
+		top := rapid.IntRange(1, groups).Draw(t, "top groups")
+		r := Router{Mode: SigmoidTopKNorm, Experts: groups * size, K: rapid.IntRange(1, top*size).Draw(t, "k"), Groups: groups,
+			TopGroups: top, Bias: make([]float32, groups*size)}
+		row, keys := make([]float64, r.Experts), make([]float64, r.Experts)
+		for e := range row { // a coarse grid makes ties common
+			row[e] = float64(rapid.IntRange(-2, 2).Draw(t, "logit"))
+			r.Bias[e] = float32(rapid.IntRange(-2, 2).Draw(t, "bias"))
+			keys[e] = sigmoid(row[e]) + float64(r.Bias[e])
+		}
+		score := func(g int) float64 {
+			group := slices.Sorted(slices.Values(keys[g*size : (g+1)*size]))
+			if size == 1 {
+				return group[0]
+			}
+			return group[size-1] + group[size-2]
+		}
+		rank := func(g int) (better int) {
+			for other := range groups {
+				if score(other) > score(g) || score(other) == score(g) && other < g {
+					better++
+				}
+			}
+			return better
+		}
+		ids := Select(r, row, 1)
+		require.Len(t, ids, r.K)
+		for j, id := range ids {
+			require.Less(t, rank(int(id)/size), top, "expert %d is in a group that is not kept", id)
+			require.False(t, slices.Contains(ids[:j], id))
+		}
+		last := ids[r.K-1]
+		for e := range keys {
+			if rank(e/size) < top && !slices.Contains(ids, int32(e)) {
+				require.True(t, keys[e] < keys[last] || keys[e] == keys[last] && int32(e) > last)
+			}
+		}
+		require.InDelta(t, 1, dot(RouterGates(r, row, ids, 1), slices.Repeat([]float64{1}, r.K)), 1e-12)
+	})
 }

@@ -184,6 +184,8 @@ var features = map[uint32]kernel.Feature{
 	64:   kernel.SubgroupBallot,
 	65:   kernel.SubgroupShuffle,
 	4428: kernel.ExplicitLayout, // WorkgroupMemoryExplicitLayoutKHR
+	4429: kernel.ExplicitLayout, // WorkgroupMemoryExplicitLayout8BitAccessKHR
+	4430: kernel.ExplicitLayout, // WorkgroupMemoryExplicitLayout16BitAccessKHR
 	4433: kernel.Storage16,      // StorageBuffer16BitAccess
 	4434: kernel.Storage16,      // UniformAndStorageBuffer16BitAccess
 	4448: kernel.Storage8,       // StorageBuffer8BitAccess

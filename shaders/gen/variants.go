@@ -17,17 +17,26 @@ var variants = slices.Concat(
 	storages("combine"),
 	storages("combine_backward"),
 	conversions("convert"),
-	[]variant{{stem: "expert_histogram"}, {stem: "expert_scan"}, {stem: "expert_scatter"}},
+	plain("expert_histogram", "expert_scan", "expert_scatter"),
 	storages("group_sum"),
 	widening("group_sum"),
 	storages("group_xty"),
 	widening("group_xty"),
-	[]variant{{stem: "jitter"}, {stem: "router_losses"}, {stem: "router_losses_backward"}, {stem: "router_stats"},
-		{stem: "router_stats_sum"}},
+	plain("jitter", "router_losses", "router_losses_backward", "router_stats", "router_stats_sum"),
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
-	[]variant{{stem: "topk_gates"}, {stem: "topk_gates_backward"}},
+	storages("scatter2scatter_coopmat")[1:],
+	plain("topk_gates", "topk_gates_backward"),
 )
+
+// plain are stems with one variant each.
+func plain(stems ...string) []variant {
+	var list []variant
+	for _, stem := range stems {
+		list = append(list, variant{stem: stem})
+	}
+	return list
+}
 
 // storages are the variants of a stem whose operands are all of the storage dtype: f32, f16, bf16.
 func storages(stem string) []variant {

@@ -3,10 +3,12 @@
 #ifndef BANK_GLSL
 #define BANK_GLSL
 
-// The address of an expert's first row. expert · rows stays below 2^32.
+// The address of an expert's first row. expert · rows stays below 2^32. The bank must be readable even where it is no
+// table: lavapipe 26.2 runs uniform loads of branches that are not taken.
 uvec2 expert_base(uvec2 bank, bool table, uint expert, uint rows, uint row_bytes) {
+    uint at = table ? 2u * expert : 0u;
     if (table) {
-        return uvec2(load_u32(bank, 2u * expert), load_u32(bank, 2u * expert + 1u));
+        return uvec2(load_u32(bank, at), load_u32(bank, at + 1u));
     }
     return address_at(bank, expert * rows, row_bytes);
 }

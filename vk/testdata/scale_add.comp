@@ -24,7 +24,7 @@ void main() {
 	uint group = gl_WorkGroupID.x + gl_NumWorkGroups.x * (gl_WorkGroupID.y + gl_NumWorkGroups.y * gl_WorkGroupID.z);
 	uint i = group * WIDTH + gl_LocalInvocationID.x;
 	if (i >= n) return;
-	words[gl_LocalInvocationID.x % SHARED_WORDS] = 0.0;
+	if (gl_LocalInvocationID.x < SHARED_WORDS) words[gl_LocalInvocationID.x] = 0.0;
 	float value = x.v[i];
 	for (uint r = 0; r < REPEAT; r++) value = fma(a, value, b);
 	y.v[i] = value;

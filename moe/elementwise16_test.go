@@ -1,0 +1,158 @@
+package moe
+
+import (
+	"fmt"
+	"math"
+	"math/rand"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// apart brings rows of interleaved gate and up columns into the order of the oracle: gate columns first.
+func apart(z []float32, hidden int) []float32 {
+	out := make([]float32, len(z))
+	for i, v := range z {
+		row, column := i/(2*hidden), i%(2*hidden)
+		out[row*2*hidden+column%2*hidden+column/2] = v
+	}
+	return out
+}
+
+// TestActivationsIn16Bits covers all activations, and the gated ones in both column orders in all three types.
+func TestActivationsIn16Bits(t *testing.T) {
+	for a := range refActivations {
+		for _, interleaved := range []bool{false, true} {
+			if interleaved && !a.Gated() {
+				continue
+			}
+			for _, s := range []struct{ rows, width, shift int }{
+				{0, 4, 0}, {3, 1, 0}, {7, 3, 0}, {7, 3, 1}, {5, 100, 0}, {5, 100, 1}, {2, 1025, 0}, {3, 66, 0}, {30, 8, 0},
+			} {
+				for dtype, oracle := range storageTypes {
+					if dtype == vk.F32 && !interleaved {
+						continue // TestActivationsEqualTheOracle
+					}
+					k := newKit(t)
+					k.shift = s.shift
+					r := rand.New(rand.NewSource(int64(s.width)))
+					z := make([]float32, s.rows*a.columns(s.width))
+					for i := range z {
+						z[i] = float32(r.NormFloat64() * math.Exp(r.NormFloat64()))
+					}
+					z = rounded(dtype, z)
+					h := k.output("h", dtype, s.rows, s.width)
+					x := k.floats("z", dtype, z, s.rows, a.columns(s.width))
+					if interleaved {
+						require.NoError(t, ActivateInterleaved(k.rec, a, x, h))
+						z = apart(z, s.width)
+					} else {
+						require.NoError(t, Activate(k.rec, a, x, h))
+					}
+					k.run()
+					want := refActivate(a, z, s.rows, s.width)
+					bound := want.BoundBy(ref.ActivationTolerance(oracle), ref.Underflow(oracle, 1))
+					requireClose(t, download[float32](t, h), want.Y, bound, fmt.Sprint(a, dtype, s, interleaved))
+					k.close()
+				}
+			}
+		}
+	}
+}
+
+func TestInterleavedNeedsAGatedActivation(t *testing.T) {
+	k := newKit(t)
+	z := k.f32("z", make([]float32, 8), 1, 8)
+	h := k.output("h", vk.F32, 1, 8)
+	rec, err := dev.NewRecorder()
+	require.NoError(t, err)
+	defer rec.Close()
+	var config *ConfigError
+	require.ErrorAs(t, ActivateInterleaved(rec, ReLU, z, h), &config)
+	cfg := MLPConfig{Experts: 2, TopK: 1, Width: 4, Hidden: 4, Activation: ReLU, Interleaved: true}
+	require.ErrorAs(t, cfg.Validate(), &config)
+	cfg.Activation = SwiGLU
+	require.NoError(t, cfg.Validate())
+	cfg.DType = vk.I32
+	require.ErrorAs(t, cfg.Validate(), &config)
+	require.Equal(t, "DType", config.Field)
+}
+
+// TestCombineIn16Bits covers layouts, gates and alignments; one slot has no expert and a NaN in its row.
+func TestCombineIn16Bits(t *testing.T) {
+	for i, s := range []struct{ tokens, experts, k, width int }{
+		{0, 4, 2, 8}, {1, 1, 1, 1}, {33, 8, 2, 3}, {9, 8, 4, 100}, {70, 64, 16, 5}, {57, 4, 2, 600}, {10, 4, 3, 1025},
+	} {
+		for flags := range 8 {
+			dtype := halfTypes[(flags+i)%2]
+			layout, gated := Layout(flags>>1&1), flags>>2 == 1
+			k := newKit(t)
+			k.shift = flags & 1
+			r := rand.New(rand.NewSource(int64(i)))
+			ids := spreads[0].ids(9, s.tokens*s.k, s.experts)
+			y := rounded(dtype, normal(r, len(ids)*s.width))
+			if len(ids) > 2 {
+				ids[1] = int32(s.experts)
+			}
+			yBits := k.floats("y", dtype, y, len(ids), s.width)
+			if len(ids) > 2 && layout == Scattered {
+				one, err := yBits.View(s.width, 1)
+				require.NoError(t, err)
+				require.NoError(t, vk.Upload(k.ctx, one, []uint16{0x7fff}))
+				k.bands[len(k.bands)-1].want[guard+k.shift+s.width] = 0x7fff
+			}
+			routing := k.guardedRouting(ids, s.tokens, s.k, s.experts)
+			var gates *vk.Tensor
+			var gateData []float32
+			if gated {
+				gateData = normal(r, len(ids))
+				gates = k.f32("gates", gateData, s.tokens, s.k)
+			}
+			out := k.output("out", dtype, s.tokens, s.width)
+			require.NoError(t, Combine(k.rec, routing, yBits, gates, out, layout))
+			k.run()
+			want := ref.Combine(y, gateData, ref.Route(ids, s.tokens, s.experts, s.k), s.width, layout == Grouped)
+			requireClose(t, download[float32](t, out), want.Y, want.Bound(storageTypes[dtype], s.k), fmt.Sprint(s, dtype, flags))
+			k.close()
+		}
+	}
+}
+
+// TestMLPIn16Bits compares every stage with the oracle on what the device had before it, and the whole with the oracle run
+// in one go within a multiple of the storage's rounding: three stored intermediates and the output, each rounded to half
+// an ulp, amplified by the two linear maps and the activation, whose gain on these data is below 4.
+func TestMLPIn16Bits(t *testing.T) {
+	for _, dtype := range halfTypes {
+		for _, cfg := range []MLPConfig{
+			{Experts: 1, TopK: 1, Width: 1, Hidden: 1},
+			{Experts: 8, TopK: 2, Width: 32, Hidden: 48, Mode: SoftmaxTopKNorm},
+			{Experts: 8, TopK: 8, Width: 33, Hidden: 7, Activation: GEGLU, Bias: true, RouterBias: true, Interleaved: true},
+			{Experts: 16, TopK: 4, Width: 20, Hidden: 12, Activation: SwiGLU, Mode: TopKSoftmax, Bias: true, InOut: true, Interleaved: true},
+			{Experts: 6, TopK: 4, Width: 64, Hidden: 30, Activation: ReLU2, InOut: true},
+		} {
+			cfg.DType = dtype
+			l := newLayer(t, cfg)
+			for _, tokens := range []int{0, 1, 61} {
+				k := newKit(t)
+				data := rounded(dtype, normal(rand.New(rand.NewSource(int64(tokens))), tokens*cfg.Width))
+				x := k.floats("x", dtype, data, tokens, cfg.Width)
+				y := k.output("y", dtype, tokens, cfg.Width)
+				saved, err := l.Forward(k.rec, x, y)
+				require.NoError(t, err)
+				k.run()
+				got := download[float32](t, y)
+				l.requireStages(t, saved, data, got, tokens)
+				if cfg.Width > 1 && !cfg.Interleaved {
+					whole := ref.ForwardChosen(l.oracle, data, tokens, ref.DenseLinear(l.oracle.Router, data, tokens),
+						download[int32](t, saved.Routing.IDs))
+					relative := ref.RelativeFrobenius(got, whole.Out.Y)
+					require.True(t, relative <= 16*storageTypes[dtype].Storage(), "%+v: relative error %v", cfg, relative)
+				}
+				k.close()
+			}
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package moe
+
+import (
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// The tensor path: scatter2scatter on cooperative matrices, for f16 and bf16 layers whose widths are multiples of 8. It
+// cuts rows as the portable path does, so both serve the same routing.
+
+// tensorKernels are the variants of scatter2scatter_coopmat.
+var tensorKernels = map[vk.DType]*vk.Kernel{
+	vk.F16: shaders.Scatter2scatterCoopmatF16, vk.BF16: shaders.Scatter2scatterCoopmatBf16,
+}
+
+// A tensorTile is how the tensor path cuts a BM × BN tile: SM × SN subgroups, BK inputs at a time.
+type tensorTile struct{ BM, BN, BK, SM, SN int }
+
+// matrixShape finds the device's cooperative matrices for products of a dtype added up in f32: the smallest that have
+// both at least 8 inputs and the least rows, so that small tiles exist.
+func matrixShape(caps *vk.Capabilities, dtype vk.DType) (m, n, k int, ok bool) {
+	for _, s := range caps.CooperativeMatrix {
+		fits := s.Scope == "subgroup" && s.A == dtype.String() && s.B == s.A && s.C == "f32" && s.D == "f32" &&
+			s.K%8 == 0 && s.N%8 == 0 && !s.Saturating
+		if fits && (!ok || s.K >= uint32(k) && s.M <= uint32(m)) {
+			m, n, k, ok = int(s.M), int(s.N), int(s.K), true
+		}
+	}
+	return m, n, k, ok
+}
+
+// hasMatrices reports whether some dtype can take the tensor path on the device.
+func hasMatrices(caps *vk.Capabilities) bool {
+	for dtype, kernel := range tensorKernels {
+		if _, _, _, ok := matrixShape(caps, dtype); ok && caps.Has(kernel.Needs...) {
+			return true
+		}
+	}
+	return false
+}
+
+// tensorTile is the layer's tile on the tensor path for so many rows; it is empty where the path is not to be taken.
+func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
+	switch {
+	case l.matrices != (tensorTile{}):
+		return l.matrices
+	case l.tile != (Tile{}):
+		return tensorTile{}
+	}
+	return chooseRule(classOf(dev), rows, l.Config.Experts).matrices
+}
+
+// tensorSpec turns a tile into the kernel's specialization for a layer, or returns false where the device, the dtype, a
+// width or an address rules the tensor path out.
+func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor) (shaders.Scatter2scatterCoopmatSpec, bool) {
+	none := shaders.Scatter2scatterCoopmatSpec{}
+	dtype, caps := l.Config.DType, dev.Caps()
+	kernel := tensorKernels[dtype]
+	if kernel == nil || x.DType() != dtype || y.DType() != dtype || l.Config.InOut || t.BM == 0 || !caps.Has(kernel.Needs...) {
+		return none, false
+	}
+	in, out := l.Config.In, l.Config.Out
+	aligned := in%8 == 0 && out%8 == 0 && x.Address()%16 == 0 && y.Address()%16 == 0 && l.Weight.aligned(16) && l.Bias.aligned(16)
+	m, n, k, ok := matrixShape(caps, dtype)
+	if !aligned || !ok || t.BM%(t.SM*m) != 0 || t.BN%(t.SN*n) != 0 || t.BK%k != 0 {
+		return none, false
+	}
+	for t.BK > k && t.sharedBytes(m) > int(caps.SharedMemoryBytes) {
+		t.BK /= 2
+	}
+	s := shaders.Scatter2scatterCoopmatSpec{Subgroup: caps.SubgroupSize, SM: uint32(t.SM), SN: uint32(t.SN),
+		MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
+		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0}
+	s.Threads = s.Subgroup * s.SM * s.SN
+	chunks := uint32(t.BK / 8)
+	whole := s.Threads%chunks == 0 && uint32(t.BM)*chunks%s.Threads == 0 && uint32(t.BN)*chunks%s.Threads == 0
+	return s, whole && s.Threads <= caps.MaxWorkgroupInvocations && t.sharedBytes(m) <= int(caps.SharedMemoryBytes)
+}
+
+// sharedBytes is the shared memory of a tile for matrices of m rows: the tiles of x and W, or the strips of results that
+// take their place at the end.
+func (t tensorTile) sharedBytes(m int) int {
+	return 16 * max((t.BM+t.BN)*(t.BK/8+1), t.SM*t.SN*m*(t.BN/t.SN/4+1))
+}
+
+// tensorDispatch fills in a dispatch on the tensor path and reports how many columns a tile has, or false where the
+// path does not apply.
+func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor, d *vk.Dispatch) (columns int, ok bool) {
+	spec, ok := tensorSpec(dev, t, l, x, y)
+	if !ok {
+		return 0, false
+	}
+	d.Kernel, d.Spec = tensorKernels[l.Config.DType], spec.Values()
+	if caps := dev.Caps(); caps.Has(vk.FeatureSubgroupSize) {
+		d.SubgroupSize = caps.SubgroupSize
+	}
+	return t.BN, true
+}

@@ -1,0 +1,144 @@
+package moe
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// tensorTypes are the 16-bit types whose products the device's cooperative matrices add up in f32.
+func tensorTypes(t *testing.T) []vk.DType {
+	t.Helper()
+	newKit(t).close() // skips without a device
+	var types []vk.DType
+	for _, dtype := range halfTypes {
+		if _, _, _, ok := matrixShape(dev.Caps(), dtype); ok && dev.Caps().Has(tensorKernels[dtype].Needs...) {
+			types = append(types, dtype)
+		}
+	}
+	if len(types) == 0 {
+		t.Skip("needs coopmat with f16 or bf16 products added up in f32")
+	}
+	return types
+}
+
+// tensorTiles are the tiles of the table and some that exercise other grids of subgroups, as far as they fit the device.
+func tensorTiles(dtype vk.DType) []tensorTile {
+	m, n, _, _ := matrixShape(dev.Caps(), dtype)
+	tiles := []tensorTile{{m, 2 * n, 16, 1, 1}, {2 * m, 4 * n, 32, 2, 2}, {m, 4 * n, 32, 1, 2}, {4 * m, 2 * n, 64, 2, 1}}
+	for _, rule := range tileRules {
+		if software(dev) { // they take lavapipe half a minute to compile
+			break
+		}
+		if rule.matrices != (tensorTile{}) {
+			tiles = append(tiles, rule.matrices)
+		}
+	}
+	return tiles
+}
+
+// checkTensor holds a case on the tensor path against the oracle; it reports false where the tile does not fit the device.
+func (c linearCase) checkTensor(t *testing.T, dtype vk.DType, tile tensorTile, exact bool) bool {
+	t.Helper()
+	k := newKit(t)
+	defer k.close()
+	k.matrices = tile
+	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: c.in, Out: c.out, DType: dtype}}
+	probe := k.output("probe", dtype, 1, 8)
+	if _, ok := tensorSpec(dev, tile, l, probe, probe); !ok {
+		return false
+	}
+	k.bands = nil // the probe is not written
+	run := c.recordIn(k, uniform(dtype))
+	k.run()
+	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
+	bound := want.Bound(storageTypes[dtype], c.in)
+	if exact {
+		bound = nil
+	}
+	requireClose(t, download[float32](t, run.y), want.Y, bound, fmt.Sprintf("%v %v %+v", c, dtype, tile))
+	return true
+}
+
+func TestTensorPath(t *testing.T) {
+	shapes := []struct{ tokens, experts, k, in, out int }{
+		{1, 1, 1, 8, 8}, {37, 3, 2, 24, 16}, {70, 8, 4, 104, 72}, {130, 4, 2, 64, 128}, {300, 16, 4, 136, 200}, {9, 64, 8, 1032, 40},
+	}
+	for _, dtype := range tensorTypes(t) {
+		ran := 0
+		for i, tile := range tensorTiles(dtype) {
+			for j, s := range shapes {
+				flags := i + j
+				layout := ref.Layouts[flags%len(ref.Layouts)]
+				if (linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[flags%len(spreads)], layout,
+					flags&1 != 0, flags&2 != 0, false, 0, Tile{}, nil}).checkTensor(t, dtype, tile, false) {
+					ran++
+				}
+			}
+		}
+		require.GreaterOrEqual(t, ran, 3*len(shapes), "most tiles must fit the device")
+	}
+}
+
+func TestTensorPathInEveryLayoutExactly(t *testing.T) {
+	for _, dtype := range tensorTypes(t) {
+		tile := tensorTiles(dtype)[1]
+		for _, layout := range ref.Layouts {
+			for flags := range 4 {
+				require.True(t, linearCase{45, 5, 3, 40, 56, spreads[flags%len(spreads)], layout, flags&1 != 0, flags&2 != 0, false, 0,
+					Tile{}, signs}.checkTensor(t, dtype, tile, true))
+			}
+		}
+	}
+}
+
+func TestTensorPathRepeatsItsBits(t *testing.T) {
+	for _, dtype := range tensorTypes(t) {
+		k := newKit(t)
+		k.matrices = tensorTiles(dtype)[1]
+		run := linearCase{100, 8, 2, 104, 64, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k, uniform(dtype))
+		var first []uint32
+		for range 20 {
+			k.run()
+			got := words(t, run.y)
+			if first == nil {
+				first = got
+			}
+			require.Equal(t, first, got)
+		}
+		k.close()
+	}
+}
+
+// TestTensorPathIsChosen: what the selector takes on a device with matrices, and what makes it fall back.
+func TestTensorPathIsChosen(t *testing.T) {
+	for _, dtype := range tensorTypes(t) {
+		k := newKit(t)
+		tile := tensorTiles(dtype)[1]
+		x := k.output("x", dtype, 4, 64)
+		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 64, Out: 32, DType: dtype}}
+		_, ok := tensorSpec(dev, tile, l, x, x)
+		require.True(t, ok)
+		if !software(dev) {
+			require.Equal(t, classTensor, classOf(dev))
+			require.NotEmpty(t, l.tensorTile(dev, 4))
+		}
+		for _, change := range []func(c *ParallelLinearConfig){
+			func(c *ParallelLinearConfig) { c.In = 60 }, func(c *ParallelLinearConfig) { c.Out = 30 },
+			func(c *ParallelLinearConfig) { c.InOut = true }, func(c *ParallelLinearConfig) { c.DType = vk.F32 },
+		} {
+			other := *l
+			change(&other.Config)
+			_, ok := tensorSpec(dev, tile, &other, x, x)
+			require.False(t, ok)
+		}
+		odd, err := x.View(1, 1, 64)
+		require.NoError(t, err)
+		_, ok = tensorSpec(dev, tile, l, odd, x)
+		require.False(t, ok, "an address that 16-byte loads cannot read")
+	}
+}

@@ -1,0 +1,287 @@
+#version 460
+// scatter2scatter on cooperative matrices (VK_KHR_cooperative_matrix). The equation, the layouts and the push constants
+// are those of scatter2scatter.comp; x, W, y and bias are bf16 or f16 and products are added up in f32.
+//
+// Mapping: one work-group of THREADS invocations per BM × BN tile of y, tiles of out fastest. Its subgroups lie SM × SN
+// over the tile; each owns MI × NI matrices of MM × MN results. BK inputs at a time pass through shared memory: while
+// the matrices of one step multiply, the next step is on its way from memory to registers.
+// Requires: in and out multiples of 8, all four matrices 16-byte aligned; THREADS = SM·SN·SUBGROUP; BM = SM·MI·MM,
+// BN = SN·NI·MN, BK a multiple of MK and of 8; BM·BK/8 and BN·BK/8 multiples of THREADS.
+// Accumulation: f32, in the order of the device's matrix unit, the same for every run. Stores round to nearest even: the
+// conversion of a cooperative matrix is free to truncate, so it is done by hand.
+// Oracle: internal/ref/scatter2scatter.go
+#extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_EXT_shared_memory_block : require
+#extension GL_EXT_shader_explicit_arithmetic_types : require
+#ifdef STORAGE_BF16
+#extension GL_EXT_bfloat16 : require
+#define ELEMENT bfloat16_t
+#else
+#define ELEMENT float16_t
+#endif
+#include "include/head.glsl"
+#include "include/bank.glsl"
+#pragma use_vulkan_memory_model
+
+layout(constant_id = 0) const uint THREADS = 32;
+layout(constant_id = 1) const uint SUBGROUP = 32;
+layout(constant_id = 2) const uint SM = 1;
+layout(constant_id = 3) const uint SN = 1;
+layout(constant_id = 4) const uint MI = 2;
+layout(constant_id = 5) const uint NI = 2;
+layout(constant_id = 6) const uint BK = 32;
+layout(constant_id = 7) const uint MM = 16;
+layout(constant_id = 8) const uint MN = 16;
+layout(constant_id = 9) const uint MK = 16;
+layout(constant_id = 10) const bool WHOLE = false; // in is a multiple of BK and out one of BN
+layout(local_size_x_id = 0) in;
+
+layout(push_constant, std430) uniform Push {
+    uvec2 x;
+    uvec2 w;
+    uvec2 y;
+    uvec2 bias;
+    uvec2 gates;
+    uvec2 order;
+    uvec2 offsets;
+    uvec2 tiles;
+    uvec2 tile_args;
+    uint in_width;
+    uint out_width;
+    uint fan_in;
+    uint rows;
+    uint flags;
+} push;
+
+const uint X_GROUPED = 1u;
+const uint Y_GROUPED = 2u;
+const uint DENSE = 4u;
+const uint WEIGHT_TABLE = 8u;
+const uint BIAS_TABLE = 16u;
+
+const uint BM = SM * MI * MM;
+const uint BN = SN * NI * MN;
+const uint KQ = BK / 8u;          // 16-byte chunks along k
+const uint ROW = KQ + 1u;         // chunks of a row in shared memory: padded against bank conflicts
+const uint STEPS = BK / MK;
+const uint X_LOADS = BM * KQ / THREADS;
+const uint W_LOADS = BN * KQ / THREADS;
+const uint STEP = THREADS / KQ;   // rows between an invocation's loads
+
+// The epilogue's strip: MM rows of a subgroup's NI·MN results in f32, four to a chunk, padded.
+const uint STRIP_STRIDE = NI * MN / 4u + 1u;
+const uint STRIP = MM * STRIP_STRIDE;
+const uint TILE_CHUNKS = (BM + BN) * ROW;
+const uint STRIP_CHUNKS = SM * SN * STRIP;
+const uint CHUNKS = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS;
+
+// One memory under three types: chunks to fill it, elements for the matrices, floats for the strips at the end. A
+// matrix loaded from an array of another type than its own becomes many narrow loads on NVIDIA.
+layout(std430) shared AsChunks { uvec4 chunks[CHUNKS]; };
+layout(std430) shared AsElements { ELEMENT elements[8u * CHUNKS]; };
+layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
+
+layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Chunks { uvec4 at[]; };
+layout(buffer_reference, std430, buffer_reference_align = 16) writeonly buffer ChunksOut { uvec4 at[]; };
+
+struct Tile {
+    uint expert;
+    uint first;
+    uint end;
+    uint column;
+} tile;
+
+bool has(uint flag) { return (push.flags & flag) != 0u; }
+
+uint slot_of(uint position) {
+    return has(DENSE) ? position : uint(load_i32(push.order, position));
+}
+
+bool find_tile() {
+    uint columns = (push.out_width + BN - 1u) / BN;
+    uint id = group_id() / columns;
+    tile.column = (group_id() - id * columns) * BN;
+    if (has(DENSE)) {
+        tile.expert = 0u;
+        tile.first = id * BM;
+        tile.end = push.rows;
+        return tile.first < push.rows;
+    }
+    if (id >= load_u32(push.tile_args, 3u)) {
+        return false;
+    }
+    tile.expert = uint(load_i32(push.tiles, 2u * id));
+    tile.first = uint(load_i32(push.tiles, 2u * id + 1u));
+    tile.end = uint(load_i32(push.offsets, tile.expert + 1u));
+    return true;
+}
+
+uint x_rows[X_LOADS]; // the invocation's rows of x, in chunks from push.x
+uint w_rows[W_LOADS]; // and of W, in chunks from the expert's matrix
+uvec2 w_base;
+uvec4 x_next[X_LOADS];
+uvec4 w_next[W_LOADS];
+
+// find_rows repeats the last row where a tile ends early: those results are never stored.
+void find_rows(uint row, uint chunk) {
+    uint stride = push.in_width / 8u;
+    [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
+        uint position = min(tile.first + row + i * STEP, tile.end - 1u);
+        uint source = position;
+        if (!has(X_GROUPED)) {
+            source = slot_of(position);
+            source = push.fan_in == 1u ? source : source / push.fan_in;
+        }
+        x_rows[i] = source * stride + chunk;
+    }
+    [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
+        w_rows[i] = min(tile.column + row + i * STEP, push.out_width - 1u) * stride + chunk;
+    }
+    w_base = expert_base(push.w, has(WEIGHT_TABLE), tile.expert, push.out_width, push.in_width * 2u);
+}
+
+// fetch starts the loads of inputs [k, k + BK).
+void fetch(uint k, uint chunk) {
+    bool inside = WHOLE || k + 8u * chunk < push.in_width;
+    [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
+        x_next[i] = inside ? Chunks(push.x).at[x_rows[i] + k / 8u] : uvec4(0u);
+    }
+    [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
+        uint at = WHOLE ? w_rows[0] + i * STEP * (push.in_width / 8u) : w_rows[i];
+        w_next[i] = inside ? Chunks(w_base).at[at + k / 8u] : uvec4(0u);
+    }
+}
+
+void put(uint row, uint chunk) {
+    [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
+        chunks[(row + i * STEP) * ROW + chunk] = x_next[i];
+    }
+    [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
+        chunks[(BM + row + i * STEP) * ROW + chunk] = w_next[i];
+    }
+}
+
+coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator> sums[MI * NI];
+coopmat<ELEMENT, gl_ScopeSubgroup, MM, MK, gl_MatrixUseA> x_now[MI];
+coopmat<ELEMENT, gl_ScopeSubgroup, MK, MN, gl_MatrixUseB> w_now[NI];
+
+// take loads the subgroup's matrices of inputs [q·MK, (q + 1)·MK) of the step in shared memory.
+void take(uint q, uint first_m, uint first_n) {
+    [[unroll]] for (uint i = 0u; i < MI; i++) {
+        uint at = 8u * (first_m + i * MM) * ROW + q * MK;
+        coopMatLoad(x_now[i], elements, at, 8u * ROW, gl_CooperativeMatrixLayoutRowMajor);
+    }
+    [[unroll]] for (uint j = 0u; j < NI; j++) {
+        uint at = 8u * (BM + first_n + j * MN) * ROW + q * MK;
+        coopMatLoad(w_now[j], elements, at, 8u * ROW, gl_CooperativeMatrixLayoutColumnMajor);
+    }
+}
+
+void multiply() {
+    [[unroll]] for (uint i = 0u; i < MI; i++) {
+        [[unroll]] for (uint j = 0u; j < NI; j++) {
+            sums[i * NI + j] = coopMatMulAdd(x_now[i], w_now[j], sums[i * NI + j]);
+        }
+    }
+}
+
+// pack rounds two values to the storage type, the first in the low half.
+uint pack(float low, float high) {
+#ifdef STORAGE_BF16
+    uvec2 bits = floatBitsToUint(vec2(low, high));
+    bvec2 nan = greaterThan(bits & 0x7fffffffu, uvec2(0x7f800000u));
+    uvec2 rounded = (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
+    uvec2 halves = mix(rounded, (bits >> 16u) | 0x40u, nan);
+    return halves.x | halves.y << 16u;
+#else
+    return packFloat2x16(f16vec2(low, high));
+#endif
+}
+
+// unpack widens a word's two values, which is exact.
+vec2 unpack(uint word) {
+#ifdef STORAGE_BF16
+    return uintBitsToFloat(uvec2(word << 16u, word & 0xffff0000u));
+#else
+    return vec2(unpackFloat2x16(word));
+#endif
+}
+
+// store_chunk writes eight results of a row, columns n to n + 7.
+void store_chunk(uvec2 row, uint n, float gate, vec4 low, vec4 high) {
+    if (!address_is_null(push.bias)) {
+        uvec4 b = Chunks(expert_base(push.bias, has(BIAS_TABLE), tile.expert, 1u, push.out_width * 2u)).at[n / 8u];
+        low += vec4(unpack(b.x), unpack(b.y));
+        high += vec4(unpack(b.z), unpack(b.w));
+    }
+    low *= gate;
+    high *= gate;
+    ChunksOut(row).at[n / 8u] =
+        uvec4(pack(low.x, low.y), pack(low.z, low.w), pack(high.x, high.y), pack(high.z, high.w));
+}
+
+// store_strip writes the subgroup's matrices of row i, which lie in its strip, to y.
+void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
+    const uint width = NI * MN / 8u; // chunks of a row
+    bool gated = !address_is_null(push.gates);
+    for (uint at = lane; at < MM * width; at += SUBGROUP) {
+        uint m = at / width;
+        uint c = at % width;
+        uint position = tile.first + first_m + m;
+        uint n = tile.column + first_n + 8u * c;
+        if (position < tile.end && n < push.out_width) {
+            uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
+            float gate = gated ? load_f32(push.gates, slot) : 1.0;
+            uint from = strip + m * STRIP_STRIDE + 2u * c;
+            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * 2u);
+            store_chunk(row, n, gate, uintBitsToFloat(chunks[from]), uintBitsToFloat(chunks[from + 1u]));
+        }
+    }
+}
+
+void main() {
+    if (!find_tile()) {
+        return;
+    }
+    uint me = gl_LocalInvocationID.x;
+    uint row = me / KQ;
+    uint chunk = me % KQ;
+    uint first_m = gl_SubgroupID / SN * (MI * MM);
+    uint first_n = gl_SubgroupID % SN * (NI * MN);
+    find_rows(row, chunk);
+    [[unroll]] for (uint i = 0u; i < MI * NI; i++) {
+        sums[i] = coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator>(0.0);
+    }
+    fetch(0u, chunk);
+    put(row, chunk);
+    barrier();
+    for (uint k = BK; k < push.in_width; k += BK) {
+        take(0u, first_m, first_n);
+        fetch(k, chunk);
+        [[unroll]] for (uint q = 1u; q < STEPS; q++) {
+            multiply();
+            take(q, first_m, first_n);
+        }
+        // The step's last matrices are in registers, so shared memory takes the next step while they multiply.
+        barrier();
+        put(row, chunk);
+        multiply();
+        barrier();
+    }
+    [[unroll]] for (uint q = 0u; q < STEPS; q++) {
+        take(q, first_m, first_n);
+        multiply();
+    }
+    uint strip = gl_SubgroupID * STRIP;
+    [[unroll]] for (uint i = 0u; i < MI; i++) {
+        barrier();
+        [[unroll]] for (uint j = 0u; j < NI; j++) {
+            coopMatStore(sums[i * NI + j], floats, 4u * strip + j * MN, 4u * STRIP_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+        }
+        barrier();
+        store_strip(strip, first_m + i * MM, first_n, gl_SubgroupInvocationID);
+    }
+}
