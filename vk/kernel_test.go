@@ -139,3 +139,23 @@ func TestPackPush(t *testing.T) {
 		require.Equal(t, c.arg, shape.Arg, name)
 	}
 }
+
+// FuzzNewKernel looks for modules that are neither refused nor described within the limits.
+func FuzzNewKernel(f *testing.F) {
+	f.Add(scaleAddWords)
+	f.Add(scaleAddWords[:len(scaleAddWords)/8*4])
+	f.Fuzz(func(t *testing.T, module []byte) {
+		k, err := vk.NewKernel("fuzzed", module)
+		if err != nil {
+			require.Nil(t, k)
+			return
+		}
+		require.LessOrEqual(t, k.PushBytes, uint32(128))
+		for _, field := range k.Push {
+			require.LessOrEqual(t, field.Offset+field.Size, k.PushBytes)
+		}
+		for _, axis := range k.LocalSize {
+			require.Less(t, axis, max(1, len(k.Spec)))
+		}
+	})
+}
