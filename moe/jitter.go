@@ -19,7 +19,7 @@ type JitterConfig struct {
 	Step *vk.Tensor
 }
 
-// Jitter records y = x ∘ u for x and y F32 of one shape, with u uniform in [1 − Eps, 1 + Eps): the noise that the Switch
+// Jitter records y = x ∘ u for x and y of one shape and storage dtype, with u uniform in [1 − Eps, 1 + Eps): the noise that the Switch
 // Transformer multiplies a router's input by in training (arXiv 2101.03961, section 2.2), and Mixtral's
 // router_jitter_noise. The random integers come from Philox-4×32-10 (Salmon et al., SC 2011).
 func Jitter(rec *vk.Recorder, x, y *vk.Tensor, cfg JitterConfig) error {
@@ -30,6 +30,8 @@ func Jitter(rec *vk.Recorder, x, y *vk.Tensor, cfg JitterConfig) error {
 func JitterBackward(rec *vk.Recorder, dy, dx *vk.Tensor, cfg JitterConfig, accumulate bool) error {
 	return recordJitter(rec, "JitterBackward", [2]string{"dy", "dx"}, dy, dx, cfg, accumulate)
 }
+
+var jitterKernels = byStorage{shaders.JitterF32, shaders.JitterF16, shaders.JitterBf16}
 
 // jitterThreads is the work-group size of jitter; each invocation takes 4 elements.
 const jitterThreads = 64
@@ -44,8 +46,9 @@ func recordJitter(rec *vk.Recorder, op string, args [2]string, x, y *vk.Tensor, 
 	}
 	if err == nil {
 		err = firstError(
-			checkTensor(rec.Device(), op, args[0], x, vk.F32, x.Shape()...),
-			checkTensor(rec.Device(), op, args[1], y, vk.F32, x.Shape()...),
+			checkStorage(op, args[0], x),
+			checkTensor(rec.Device(), op, args[0], x, x.DType(), x.Shape()...),
+			checkTensor(rec.Device(), op, args[1], y, x.DType(), x.Shape()...),
 			inRange(op, "elements", x.Elements(), 0, maxJitter),
 		)
 	}
@@ -61,7 +64,7 @@ func recordJitter(rec *vk.Recorder, op string, args [2]string, x, y *vk.Tensor, 
 	}
 	quads := ceilDiv(x.Elements(), 4)
 	rec.Dispatch(vk.Dispatch{
-		Kernel: shaders.Jitter,
+		Kernel: jitterKernels[x.DType()],
 		Spec:   shaders.JitterSpec{Threads: jitterThreads, Accumulate: accumulate}.Values(),
 		Push: shaders.JitterPush{X: x.Address(), Y: y.Address(), Step: cfg.Step.Address(), Seed: cfg.Seed, Stream: cfg.Stream,
 			Quads: uint32(quads), Tail: uint32(x.Elements() - 4*(quads-1)), Scale: cfg.Eps / (1 << 22)}.Bytes(),

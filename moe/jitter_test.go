@@ -46,6 +46,30 @@ func TestJitterEqualsTheOracleBitForBit(t *testing.T) {
 	}
 }
 
+func TestJitterOf16BitTensors(t *testing.T) {
+	for _, dtype := range []vk.DType{vk.F16, vk.BF16} {
+		for _, n := range []int{1, 2, 3, 4, 5, 255, 1001} {
+			k := newKit(t)
+			k.shift = n % 2 // odd halves
+			rng := rand.New(rand.NewSource(int64(n)))
+			data, before := rounded(dtype, normal(rng, n)), rounded(dtype, normal(rng, n))
+			cfg := JitterConfig{Eps: 0.1, Seed: 77}
+			x, y := k.floats("x", dtype, data, n), k.output("y", dtype, n)
+			sum := k.floats("sum", dtype, before, n)
+			k.bands[len(k.bands)-1].output = true
+			require.NoError(t, Jitter(k.rec, x, y, cfg))
+			require.NoError(t, JitterBackward(k.rec, x, sum, cfg, true))
+			k.run()
+			want := ref.Jitter(data, 0.1, 77, 0, 0)
+			require.Equal(t, rounded(dtype, want), download[float32](t, y), "%v %d", dtype, n)
+			for i := range want {
+				want[i] += before[i]
+			}
+			require.Equal(t, rounded(dtype, want), download[float32](t, sum), "%v %d", dtype, n)
+		}
+	}
+}
+
 // TestJitterReadsItsStepOnTheDevice submits one recording twice.
 func TestJitterReadsItsStepOnTheDevice(t *testing.T) {
 	k := newKit(t)

@@ -77,6 +77,27 @@ func TestLossesEqualTheOracle(t *testing.T) {
 	t.Logf("largest relative error of a gradient: %.2g", worst)
 }
 
+// TestGradientsOfNearlyBalancedChoices: the gradient is made of differences from balance, which are small here, and is as
+// accurate as where they are large.
+func TestGradientsOfNearlyBalancedChoices(t *testing.T) {
+	for _, form := range []BalanceForm{MixtralBalance, JetMoEBalance} {
+		k := newKit(t)
+		const tokens, experts = 1500, 64
+		data := normal(rand.New(rand.NewSource(8)), tokens*experts)
+		logits, dLogits := k.f32("logits", data, tokens, experts), k.output("dLogits", vk.F32, tokens, experts)
+		r, err := Route(k.rec, logits, RouterConfig{TopK: 8})
+		require.NoError(t, err)
+		_, err = Losses(k.rec, []RoutedLayer{{r, logits, dLogits}}, LossConfig{Form: form, Balance: 1}, false)
+		require.NoError(t, err)
+		k.run()
+		oracle := ref.RouterLoss{Experts: experts, Form: ref.BalanceForm(form), Balance: 1}
+		layers := []ref.RoutedLayer[float32]{{Logits: data, IDs: download[int32](t, r.IDs)}}
+		diff := ref.RelativeFrobenius(download[float32](t, dLogits), ref.RouterLossesBackward(oracle, layers, tokens)[0].Y)
+		require.True(t, diff <= 1e-6, "%v: %v", form, diff)
+		t.Logf("%v: %.2g", form, diff)
+	}
+}
+
 // requireLosses compares losses, statistics and gradients and returns the largest Frobenius error of a gradient.
 func requireLosses(t testing.TB, c lossCase, cfg LossConfig, mode RouterMode, got *RouterLosses, tokens, experts int, accumulate bool) float64 {
 	layers := len(c.layers)

@@ -147,3 +147,122 @@ func TestMLPBackwardEqualsTheOracle(t *testing.T) {
 		}
 	}
 }
+
+// TestMLPBackwardRepeatsItsBits runs one training step twenty times, in both ways of saving.
+func TestMLPBackwardRepeatsItsBits(t *testing.T) {
+	cfg := MLPConfig{Experts: 16, TopK: 4, Width: 40, Hidden: 24, Mode: SoftmaxTopKNorm, Bias: true, RouterBias: true,
+		SharedHidden: 20, SharedGate: true}
+	l := newLayer(t, cfg)
+	const tokens = 150
+	r := rand.New(rand.NewSource(9))
+	x, dy := normal(r, tokens*cfg.Width), normal(r, tokens*cfg.Width)
+	first := map[string][]uint32{}
+	for _, save := range []Save{SaveAll, RecomputeActivation} {
+		k := newKit(t)
+		run := l.recordBackward(k, x, dy, tokens, save, false, save == RecomputeActivation)
+		run.named["y"] = run.y
+		for i := range 20 {
+			k.run()
+			for name, tensor := range run.named {
+				got := words(t, tensor)
+				if first[name] == nil {
+					first[name] = got
+				}
+				require.True(t, slices.Equal(first[name], got), "%v, run %d: %s", save, i, name)
+			}
+		}
+		k.close()
+	}
+}
+
+// TestMLPBackwardOfChosenExperts differentiates a layer with ids and gates of the caller, some of the ids naming no expert.
+func TestMLPBackwardOfChosenExperts(t *testing.T) {
+	cfg := MLPConfig{Experts: 5, TopK: 3, Width: 20, Hidden: 12, Bias: true, Activation: GELU}
+	l := newLayer(t, cfg)
+	const tokens = 30
+	r := rand.New(rand.NewSource(3))
+	ids := make([]int32, tokens*cfg.TopK)
+	for i := range ids {
+		ids[i] = int32(r.Intn(4)) // expert 4 has no rows
+	}
+	ids[7], ids[50] = -1, 5
+	gates, x, dy := normal(r, len(ids)), normal(r, tokens*cfg.Width), normal(r, tokens*cfg.Width)
+	k := newKit(t)
+	idsTensor, gatesTensor := k.i32("ids", ids, tokens, cfg.TopK), k.f32("gates", gates, tokens, cfg.TopK)
+	xs, dys := k.f32("x", x, tokens, cfg.Width), k.f32("dy", dy, tokens, cfg.Width)
+	y, dx := k.output("y", vk.F32, tokens, cfg.Width), k.output("dx", vk.F32, tokens, cfg.Width)
+	dGates := k.output("dgates", vk.F32, tokens, cfg.TopK)
+	g := MLPGrads{X: dx, Gates: dGates}
+	up, down := k.output("up", vk.F32, l.Up.Weight.Shape()...), k.output("down", vk.F32, l.Down.Weight.Shape()...)
+	g.Up.Weight, g.Down.Weight = bankOf(t, up), bankOf(t, down)
+	routing, err := RouteIDs(k.rec, idsTensor, gatesTensor, cfg.Experts)
+	require.NoError(t, err)
+	saved, err := l.ForwardRouted(k.rec, routing, xs, y)
+	require.NoError(t, err)
+	require.NoError(t, l.Backward(k.rec, saved, xs, dys, g))
+	var bad *ExpertIDError
+	require.ErrorAs(t, k.rec.Run(k.ctx), &bad)
+	k.verify()
+
+	layout, none := ref.Layout{GroupedOut: true}, []float32(nil)
+	rr := ref.Route(ids, tokens, cfg.Experts, cfg.TopK)
+	z := ref.Scatter2scatter(l.oracle.Up, x, rr, layout, none)
+	h := ref.Activate(ref.GELU, z.Y)
+	slots := ref.Scatter2scatter(l.oracle.Down, h.Y, rr, ref.Layout{GroupedIn: true}, none)
+	dSlots, wantGates := ref.CombineBackward(slots.Y, gates, dy, rr, cfg.Width, false)
+	wantDown := ref.Scatter2scatterBackward(l.oracle.Down, h.Y, rr, ref.Layout{GroupedIn: true}, none, dSlots.Y)
+	dz := ref.ActivateBackward(ref.GELU, z.Y, wantDown.X.Y)
+	wantUp := ref.Scatter2scatterBackward(l.oracle.Up, x, rr, layout, none, dz.Y)
+	for name, pair := range map[string]struct {
+		got  *vk.Tensor
+		want []float64
+	}{
+		"X": {dx, wantUp.X.Y}, "Gates": {dGates, wantGates.Y}, "Up": {up, wantUp.Weight.Y}, "Down": {down, wantDown.Weight.Y},
+	} {
+		relative := ref.RelativeFrobenius(download[float32](t, pair.got), pair.want)
+		require.True(t, relative <= backwardTolerance, "%s: relative error %v", name, relative)
+	}
+	require.Zero(t, download[float32](t, dGates)[7])
+	k.close()
+}
+
+func TestMLPBackwardArguments(t *testing.T) {
+	cfg := MLPConfig{Experts: 4, TopK: 2, Width: 8, Hidden: 8}
+	l := newLayer(t, cfg)
+	k := newKit(t)
+	x, dy, y := k.f32("x", make([]float32, 24), 3, 8), k.f32("dy", make([]float32, 24), 3, 8), k.output("y", vk.F32, 3, 8)
+	bank := bankOf(t, k.f32("bank", make([]float32, 4*8*8), 4, 8, 8))
+	for arg, c := range map[string]struct {
+		save Save
+		dy   *vk.Tensor
+		g    MLPGrads
+	}{
+		"saved":               {SaveNothing, dy, MLPGrads{}},
+		"dy":                  {SaveAll, nil, MLPGrads{}},
+		"grads.X":             {SaveAll, dy, MLPGrads{X: dy}},
+		"grads.Logits":        {SaveAll, dy, MLPGrads{Logits: y}},
+		"grads.Gates":         {SaveAll, dy, MLPGrads{Gates: y}},
+		"grads.Up.Weight":     {SaveAll, dy, MLPGrads{Up: WeightGrads{Weight: bank}}}, // [E,2H,D]
+		"grads.Down.Weight":   {SaveAll, dy, MLPGrads{Down: WeightGrads{Weight: l.Down.Weight}}},
+		"grads.Down.Bias":     {SaveAll, dy, MLPGrads{Down: WeightGrads{Bias: bank}}},
+		"grads.SharedGate":    {SaveAll, dy, MLPGrads{SharedGate: WeightGrads{Weight: bank}}},
+		"grads.Router.Weight": {SaveAll, dy, MLPGrads{Router: WeightGrads{Weight: bank}}},
+	} {
+		rec, err := dev.NewRecorder()
+		require.NoError(t, err)
+		saved, err := l.ForwardWith(rec, x, y, ForwardOptions{Save: c.save})
+		require.NoError(t, err)
+		err = l.Backward(rec, saved, x, c.dy, c.g)
+		var shape *vk.ShapeError
+		require.ErrorAs(t, err, &shape, arg)
+		require.Equal(t, arg, shape.Arg)
+		require.NoError(t, rec.Close())
+	}
+	rec, err := dev.NewRecorder()
+	require.NoError(t, err)
+	_, err = l.ForwardWith(rec, x, y, ForwardOptions{Workspace: x})
+	var shape *vk.ShapeError
+	require.ErrorAs(t, err, &shape)
+	require.Equal(t, "Workspace", shape.Arg)
+	require.NoError(t, rec.Close())
+}

@@ -45,7 +45,7 @@ type Pass struct {
 //	Z          w·T·K·(H or 2H)
 //	H          w·T·K·H
 //	Slots      w·T·K·D
-//	backward   4·T·E + 4·T·K (gradients of logits and gates), unless Routed
+//	backward   4·T·E + 4·T·K (gradients of logits and gates) and 2·T·E for a 16-bit dtype, unless Routed
 //
 // tiles = ⌈T·K/blockM⌉ + min(E,T·K); blocks is ⌈T·K/512⌉, or about 131,072/(E + 2) where that is less. Save decides
 // which of Z, H and Slots stay after the forward pass, not which it needs, with one exception: with SaveNothing, Z and H
@@ -62,6 +62,9 @@ func (c MLPConfig) PassBytes(tokens, blockM int, p Pass) uint64 {
 		n += tensorBytes(4, tokens, c.Experts) + 2*tensorBytes(4, slots)
 		if p.Backward {
 			n += tensorBytes(4, tokens, c.Experts) + tensorBytes(4, slots)
+		}
+		if p.Backward && w < 4 {
+			n += tensorBytes(w, tokens, c.Experts)
 		}
 	}
 	space := 0 // elements left in the workspace

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
@@ -155,6 +156,21 @@ func TestBackwardIsExact(t *testing.T) {
 		c := linearCase{65, 4, 2, 40, 36, spreads[0], layout, true, true, false, 0, Tile{}, halves}
 		gradsCase{linearCase: c}.check(t, true)
 	}
+}
+
+// TestBackwardOfRandomShapes draws shapes, layouts and what is asked for.
+func TestBackwardOfRandomShapes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		draw := func(name string, low, high int) int { return rapid.IntRange(low, high).Draw(rt, name) }
+		flag := func(name string) bool { return rapid.Bool().Draw(rt, name) }
+		experts := draw("experts", 1, 20)
+		c := gradsCase{linearCase: linearCase{tokens: draw("tokens", 0, 70), experts: experts, k: draw("k", 1, 5), in: draw("in", 1, 70),
+			out: draw("out", 1, 70), spread: rapid.SampledFrom(spreads).Draw(rt, "spread"),
+			layout: rapid.SampledFrom(ref.Layouts).Draw(rt, "layout"), bias: flag("bias"), gates: flag("gates"), inOut: flag("inOut"),
+			shift: draw("shift", 0, 1)}, noX: flag("noX"), noWeight: flag("noWeight"), noGates: flag("noGates"),
+			accumulate: flag("accumulate")}
+		c.check(t, false)
+	})
 }
 
 // TestBackwardRepeatsItsBits runs one recording twenty times.

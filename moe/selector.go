@@ -12,6 +12,9 @@ import (
 type Tile struct{ BM, BN, BK, TM, TN int }
 
 func (t Tile) String() string {
+	if t == (Tile{}) {
+		return "no tile"
+	}
 	return fmt.Sprintf("%d×%d×%d tiles, %d×%d per invocation, %d invocations", t.BM, t.BN, t.BK, t.TM, t.TN, t.Threads())
 }
 

@@ -2,7 +2,7 @@
 # test.sh [DRIVER…] builds every package's tests once and runs those that use a Vulkan device on each driver, the first
 # with the validation layer, and the others once. Drivers are with-driver.sh's names; by default the system's
 # best device, then lavapipe with subgroups of 4 and 16, and SwiftShader. Failing tests' output is shown and a table of
-# what ran where ends it.
+# what ran where ends it. A driver's name with +short appended runs go test's short form there.
 #
 # A driver that cannot be had on this machine is listed as not run; with VKMOE_REQUIRE_DRIVERS=1 it is a failure.
 # The whole output of each run stays in out/test.
@@ -17,6 +17,7 @@ rm -rf "$out"
 mkdir -p "$out"
 export VKMOE_REQUIRE_GPU=1
 passed=0 failed=0 skipped=0
+short=() # flags of the driver at hand
 
 # row DRIVER PACKAGE PASSED FAILED SKIPPED SECONDS adds a line to the table.
 row() { printf '%-32s %-20s %7s %7s %8s %8s\n' "$@" >>"$out/table"; }
@@ -53,7 +54,7 @@ run_package() {
 	[ -x "$binary" ] || return 0
 	echo "testing $package on $label"
 	# shellcheck disable=SC2086
-	(cd "$folder" && "$@" "$binary" -test.v=test2json -test.timeout=20m ${VKMOE_TEST_FLAGS:-}) \
+	(cd "$folder" && "$@" "$binary" -test.v=test2json -test.timeout=20m "${short[@]}" ${VKMOE_TEST_FLAGS:-}) \
 		>"$log" 2>&1 </dev/null || status=$?
 	awk -v STATUS="$status" -v COUNTS="$out/counts" -f scripts/summarize.awk "$log" >"$out/failures"
 	read -r p f s <"$out/counts"
@@ -71,18 +72,20 @@ while read -r package folder; do
 	uses_device "$package" || run_package "(no device)" "$package" "$folder" env
 done <"$out/packages"
 
-for driver in "${drivers[@]}"; do
-	label=$driver
+for label in "${drivers[@]}"; do
+	driver=${label%+short}
+	short=()
+	[ "$driver" = "$label" ] || short=(-test.short)
 	unset VKMOE_VALIDATION
-	if [ "$driver" = "${drivers[0]}" ] && scripts/drivers.sh validation >/dev/null; then
+	if [ "$label" = "${drivers[0]}" ] && scripts/drivers.sh validation >/dev/null; then
 		export VKMOE_VALIDATION=1
-		label="$driver+validation"
+		label="$label+validation"
 	fi
 	# The cheapest program there is tells whether the driver can be had.
 	status=0
 	scripts/with-driver.sh "$driver" "$(type -P true)" || status=$?
 	if [ $status -ne 0 ]; then
-		row "$driver" "(not run)" - - - -
+		row "$label" "(not run)" - - - -
 		[ $status -eq 3 ] && [ -z "${VKMOE_REQUIRE_DRIVERS:-}" ] || failed=$((failed + 1))
 		continue
 	fi

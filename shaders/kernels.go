@@ -43,7 +43,9 @@ var All = []*kernel.Kernel{
 	GroupXtyBf16,
 	GroupXtyF16F32,
 	GroupXtyBf16F32,
-	Jitter,
+	JitterF32,
+	JitterF16,
+	JitterBf16,
 	RouterLosses,
 	RouterLossesBackward,
 	RouterStats,
@@ -68,9 +70,9 @@ var Sources = map[string]string{
 	"activation.f32":                "7e8bdebe46bb7b302f0b0cbca3fb1aea5661eb349d59346919e404f6edfe36c6",
 	"activation.f16":                "ae6741c3236fdb83fe6c63d559693e303420a56e92a9cc43fe4050f5e2a1a01b",
 	"activation.bf16":               "ad4b716831f2d1bc872ebf5e6767985d028c0e95b312bd45b5a2c1820380bb92",
-	"activation_backward.f32":       "03f55d57385ec0932bceeb5fcfa8a60012b71451581003e0c658532565971e66",
-	"activation_backward.f16":       "945aab154f51e6199ad13651289ab0d14b4c78b991f62f4917876dc62d849940",
-	"activation_backward.bf16":      "9584dfefa86daf5e68e5082d91f8494ddcf76032d791bd1b3cde4e7511152e92",
+	"activation_backward.f32":       "5ca2211e25468d29f13ce70d90640ed7797d0d890530e3e3d0842cc9af59641a",
+	"activation_backward.f16":       "b5b62480168f0cbad41b32858a274f73a8c7d1b8801b03160b1500d2eb49b638",
+	"activation_backward.bf16":      "db75b7ac0d1038d039da99a5e4da8d2f776264f5dd7b9d33d1d7c82bc43d820a",
 	"combine.f32":                   "7d29a5e8066cef5965f198023572135db3046a1d05972ec72b0bbd9abd5ef723",
 	"combine.f16":                   "e41e32ecd0f8e25364541cb93f6cd4d546c7709f77377f51b1bc44db191c97d9",
 	"combine.bf16":                  "7160c7df6b119f215978025b4e9edd4017ffc81a61ce14b34beff84f10e4b797",
@@ -94,22 +96,24 @@ var Sources = map[string]string{
 	"group_xty.bf16":                "2e3328aa103693da34f7004a2766c94dcf8d143bca2e96a5d4e496a1ccf98322",
 	"group_xty.f16_f32":             "f0fcfcbe1339c55fd965851ee5c8d6d9dc515b2622846a9a94bc02d6723d3e95",
 	"group_xty.bf16_f32":            "058b88686289befa15e15b86f5634080695c75187b4f676256b34bec36efb8b6",
-	"jitter":                        "8b5e54c1ace62398840616306a091740507d9f90166d42b8641de9f9dbe4c3ce",
-	"router_losses":                 "1e06c1bb7441f6ce2d085474487c40120664d1c876302d91a015efa745bb62fa",
+	"jitter.f32":                    "14f0d8a49523e6f2042486b41b1de1da0d89a52b84873127c6e5bfd87ab1bdab",
+	"jitter.f16":                    "b22975eeaed812f7c379ce122a628145608c146247b4bf0ef78fd5dbc35c75a2",
+	"jitter.bf16":                   "02998133db9ef76b1d76df30e17d1a6c3dab66521009da3d26fe45c7e4762029",
+	"router_losses":                 "29bc5d6419d52397dd5eab76eee75d44d0e8951639e93149345e5ebf30197600",
 	"router_losses_backward":        "e9777a8f190c16d4325a6a1a6a13e30210271df2bed18a8fe324554fa5befed9",
 	"router_stats":                  "0690a8c94a4f28626630c905320d9f188954e48cffce01ae593358ee8951e003",
 	"router_stats_sum":              "b5a3ee05390abec0fe4d21ab4dbf1b68772ddb3028a947b6b4cfd10d7ec66bbe",
-	"scatter2scatter.f32":           "18c5c193426b329f6a2f896cd0ef23322b8a887ad1838dee31354869fa5c256e",
-	"scatter2scatter.f16":           "83a72a8cb5c15e3f41f7a34e80f674e69a186bb091d5369cf49bcdded4ee379d",
-	"scatter2scatter.bf16":          "7976e6580d19c02d00226eed5c253d37a9e9ce601154df301d0a5c36c0b50812",
-	"scatter2scatter.f32_f16_f16":   "fccfc69939ec3133a7db8241fe1cc2c9c88b27f41096c2992a7a23cbc899dab5",
-	"scatter2scatter.f16_f16_f32":   "9d0766e861a6ffc3723e5aba4a51b551a8f611c9d52c560fe5711a153f7bdd41",
-	"scatter2scatter.f32_f16_f32":   "fc09dc0a6221f873d89a70bc6bac6d65b5fa263b07a574660f5a22f6cc067007",
-	"scatter2scatter.f32_bf16_bf16": "379728f1f3cb044a33364e4851f39f6ab7d0ce4b15f6e4d4f1c6aa02d19d8e12",
-	"scatter2scatter.bf16_bf16_f32": "0e0c571fd113c66050285053177d1604fa2f72b51b8fe86c07728001395d363d",
-	"scatter2scatter.f32_bf16_f32":  "999ba99fc67b44fb12472c1e38736750301ba5e56f08a2757994038a9dcd0880",
-	"scatter2scatter_coopmat.f16":   "085cf49df06e91cade68c7748cad982c1078509a2acc7d5800131ae14e3deff0",
-	"scatter2scatter_coopmat.bf16":  "5fa5d34b3bcca6b3b0366ddb7e4a59d656443d941d6a88495c5f1add4cba3b39",
+	"scatter2scatter.f32":           "6a3c27982d7b11118f10cf8658bb50456bf12ac9eb89b81d354e05c1c1ee06c2",
+	"scatter2scatter.f16":           "99c13bc5828d6056d0585622e75b2dab8fc91142a78c85ad1853958d0b879db7",
+	"scatter2scatter.bf16":          "ab22a34bf51a31ed7c576745d7a0a301eea857b225dca5b209f66498a3e65221",
+	"scatter2scatter.f32_f16_f16":   "67636fb118af764d092b075efdf90770884aaea1091cc35a44f4c9ab6adafca9",
+	"scatter2scatter.f16_f16_f32":   "19f252d416bce88c70801df77930ce64189f702c72785ed05adda18000b72389",
+	"scatter2scatter.f32_f16_f32":   "9f982cc7cc39d4f2456a322ce93ba6980316bbf5c204ee9c2213545470312f68",
+	"scatter2scatter.f32_bf16_bf16": "856bf4f421c5c0cbf8a67ca6d20333680b3b7706896ce0895760fe0fda6b47d1",
+	"scatter2scatter.bf16_bf16_f32": "959ebb8061194d850d4224cd13a0bb23406c89c0b442f88204586920636c3684",
+	"scatter2scatter.f32_bf16_f32":  "1a76f61c6612baac7720749bb9c17d9ae471a11ff9e7468d3afd86b6e52db714",
+	"scatter2scatter_coopmat.f16":   "33f139ea403e5827d8152fcdb3d0c3df8e680034878f7d4284dacc03a4c3e747",
+	"scatter2scatter_coopmat.bf16":  "79a1ee923146d23b7a068868b388f00ab35f88e91af5b93db8ef046c9350678d",
 	"topk_gates":                    "7bc046b45b9f7dc6c34c168c01478a8a694b97dd85b7e947edfaeb784f598142",
 	"topk_gates_backward":           "7a86616765e936e626bbc17b000c75c9a77e8cb22ea546466aec59b159bc277a",
 }
@@ -1501,13 +1505,13 @@ var GroupXtyBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
-//go:embed spv/jitter.spv
-var spvJitter []byte
+//go:embed spv/jitter.f32.spv
+var spvJitterF32 []byte
 
-// Jitter is jitter.comp.
-var Jitter = &kernel.Kernel{
-	Stem: "jitter", Variant: "",
-	SPIRV:     decodeOnce(&spvJitter),
+// JitterF32 is jitter.comp with STORAGE_F32.
+var JitterF32 = &kernel.Kernel{
+	Stem: "jitter", Variant: "f32",
+	SPIRV:     decodeOnce(&spvJitterF32),
 	PushBytes: 48,
 	Push: []kernel.Field{
 		{Name: "x", Offset: 0, Size: 8},
@@ -1572,6 +1576,56 @@ func (c JitterSpec) Values() []uint32 {
 		c.Threads,
 		bitsBool(c.Accumulate),
 	}
+}
+
+//go:embed spv/jitter.f16.spv
+var spvJitterF16 []byte
+
+// JitterF16 is jitter.comp with STORAGE_F16.
+var JitterF16 = &kernel.Kernel{
+	Stem: "jitter", Variant: "f16",
+	SPIRV:     decodeOnce(&spvJitterF16),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/jitter.bf16.spv
+var spvJitterBf16 []byte
+
+// JitterBf16 is jitter.comp with STORAGE_BF16.
+var JitterBf16 = &kernel.Kernel{
+	Stem: "jitter", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvJitterBf16),
+	PushBytes: 48,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "stream", Offset: 32, Size: 4},
+		{Name: "quads", Offset: 36, Size: 4},
+		{Name: "tail", Offset: 40, Size: 4},
+		{Name: "scale", Offset: 44, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/router_losses.spv

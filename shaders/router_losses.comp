@@ -4,7 +4,8 @@
 //   pooled:     w[e]    = E · F_e / N,  F_e = Σ_l counts[l][e] / N,  N = max(1, L·T)
 //   PER_LAYER:  w[l][e] = E · f_e / N,  f_e = counts[l][e] / counts[l][E],  N = max(1, T); 0 where nothing was chosen
 //   loss        = {balance·B + z·Z, B, Z},  B = Σ_{l,e} w · sums[l][e],  Z = Σ_l sums[l][E + 1] / N
-//   weights     = balance · w, what router_losses_backward needs
+//   weights     = balance · (w − mean of w over the experts), what router_losses_backward needs: subtracting a constant
+//                 changes no gradient, and where the choices are nearly balanced it takes the cancellation out of it
 //
 // Push constants: device addresses of sums f32 [L, E + 2], counts u32 [L, E + 1], loss f32 [3], weights f32 [E] or
 // [L,E] with PER_LAYER; L, E, T; balance, z.
@@ -42,25 +43,47 @@ uvec2 counts_of(uint layer) {
     return address_at(push.counts, layer, (push.experts + 1u) * 4u);
 }
 
+// add_excess adds E · counts[l][e] − counts[l][E] to a 64-bit number (low, high): it is exact and 0 when balanced.
+void add_excess(uint l, uint e, inout uvec2 number) {
+    uint high, low, carry;
+    umulExtended(load_u32(counts_of(l), e), push.experts, high, low);
+    number.x = uaddCarry(number.x, low, carry);
+    number.y += high + carry;
+    number.x = usubBorrow(number.x, load_u32(counts_of(l), push.experts), carry);
+    number.y -= carry;
+}
+
+// float_of rounds a 64-bit number in two's complement.
+float float_of(uvec2 number) {
+    bool negative = number.y >= 0x80000000u;
+    if (negative) {
+        number = uvec2(~number.x + 1u, ~number.y + (number.x == 0u ? 1u : 0u));
+    }
+    float magnitude = float(number.y) * 4294967296.0 + float(number.x);
+    return negative ? -magnitude : magnitude;
+}
+
 // pooled_expert stores an expert's weight and returns its term of the balance loss.
 float pooled_expert(uint e, float tokens) {
     float choices = 0.0;
     float probability = 0.0;
+    uvec2 excess = uvec2(0u);
     for (uint l = 0u; l < push.layers; l++) {
         choices += float(load_u32(counts_of(l), e));
         probability += load_f32(sums_of(l), e);
+        add_excess(l, e, excess);
     }
-    float w = float(push.experts) * (choices / tokens) / tokens;
-    store_f32(push.weights, e, push.balance * w);
-    return w * probability;
+    store_f32(push.weights, e, push.balance * (float_of(excess) / tokens / tokens));
+    return float(push.experts) * (choices / tokens) / tokens * probability;
 }
 
 // layer_expert does the same for one layer.
 float layer_expert(uint l, uint e, float tokens) {
     float choices = float(max(1u, load_u32(counts_of(l), push.experts)));
-    float w = float(push.experts) * (float(load_u32(counts_of(l), e)) / choices) / tokens;
-    store_f32(address_at(push.weights, l, push.experts * 4u), e, push.balance * w);
-    return w * load_f32(sums_of(l), e);
+    uvec2 excess = uvec2(0u);
+    add_excess(l, e, excess);
+    store_f32(address_at(push.weights, l, push.experts * 4u), e, push.balance * (float_of(excess) / choices / tokens));
+    return float(push.experts) * (float(load_u32(counts_of(l), e)) / choices) / tokens * load_f32(sums_of(l), e);
 }
 
 void main() {

@@ -37,29 +37,7 @@ layout(constant_id = 7) const bool W_QUADS = false;
 layout(constant_id = 8) const bool TRANSPOSED = false;
 layout(local_size_x_id = 0) in;
 
-layout(push_constant, std430) uniform Push {
-    uvec2 x;
-    uvec2 w;
-    uvec2 y;
-    uvec2 bias;
-    uvec2 gates;
-    uvec2 order;
-    uvec2 offsets;
-    uvec2 tiles;
-    uvec2 tile_args;
-    uint in_width;
-    uint out_width;
-    uint fan_in;
-    uint rows;
-    uint flags;
-} push;
-
-const uint X_GROUPED = 1u;
-const uint Y_GROUPED = 2u;
-const uint DENSE = 4u;
-const uint W_TABLE = 8u;
-const uint BIAS_TABLE = 16u;
-const uint ACCUMULATE = 32u;
+#include "include/scatter2scatter.glsl"
 
 const uint KQ = BK / 4u;                              // vec4s along k
 const uint STRIDE = KQ + 1u;                          // padded, against bank conflicts
@@ -77,43 +55,9 @@ const bool PAIRS = STEP == 2u;
 shared vec4 x_tile[BM * STRIDE]; // [m][k / 4]
 shared vec4 w_tile[BN * STRIDE]; // [n][k / 4]
 
-// The work-group's tile: expert, first row, end of the expert's rows, first output column.
-struct Tile {
-    uint expert;
-    uint first;
-    uint end;
-    uint column;
-} tile;
-
 uvec2 x_rows[X_LOADS]; // bases of the rows of x that this invocation loads, one per load of a step
 uvec2 w_rows[W_LOADS]; // likewise of W: rows of outputs, or the expert's matrix when TRANSPOSED
 float sums[TM * TN];
-
-bool has(uint flag) { return (push.flags & flag) != 0u; }
-
-uint slot_of(uint position) {
-    return has(DENSE) ? position : uint(load_i32(push.order, position));
-}
-
-// find_tile returns false when the work-group has nothing to do.
-bool find_tile() {
-    uint columns = (push.out_width + BN - 1u) / BN;
-    uint id = group_id() / columns;
-    tile.column = (group_id() - id * columns) * BN;
-    if (has(DENSE)) {
-        tile.expert = 0u;
-        tile.first = id * BM;
-        tile.end = push.rows;
-        return tile.first < push.rows;
-    }
-    if (id >= load_u32(push.tile_args, 3u)) {
-        return false;
-    }
-    tile.expert = uint(load_i32(push.tiles, 2u * id));
-    tile.first = uint(load_i32(push.tiles, 2u * id + 1u));
-    tile.end = uint(load_i32(push.offsets, tile.expert + 1u));
-    return true;
-}
 
 // column_of is the column of an invocation's result j within the tile.
 uint column_of(uint first_n, uint j) {

@@ -67,6 +67,8 @@ func defaults(stem string) []uint32 {
 		return DefaultRouterStatsSumSpec().Values()
 	case "scatter2scatter":
 		return DefaultScatter2scatterSpec().Values()
+	case "scatter2scatter_coopmat":
+		return DefaultScatter2scatterCoopmatSpec().Values()
 	case "topk_gates":
 		return DefaultTopkGatesSpec().Values()
 	case "topk_gates_backward":

@@ -6,6 +6,7 @@ package ref
 //
 // with Up: D → H, or D → 2H (gate rows first) when Gated, and Down: H → D.
 type MLP[F Float] struct {
+	Gating     Router // Scale, Bias, Groups and TopGroups; its other fields are ignored
 	Mode       RouterMode
 	K          int
 	Router     Linear[F] // one expert, D → E
@@ -32,16 +33,15 @@ type MLPResult struct {
 // Forward runs the layer on x [T,D].
 func Forward[F, X Float](m MLP[F], x []X, tokens int) MLPResult {
 	logits := DenseLinear(m.Router, x, tokens)
-	ids := SelectTopK(logits.Y, tokens, m.Router.Out, m.K)
+	ids := Select(m.router(), logits.Y, tokens)
 	return ForwardChosen(m, x, tokens, logits, ids)
 }
 
 // ForwardChosen runs the layer on x [T,D] with the experts ids [T,K] already chosen and gates from the given logits
 // [T,E]. It judges a device that broke a near tie differently.
 func ForwardChosen[F, X Float](m MLP[F], x []X, tokens int, logits Result, ids []int32) MLPResult {
-	experts := m.Router.Out
-	res := MLPResult{Logits: logits, IDs: ids, Gates: GatesOf(m.Mode, logits.Y, ids, tokens, experts, m.K)}
-	res.Routing = Route(ids, tokens, experts, m.K)
+	res := MLPResult{Logits: logits, IDs: ids, Gates: RouterGates(m.router(), logits.Y, ids, tokens)}
+	res.Routing = Route(ids, tokens, m.Router.Out, m.K)
 	noGates := []float64(nil)
 	res.Up = Scatter2scatter(m.Up, x, res.Routing, Layout{GroupedOut: true}, noGates)
 	res.Hidden = m.activate(res.Up.Y, res.Routing.Slots(), m.Down.In)

@@ -20,7 +20,7 @@ func MLPBackward[F, X, D Float](m MLP[F], x []X, saved MLPResult, dOut []D) MLPG
 	g.Down = Scatter2scatterBackward(m.Down, saved.Hidden.Y, r, Layout{GroupedIn: true}, noGates, dSlots.Y)
 	dz := m.activateBackward(saved.Up.Y, g.Down.X.Y, r.Slots(), m.Down.In)
 	g.Up = Scatter2scatterBackward(m.Up, x, r, Layout{GroupedOut: true}, noGates, dz.Y)
-	g.Logits = GatesBackward(m.Mode, saved.Logits.Y, saved.IDs, dGates.Y, r.Tokens, r.Experts, r.K)
+	g.Logits = RouterGatesBackward(m.router(), saved.Logits.Y, saved.IDs, dGates.Y, r.Tokens)
 	g.Router = Scatter2scatterBackward(m.Router, x, Dense(r.Tokens), Layout{}, noGates, g.Logits.Y)
 	g.X = make([]float64, len(g.Up.X.Y))
 	for i := range g.X {

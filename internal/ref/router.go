@@ -20,6 +20,13 @@ type Router struct {
 	TopGroups  int       // 1 to Groups; its groups hold at least K experts
 }
 
+// router is the router of an MLP.
+func (m MLP[F]) router() Router {
+	r := m.Gating
+	r.Mode, r.Experts, r.K = m.Mode, m.Router.Out, m.K
+	return r
+}
+
 func (r Router) check(op string) {
 	limited := r.Groups > 0
 	switch {

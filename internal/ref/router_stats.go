@@ -32,12 +32,12 @@ func CollectRouterStats[F Float](mode RouterMode, logits []F, ids []int32, token
 	for t := 0; t < tokens; t++ {
 		row := Widen(logits[t*experts : (t+1)*experts])
 		p, lse, lseAbs := routerProbabilities(mode, row)
-		entropy, spread := 0.0, 0.0
+		entropy, spread, top := 0.0, 0.0, slices.Max(row)
 		for e, v := range p {
 			s.Probability.add(e, v, v)
 			if v != 0 {
 				entropy -= v * math.Log(v)
-				spread += v * (slices.Max(row) - row[e])
+				spread += v * (top - row[e])
 			}
 		}
 		s.Entropy.add(0, entropy, 1+entropy+lseAbs+spread)

@@ -260,3 +260,24 @@ func TestGroupLimitedChoiceProperties(t *testing.T) {
 		require.InDelta(t, 1, dot(RouterGates(r, row, ids, 1), slices.Repeat([]float64{1}, r.K)), 1e-12)
 	})
 }
+
+func TestMLPOfAGroupLimitedRouter(t *testing.T) {
+	rng := rand.New(rand.NewPCG(25, 26))
+	const tokens, experts, k, width, hidden = 6, 8, 3, 4, 3
+	m := widenMLP(randomMLP(rng, experts, k, width, hidden, SiLU, true, SigmoidTopKNorm))
+	m.Gating = Router{Scale: 2.5, Bias: normals(rng, experts), Groups: 4, TopGroups: 2}
+	x, dOut := normals64(rng, tokens*width), normals64(rng, tokens*width)
+	saved := Forward(m, x, tokens)
+	for tok, margin := range RouterMargins(m.router(), saved.Logits.Y, tokens) {
+		require.Greater(t, margin, 1e-4, "token %d would change experts under the difference", tok)
+		total := 0.0
+		for _, g := range saved.Gates[tok*k : (tok+1)*k] {
+			total += g
+		}
+		require.InDelta(t, 2.5, total, 1e-12)
+	}
+	got := MLPBackward(m, x, saved, dOut)
+	loss := func() float64 { return dot(Forward(m, x, tokens).Out.Y, dOut) }
+	requireGradient(t, "dX", x, got.X, loss)
+	requireGradient(t, "dRouter", m.Router.Weight, got.Router.Weight.Y, loss)
+}
