@@ -17,9 +17,15 @@ var All = []*kernel.Kernel{
 	ActivationF32,
 	ActivationF16,
 	ActivationBf16,
+	ActivationBackwardF32,
+	ActivationBackwardF16,
+	ActivationBackwardBf16,
 	CombineF32,
 	CombineF16,
 	CombineBf16,
+	CombineBackwardF32,
+	CombineBackwardF16,
+	CombineBackwardBf16,
 	ConvertF32F16,
 	ConvertF16F32,
 	ConvertF32Bf16,
@@ -27,6 +33,16 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	GroupSumF32,
+	GroupSumF16,
+	GroupSumBf16,
+	GroupSumF16F32,
+	GroupSumBf16F32,
+	GroupXtyF32,
+	GroupXtyF16,
+	GroupXtyBf16,
+	GroupXtyF16F32,
+	GroupXtyBf16F32,
 	JitterF32,
 	JitterF16,
 	JitterBf16,
@@ -51,39 +67,55 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "e4ecabef37a5f2e2f6e785e97ad6b6b85c47593faf9620f5a0570a9b73f46114",
-	"activation.f16":                "d2ee0fb052ce8bd3a7d387736ff1010c107b468a0819249af9e792a32c0333fe",
-	"activation.bf16":               "3ef275ffa47643757c6c632702c2fbfc3330edb061a88befd44efda41b62aeba",
-	"combine.f32":                   "ae64ef42c5b32aee1b8beb665f90d6fcb4a87e28da52ff8bca5befc5bbb6b344",
-	"combine.f16":                   "35c850b3052800dfa230ce67ca4e8facd21ed06dbc500f3e33f0ddbe72b1a68d",
-	"combine.bf16":                  "166fb3bb7f33e963c7660d84a85f10f92c949c8b22bec1e0a71d051f1ec689ee",
-	"convert.f32_f16":               "d070e5c77a614b707c9518c7d7473a9292ce50446daf6fbd642c491eb54453d4",
-	"convert.f16_f32":               "066254b95561b4d2d61c4cd99997185cd49b921629b8102986e294dd766072a1",
-	"convert.f32_bf16":              "ea5558858584795e54afbc074b8cea3ef07864549bc68655201ce20249540b8b",
-	"convert.bf16_f32":              "13294623fa4d974db0115773567adae0912f5a0cba84b3f482ddef3fffb23795",
-	"expert_histogram":              "3c3d04fbbc98589259ddcafaebb12a5cb6356c37c972054936e553ce8fecc896",
-	"expert_scan":                   "4436a6e2a59762d9207035cec9893707a11f37b567693f4d6243b1d79dc82c29",
-	"expert_scatter":                "45f46ae457457c58ce274456023e610da40c708f4c50070661ba93023f3c8194",
-	"jitter.f32":                    "bd79675b3569d0b0caca523b3119de239d3b9d8ee714cef90524dff0ddf139c8",
-	"jitter.f16":                    "7fd7adc3c0035caed670dc6b08535aebcab027f251193097d43c4043d552cf9a",
-	"jitter.bf16":                   "8efce2bc5515be6801c15ddbbe7347ca932acb08c2d75e06c1a3f2a0139b495f",
-	"router_losses":                 "3349b2044c0da66b045a947e7f130fb74277dee3c78c488f00af0ef14f84b7a3",
-	"router_losses_backward":        "71ce27971e01774a67f8beedce8e7e14788d8938d2628198b7bb3c08cdbaaa57",
-	"router_stats":                  "9f0ec007a568e6d1d64c59a9319feca9cd85d1cd95644ae8b843c85b4ddd6293",
-	"router_stats_sum":              "eb64a94a7d68cefd3ce67d47cc76219536f4f9000c9f8554b4b23f5a9e59e753",
-	"scatter2scatter.f32":           "4b5bd0f8da3703efdf7441097024095021a7eb5a6684e4e8d5fcb9e364a9d510",
-	"scatter2scatter.f16":           "0022b4cb510718cd4fbf9c728a39f2dcc58a84fa62b666f0563b6f964b45e271",
-	"scatter2scatter.bf16":          "2299672ef25077a51a12a6d066db56326752702a9a025154b2aefbdb0e580d14",
-	"scatter2scatter.f32_f16_f16":   "c1f5fdace1fb4ce81c6fa2a8c6046047f3601a8b05f2468335556d9e3d390802",
-	"scatter2scatter.f16_f16_f32":   "f66c026283ecb0795533e159394c753dafd6b8762ee8fd9f598cf7612d429978",
-	"scatter2scatter.f32_f16_f32":   "a265333a971e7ae6c446033f9dd7f736e5eb6849045cc7dd2946467aed96cd34",
-	"scatter2scatter.f32_bf16_bf16": "26198fe4ce99769e1cd99b4a85b8af2ccd5cafbac38b498305018b9af4f92131",
-	"scatter2scatter.bf16_bf16_f32": "12760e48cfd520e1ff0d6d8a7bdd42c8b4f648ca1a89023a093193d21c11802f",
-	"scatter2scatter.f32_bf16_f32":  "354d5788da971b67036a134d69cd568f9be8a961d91b3910fb47bce16426a75c",
-	"scatter2scatter_coopmat.f16":   "2025f94ac32cd0c656c33b045c556ebf55f63f7b53a7aa99fecb33bb5fb667e6",
-	"scatter2scatter_coopmat.bf16":  "4f34d7ee75cceeca46ef67e0eedad16e8770d2be541209bb49c44def42d9ce27",
-	"topk_gates":                    "882d0e9146f85bebc94bece844c522874991ccceba7cdd964db56aef2ad490fb",
-	"topk_gates_backward":           "3821884ac67d13e4c65c3b833556039b0a6f4858ed032465336a5b5b5468d9b4",
+	"activation.f32":                "7e8bdebe46bb7b302f0b0cbca3fb1aea5661eb349d59346919e404f6edfe36c6",
+	"activation.f16":                "ae6741c3236fdb83fe6c63d559693e303420a56e92a9cc43fe4050f5e2a1a01b",
+	"activation.bf16":               "ad4b716831f2d1bc872ebf5e6767985d028c0e95b312bd45b5a2c1820380bb92",
+	"activation_backward.f32":       "5ca2211e25468d29f13ce70d90640ed7797d0d890530e3e3d0842cc9af59641a",
+	"activation_backward.f16":       "b5b62480168f0cbad41b32858a274f73a8c7d1b8801b03160b1500d2eb49b638",
+	"activation_backward.bf16":      "db75b7ac0d1038d039da99a5e4da8d2f776264f5dd7b9d33d1d7c82bc43d820a",
+	"combine.f32":                   "7d29a5e8066cef5965f198023572135db3046a1d05972ec72b0bbd9abd5ef723",
+	"combine.f16":                   "e41e32ecd0f8e25364541cb93f6cd4d546c7709f77377f51b1bc44db191c97d9",
+	"combine.bf16":                  "7160c7df6b119f215978025b4e9edd4017ffc81a61ce14b34beff84f10e4b797",
+	"combine_backward.f32":          "9a13f78bc40382aa14cf134b0db3b6a04134b7d32029737b6a18c657af0a1f8e",
+	"combine_backward.f16":          "c4d60f7d050facf2437a3596c1a1b896d15590679fef5016fe4fdb348ca584f2",
+	"combine_backward.bf16":         "03d2e989c7ae74a3d81adddf324012b29a06b11ce5395587718c48d5906dd734",
+	"convert.f32_f16":               "f4f93244b6989b94d1d274d0b85546d7dddc40c7bd89f13eeb800d7bc99b53c7",
+	"convert.f16_f32":               "6d681b930385e5f6bdcab7e8648eba5b79af9215dd3ad1570c2f3aab70c5f439",
+	"convert.f32_bf16":              "0f8e9bd32614deea8da74154ddb00ad91c0a9bc849fb1e58827ff5c9ebf282d5",
+	"convert.bf16_f32":              "1a89098f05c53e066c015b04bc56f3ee2a23979daff6a4e371d2eb315d0d8035",
+	"expert_histogram":              "f0998d2412e108469e5c2cd9f7c019737a85740fd2d94580b1a1695631a80119",
+	"expert_scan":                   "e5070e7f9ba4ac0066ffebbc70624563c5b508d2f0d6fbe217392050900227c3",
+	"expert_scatter":                "e9f9ca7021efacf061df3eff25aaf00b022608ac4e6fcd682299348dbc7b43ca",
+	"group_sum.f32":                 "a3f100faf4ee3541048a729e2b2c4ae1dd0708b04c09c3c548231c7b36667656",
+	"group_sum.f16":                 "00e531a68a92b29305b58748c73fa9086ceba02175401ec2c732515503f4be1f",
+	"group_sum.bf16":                "49d9de677320c5ea743ea2b92bd65ce83deba43935a05085507f4763e22a68d1",
+	"group_sum.f16_f32":             "641cec96a26761a56c592851e3cec07afa85fad982569bfa9608e44bb8e1bb9e",
+	"group_sum.bf16_f32":            "9b66f9e24f5cbffcaf4b81773d9589be51f714b0ea19c881eef5966d42d5ede5",
+	"group_xty.f32":                 "b39e515e4a0cba9d496afa3fc1ea9f42b5e14aed160f89702ced7a1038d83959",
+	"group_xty.f16":                 "3f81d1e6081ac2dc9f647eae23acbd0c1c393b81d4cbc0a2dc0bd44d717be2fe",
+	"group_xty.bf16":                "2e3328aa103693da34f7004a2766c94dcf8d143bca2e96a5d4e496a1ccf98322",
+	"group_xty.f16_f32":             "f0fcfcbe1339c55fd965851ee5c8d6d9dc515b2622846a9a94bc02d6723d3e95",
+	"group_xty.bf16_f32":            "058b88686289befa15e15b86f5634080695c75187b4f676256b34bec36efb8b6",
+	"jitter.f32":                    "14f0d8a49523e6f2042486b41b1de1da0d89a52b84873127c6e5bfd87ab1bdab",
+	"jitter.f16":                    "b22975eeaed812f7c379ce122a628145608c146247b4bf0ef78fd5dbc35c75a2",
+	"jitter.bf16":                   "02998133db9ef76b1d76df30e17d1a6c3dab66521009da3d26fe45c7e4762029",
+	"router_losses":                 "29bc5d6419d52397dd5eab76eee75d44d0e8951639e93149345e5ebf30197600",
+	"router_losses_backward":        "e9777a8f190c16d4325a6a1a6a13e30210271df2bed18a8fe324554fa5befed9",
+	"router_stats":                  "0690a8c94a4f28626630c905320d9f188954e48cffce01ae593358ee8951e003",
+	"router_stats_sum":              "b5a3ee05390abec0fe4d21ab4dbf1b68772ddb3028a947b6b4cfd10d7ec66bbe",
+	"scatter2scatter.f32":           "6a3c27982d7b11118f10cf8658bb50456bf12ac9eb89b81d354e05c1c1ee06c2",
+	"scatter2scatter.f16":           "99c13bc5828d6056d0585622e75b2dab8fc91142a78c85ad1853958d0b879db7",
+	"scatter2scatter.bf16":          "ab22a34bf51a31ed7c576745d7a0a301eea857b225dca5b209f66498a3e65221",
+	"scatter2scatter.f32_f16_f16":   "67636fb118af764d092b075efdf90770884aaea1091cc35a44f4c9ab6adafca9",
+	"scatter2scatter.f16_f16_f32":   "19f252d416bce88c70801df77930ce64189f702c72785ed05adda18000b72389",
+	"scatter2scatter.f32_f16_f32":   "9f982cc7cc39d4f2456a322ce93ba6980316bbf5c204ee9c2213545470312f68",
+	"scatter2scatter.f32_bf16_bf16": "856bf4f421c5c0cbf8a67ca6d20333680b3b7706896ce0895760fe0fda6b47d1",
+	"scatter2scatter.bf16_bf16_f32": "959ebb8061194d850d4224cd13a0bb23406c89c0b442f88204586920636c3684",
+	"scatter2scatter.f32_bf16_f32":  "1a76f61c6612baac7720749bb9c17d9ae471a11ff9e7468d3afd86b6e52db714",
+	"scatter2scatter_coopmat.f16":   "33f139ea403e5827d8152fcdb3d0c3df8e680034878f7d4284dacc03a4c3e747",
+	"scatter2scatter_coopmat.bf16":  "79a1ee923146d23b7a068868b388f00ab35f88e91af5b93db8ef046c9350678d",
+	"topk_gates":                    "7bc046b45b9f7dc6c34c168c01478a8a694b97dd85b7e947edfaeb784f598142",
+	"topk_gates_backward":           "7a86616765e936e626bbc17b000c75c9a77e8cb22ea546466aec59b159bc277a",
 }
 
 //go:embed spv/activation.f32.spv
@@ -93,12 +125,14 @@ var spvActivationF32 []byte
 var ActivationF32 = &kernel.Kernel{
 	Stem: "activation", Variant: "f32",
 	SPIRV:     decodeOnce(&spvActivationF32),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -117,15 +151,19 @@ type ActivationPush struct {
 	H     uint64
 	Rows  uint32
 	Width uint32
+	Alpha float32
+	Limit float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c ActivationPush) Bytes() []byte {
-	b := make([]byte, 24)
+	b := make([]byte, 32)
 	putU64(b[0:], c.Z)
 	putU64(b[8:], c.H)
 	putU32(b[16:], c.Rows)
 	putU32(b[20:], c.Width)
+	putU32(b[24:], math.Float32bits(c.Alpha))
+	putU32(b[28:], math.Float32bits(c.Limit))
 	return b
 }
 
@@ -170,12 +208,14 @@ var spvActivationF16 []byte
 var ActivationF16 = &kernel.Kernel{
 	Stem: "activation", Variant: "f16",
 	SPIRV:     decodeOnce(&spvActivationF16),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -195,16 +235,185 @@ var spvActivationBf16 []byte
 var ActivationBf16 = &kernel.Kernel{
 	Stem: "activation", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvActivationBf16),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
 		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation_backward.f32.spv
+var spvActivationBackwardF32 []byte
+
+// ActivationBackwardF32 is activation_backward.comp with STORAGE_F32.
+var ActivationBackwardF32 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvActivationBackwardF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// ActivationBackwardPush holds the push constants of activation_backward.comp; uint64 members are device addresses.
+type ActivationBackwardPush struct {
+	Z       uint64
+	Dh      uint64
+	Dz      uint64
+	H       uint64
+	Gates   uint64
+	Dgates  uint64
+	Inverse uint64
+	Slots   uint32
+	Width   uint32
+	Flags   uint32
+	Alpha   float32
+	Limit   float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ActivationBackwardPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.Z)
+	putU64(b[8:], c.Dh)
+	putU64(b[16:], c.Dz)
+	putU64(b[24:], c.H)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Dgates)
+	putU64(b[48:], c.Inverse)
+	putU32(b[56:], c.Slots)
+	putU32(b[60:], c.Width)
+	putU32(b[64:], c.Flags)
+	putU32(b[68:], math.Float32bits(c.Alpha))
+	putU32(b[72:], math.Float32bits(c.Limit))
+	return b
+}
+
+// ActivationBackwardSpec holds the specialization constants of activation_backward.comp.
+type ActivationBackwardSpec struct {
+	Lanes       uint32 // constant 0
+	Rows        uint32 // constant 1
+	Quads       bool   // constant 2
+	Mode        uint32 // constant 3
+	Gated       bool   // constant 4
+	Interleaved bool   // constant 5
+}
+
+// DefaultActivationBackwardSpec returns the values in the source.
+func DefaultActivationBackwardSpec() ActivationBackwardSpec {
+	return ActivationBackwardSpec{
+		Lanes:       16,
+		Rows:        4,
+		Quads:       false,
+		Mode:        2,
+		Gated:       false,
+		Interleaved: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ActivationBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		c.Mode,
+		bitsBool(c.Gated),
+		bitsBool(c.Interleaved),
+	}
+}
+
+//go:embed spv/activation_backward.f16.spv
+var spvActivationBackwardF16 []byte
+
+// ActivationBackwardF16 is activation_backward.comp with STORAGE_F16.
+var ActivationBackwardF16 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvActivationBackwardF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation_backward.bf16.spv
+var spvActivationBackwardBf16 []byte
+
+// ActivationBackwardBf16 is activation_backward.comp with STORAGE_BF16.
+var ActivationBackwardBf16 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvActivationBackwardBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "MODE", Default: 2},
 		{ID: 4, Name: "GATED", Default: 0},
@@ -235,6 +444,7 @@ var CombineF32 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -265,19 +475,21 @@ func (c CombinePush) Bytes() []byte {
 
 // CombineSpec holds the specialization constants of combine.comp.
 type CombineSpec struct {
-	Columns uint32 // constant 0
-	Rows    uint32 // constant 1
-	Quads   bool   // constant 2
-	Grouped bool   // constant 3
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Quads      bool   // constant 2
+	Grouped    bool   // constant 3
+	Accumulate bool   // constant 4
 }
 
 // DefaultCombineSpec returns the values in the source.
 func DefaultCombineSpec() CombineSpec {
 	return CombineSpec{
-		Columns: 64,
-		Rows:    1,
-		Quads:   false,
-		Grouped: false,
+		Columns:    64,
+		Rows:       1,
+		Quads:      false,
+		Grouped:    false,
+		Accumulate: false,
 	}
 }
 
@@ -288,6 +500,7 @@ func (c CombineSpec) Values() []uint32 {
 		c.Rows,
 		bitsBool(c.Quads),
 		bitsBool(c.Grouped),
+		bitsBool(c.Accumulate),
 	}
 }
 
@@ -313,6 +526,7 @@ var CombineF16 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -339,6 +553,169 @@ var CombineBf16 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine_backward.f32.spv
+var spvCombineBackwardF32 []byte
+
+// CombineBackwardF32 is combine_backward.comp with STORAGE_F32.
+var CombineBackwardF32 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCombineBackwardF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// CombineBackwardPush holds the push constants of combine_backward.comp; uint64 members are device addresses.
+type CombineBackwardPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Dgates  uint64
+	Ids     uint64
+	Inverse uint64
+	Slots   uint32
+	Width   uint32
+	K       uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CombineBackwardPush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Dgates)
+	putU64(b[40:], c.Ids)
+	putU64(b[48:], c.Inverse)
+	putU32(b[56:], c.Slots)
+	putU32(b[60:], c.Width)
+	putU32(b[64:], c.K)
+	putU32(b[68:], c.Flags)
+	return b
+}
+
+// CombineBackwardSpec holds the specialization constants of combine_backward.comp.
+type CombineBackwardSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+	ARows uint32 // constant 3
+	BRows uint32 // constant 4
+	CRows uint32 // constant 5
+}
+
+// DefaultCombineBackwardSpec returns the values in the source.
+func DefaultCombineBackwardSpec() CombineBackwardSpec {
+	return CombineBackwardSpec{
+		Lanes: 16,
+		Rows:  4,
+		Quads: false,
+		ARows: 0,
+		BRows: 1,
+		CRows: 1,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CombineBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		c.ARows,
+		c.BRows,
+		c.CRows,
+	}
+}
+
+//go:embed spv/combine_backward.f16.spv
+var spvCombineBackwardF16 []byte
+
+// CombineBackwardF16 is combine_backward.comp with STORAGE_F16.
+var CombineBackwardF16 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCombineBackwardF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine_backward.bf16.spv
+var spvCombineBackwardBf16 []byte
+
+// CombineBackwardBf16 is combine_backward.comp with STORAGE_BF16.
+var CombineBackwardBf16 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCombineBackwardBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -675,6 +1052,457 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
+}
+
+//go:embed spv/group_sum.f32.spv
+var spvGroupSumF32 []byte
+
+// GroupSumF32 is group_sum.comp with STORAGE_F32.
+var GroupSumF32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f32",
+	SPIRV:     decodeOnce(&spvGroupSumF32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// GroupSumPush holds the push constants of group_sum.comp; uint64 members are device addresses.
+type GroupSumPush struct {
+	Y       uint64
+	Sum     uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	Width   uint32
+	FanIn   uint32
+	Experts uint32
+	Rows    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupSumPush) Bytes() []byte {
+	b := make([]byte, 60)
+	putU64(b[0:], c.Y)
+	putU64(b[8:], c.Sum)
+	putU64(b[16:], c.Gates)
+	putU64(b[24:], c.Order)
+	putU64(b[32:], c.Offsets)
+	putU32(b[40:], c.Width)
+	putU32(b[44:], c.FanIn)
+	putU32(b[48:], c.Experts)
+	putU32(b[52:], c.Rows)
+	putU32(b[56:], c.Flags)
+	return b
+}
+
+// GroupSumSpec holds the specialization constants of group_sum.comp.
+type GroupSumSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+}
+
+// DefaultGroupSumSpec returns the values in the source.
+func DefaultGroupSumSpec() GroupSumSpec {
+	return GroupSumSpec{
+		Columns: 32,
+		Rows:    4,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+	}
+}
+
+//go:embed spv/group_sum.f16.spv
+var spvGroupSumF16 []byte
+
+// GroupSumF16 is group_sum.comp with STORAGE_F16.
+var GroupSumF16 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupSumF16),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.bf16.spv
+var spvGroupSumBf16 []byte
+
+// GroupSumBf16 is group_sum.comp with STORAGE_BF16.
+var GroupSumBf16 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupSumBf16),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.f16_f32.spv
+var spvGroupSumF16F32 []byte
+
+// GroupSumF16F32 is group_sum.comp with STORAGE_F16, OUTPUT_F32.
+var GroupSumF16F32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupSumF16F32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.bf16_f32.spv
+var spvGroupSumBf16F32 []byte
+
+// GroupSumBf16F32 is group_sum.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupSumBf16F32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupSumBf16F32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_xty.f32.spv
+var spvGroupXtyF32 []byte
+
+// GroupXtyF32 is group_xty.comp with STORAGE_F32.
+var GroupXtyF32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f32",
+	SPIRV:     decodeOnce(&spvGroupXtyF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// GroupXtyPush holds the push constants of group_xty.comp; uint64 members are device addresses.
+type GroupXtyPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	AWidth  uint32
+	BWidth  uint32
+	AFanIn  uint32
+	BFanIn  uint32
+	Experts uint32
+	Rows    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupXtyPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Order)
+	putU64(b[40:], c.Offsets)
+	putU32(b[48:], c.AWidth)
+	putU32(b[52:], c.BWidth)
+	putU32(b[56:], c.AFanIn)
+	putU32(b[60:], c.BFanIn)
+	putU32(b[64:], c.Experts)
+	putU32(b[68:], c.Rows)
+	putU32(b[72:], c.Flags)
+	return b
+}
+
+// GroupXtySpec holds the specialization constants of group_xty.comp.
+type GroupXtySpec struct {
+	Threads uint32 // constant 0
+	BM      uint32 // constant 1
+	BN      uint32 // constant 2
+	BK      uint32 // constant 3
+	TM      uint32 // constant 4
+	TN      uint32 // constant 5
+	AQuads  bool   // constant 6
+	BQuads  bool   // constant 7
+	CQuads  bool   // constant 8
+}
+
+// DefaultGroupXtySpec returns the values in the source.
+func DefaultGroupXtySpec() GroupXtySpec {
+	return GroupXtySpec{
+		Threads: 64,
+		BM:      32,
+		BN:      32,
+		BK:      16,
+		TM:      4,
+		TN:      4,
+		AQuads:  false,
+		BQuads:  false,
+		CQuads:  false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupXtySpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.BN,
+		c.BK,
+		c.TM,
+		c.TN,
+		bitsBool(c.AQuads),
+		bitsBool(c.BQuads),
+		bitsBool(c.CQuads),
+	}
+}
+
+//go:embed spv/group_xty.f16.spv
+var spvGroupXtyF16 []byte
+
+// GroupXtyF16 is group_xty.comp with STORAGE_F16.
+var GroupXtyF16 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupXtyF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.bf16.spv
+var spvGroupXtyBf16 []byte
+
+// GroupXtyBf16 is group_xty.comp with STORAGE_BF16.
+var GroupXtyBf16 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupXtyBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.f16_f32.spv
+var spvGroupXtyF16F32 []byte
+
+// GroupXtyF16F32 is group_xty.comp with STORAGE_F16, OUTPUT_F32.
+var GroupXtyF16F32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyF16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.bf16_f32.spv
+var spvGroupXtyBf16F32 []byte
+
+// GroupXtyBf16F32 is group_xty.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupXtyBf16F32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyBf16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/jitter.f32.spv

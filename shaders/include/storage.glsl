@@ -3,8 +3,8 @@
 //
 // load_value, load_value4, store_value, store_value2 and store_value4 act on the kernel's storage dtype, which the
 // variant's macro picks: STORAGE_F32, STORAGE_F16 or STORAGE_BF16. VALUE_BYTES is its size. load_f32 and friends always
-// mean that type. load_input and store_output are the same in f32 where a variant also says INPUT_F32 or OUTPUT_F32;
-// which operands those are is the kernel's affair. OUTPUT_16BIT is defined where outputs are 16 bits wide.
+// mean that type. load_input, load_output and store_output are the same in f32 where a variant also says INPUT_F32 or
+// OUTPUT_F32; which operands those are is the kernel's affair. OUTPUT_16BIT is defined where outputs are 16 bits wide.
 //
 // 16-bit values are packed and unpacked in 32-bit words, so no device needs 16-bit types. Two invocations may write the
 // halves of one word: where width is odd, rows begin in the middle of a word. store_value therefore changes its half by
@@ -36,18 +36,24 @@ vec4 load_f32x4(uvec2 base, uint index) { return F32Quads(base).at[index >> 2u];
 
 void store_f32x4(uvec2 base, uint index, vec4 value) { F32Quads(base).at[index >> 2u] = value; }
 
+// The first count, 0 to 2, of the values at index and index + 1.
+void store_f32_some2(uvec2 base, uint index, vec2 value, uint count) {
+    if (count > 0u) {
+        store_f32(base, index, value.x);
+    }
+    if (count > 1u) {
+        store_f32(base, index + 1u, value.y);
+    }
+}
+
 #if defined(STORAGE_F32)
 
 #define VALUE_BYTES 4u
+#define store_some2 store_f32_some2
 
 float load_value(uvec2 base, uint index) { return load_f32(base, index); }
 
 void store_value(uvec2 base, uint index, float value) { store_f32(base, index, value); }
-
-void store_value2(uvec2 base, uint index, vec2 value) {
-    store_f32(base, index, value.x);
-    store_f32(base, index + 1u, value.y);
-}
 
 // index is a multiple of 4 and base one of 16
 vec4 load_value4(uvec2 base, uint index) { return load_f32x4(base, index); }
@@ -107,8 +113,6 @@ void store_some2(uvec2 base, uint index, vec2 value, uint count) {
     }
 }
 
-void store_value2(uvec2 base, uint index, vec2 value) { store_some2(base, index, value, 2u); }
-
 // index is a multiple of 4 and base one of 8
 vec4 load_value4(uvec2 base, uint index) {
     uvec2 words = U32Pairs(base).at[index >> 2u];
@@ -120,6 +124,8 @@ void store_value4(uvec2 base, uint index, vec4 value) {
 }
 
 #endif
+
+void store_value2(uvec2 base, uint index, vec2 value) { store_some2(base, index, value, 2u); }
 
 #if defined(INPUT_F32)
 #define INPUT_BYTES 4u
@@ -133,14 +139,20 @@ void store_value4(uvec2 base, uint index, vec4 value) {
 
 #if defined(OUTPUT_F32)
 #define OUTPUT_BYTES 4u
+#define load_output load_f32
+#define load_output4 load_f32x4
 #define store_output store_f32
+#define store_output_some2 store_f32_some2
 #define store_output4 store_f32x4
 #else
 #define OUTPUT_BYTES VALUE_BYTES
 #ifndef STORAGE_F32
 #define OUTPUT_16BIT
 #endif
+#define load_output load_value
+#define load_output4 load_value4
 #define store_output store_value
+#define store_output_some2 store_some2
 #define store_output4 store_value4
 #endif
 
