@@ -125,7 +125,9 @@ void store_value4(uvec2 base, uint index, vec4 value) {
 
 #endif
 
+#if defined(VALUE_BYTES)
 void store_value2(uvec2 base, uint index, vec2 value) { store_some2(base, index, value, 2u); }
+#endif
 
 #if defined(INPUT_F32)
 #define INPUT_BYTES 4u
