@@ -16,6 +16,7 @@ import (
 type layer struct {
 	*MLP
 	oracle ref.MLP[float32]
+	jitter JitterConfig // of recordBackward
 }
 
 // newLayer makes a layer of random weights, scaled so that values neither grow nor vanish.
@@ -42,7 +43,7 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		}
 		return out
 	}
-	oracle := ref.MLP[float32]{Mode: modes[cfg.Mode], K: cfg.TopK, Router: linear(m.Router), Up: linear(m.Up),
+	oracle := ref.MLP[float32]{Mode: ref.RouterMode(cfg.Mode), K: cfg.TopK, Router: linear(m.Router), Up: linear(m.Up),
 		Down: linear(m.Down), Activation: refActivations[cfg.Activation], Gated: cfg.Activation.Gated()}
 	if cfg.Activation == ClampedSwiGLU {
 		alpha, limit := cfg.activation().constants()
@@ -55,7 +56,7 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		gate := linear(m.SharedGate)
 		oracle.Shared.Gate = &gate
 	}
-	return layer{m, oracle}
+	return layer{MLP: m, oracle: oracle}
 }
 
 // requireStages compares every stage with the oracle applied to what the device had before that stage, so that each
