@@ -35,11 +35,12 @@ void main() {
     barrier();
     for (uint half_width = THREADS / 2u; half_width > 0u; half_width /= 2u) {
         if (lane < half_width) {
-            sums[lane] += sums[lane + half_width];
+            sum += sums[lane + half_width];
+            sums[lane] = sum;
         }
         barrier();
     }
     if (lane == 0u) {
-        push.loss.v[0] = sums[0] / float(push.n);
+        push.loss.v[0] = sum / float(push.n);
     }
 }
