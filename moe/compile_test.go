@@ -1,7 +1,11 @@
 package moe
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,6 +31,7 @@ func pipelines() []vk.PipelineSpec {
 			}
 		}
 	}
+	list = append(list, storagePipelines()...)
 	for _, a := range activations {
 		for _, wide := range []bool{false, true} {
 			shape := chooseElementwise(1024, wide)
@@ -42,6 +47,36 @@ func pipelines() []vk.PipelineSpec {
 	for _, experts := range []int{1, 2, 8, 60, 64, 128, 256, 384, 1000, 1024} {
 		for _, software := range []bool{false, true} {
 			list = append(list, routerPipelines(software, experts)...)
+		}
+	}
+	return list
+}
+
+// storagePipelines lists 16-bit variants with the specializations in which they differ most.
+func storagePipelines() []vk.PipelineSpec {
+	var list []vk.PipelineSpec
+	add := func(k *vk.Kernel, values []uint32) { list = append(list, vk.PipelineSpec{Kernel: k, Spec: values}) }
+	for _, types := range slices.SortedFunc(maps.Keys(linearKernels), func(a, b linearTypes) int {
+		return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b))
+	}) {
+		for _, rule := range tileRules {
+			for _, all := range []bool{false, true} {
+				spec := rule.wide.spec()
+				spec.XQuads, spec.WQuads, spec.Transposed = all, all, all
+				add(linearKernels[types], spec.Values())
+			}
+		}
+	}
+	for _, dtype := range halfTypes {
+		for _, wide := range []bool{false, true} {
+			for _, interleaved := range []bool{false, true} {
+				add(activationKernels[dtype], shaders.ActivationSpec{Columns: 64, Rows: 1, Quads: wide, Mode: activations[SwiGLU].mode,
+					Gated: true, Interleaved: interleaved}.Values())
+			}
+			add(combineKernels[dtype], shaders.CombineSpec{Columns: 64, Rows: 1, Quads: wide}.Values())
+			for _, pair := range [][2]vk.DType{{vk.F32, dtype}, {dtype, vk.F32}} {
+				add(convertKernels[pair], shaders.ConvertSpec{Threads: convertThreads, Quads: wide}.Values())
+			}
 		}
 	}
 	return list

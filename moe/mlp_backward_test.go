@@ -54,7 +54,7 @@ func (l layer) recordBackward(k *kit, x, dy []float32, tokens int, save Save, ac
 			part.grads.Bias = bankOf(k.t, gradient(part.name+" bias", vk.F32, part.layer.Bias.Shape()...))
 		}
 	}
-	o := ForwardOptions{Save: save}
+	o := ForwardOptions{Save: save, Jitter: l.jitter}
 	if workspace {
 		o.Workspace = g.Up.Weight.parts[0]
 	}

@@ -16,6 +16,7 @@ import (
 type layer struct {
 	*MLP
 	oracle ref.MLP[float32]
+	jitter JitterConfig // of recordBackward
 }
 
 // newLayer makes a layer of random weights, scaled so that values neither grow nor vanish.
@@ -60,7 +61,7 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		gate := linear(m.SharedGate)
 		oracle.Shared.Gate = &gate
 	}
-	return layer{m, oracle}
+	return layer{MLP: m, oracle: oracle}
 }
 
 // requireStages compares every stage with the oracle applied to what the device had before that stage, so that each
