@@ -170,20 +170,26 @@ func TestBackwardIsExact(t *testing.T) {
 	}
 }
 
-// TestBackwardOfRandomShapes draws shapes, layouts and what is asked for.
-func TestBackwardOfRandomShapes(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+// randomGrads draws a shape, a layout, a dtype and what is asked for, and checks it.
+func randomGrads(t *testing.T) func(*rapid.T) {
+	return func(rt *rapid.T) {
 		draw := func(name string, low, high int) int { return rapid.IntRange(low, high).Draw(rt, name) }
 		flag := func(name string) bool { return rapid.Bool().Draw(rt, name) }
-		experts := draw("experts", 1, 20)
-		c := gradsCase{linearCase: linearCase{tokens: draw("tokens", 0, 70), experts: experts, k: draw("k", 1, 5), in: draw("in", 1, 70),
-			out: draw("out", 1, 70), spread: rapid.SampledFrom(spreads).Draw(rt, "spread"),
-			layout: rapid.SampledFrom(ref.Layouts).Draw(rt, "layout"), bias: flag("bias"), gates: flag("gates"), inOut: flag("inOut"),
-			shift: draw("shift", 0, 1)}, noX: flag("noX"), noWeight: flag("noWeight"), noGates: flag("noGates"),
-			accumulate: flag("accumulate"), dtype: rapid.SampledFrom([]vk.DType{vk.F32, vk.F16, vk.BF16}).Draw(rt, "dtype"),
-			part: draw("part", 0, 3), wide: flag("wide")}
-		c.check(t, false)
-	})
+		gradsCase{linearCase: linearCase{tokens: draw("tokens", 0, 70), experts: draw("experts", 1, 20), k: draw("k", 1, 5),
+			in: draw("in", 1, 70), out: draw("out", 1, 70), spread: rapid.SampledFrom(spreads).Draw(rt, "spread"),
+			layout: rapid.SampledFrom(ref.Layouts).Draw(rt, "layout"), bias: flag("bias"), gates: flag("gates"),
+			inOut: flag("inOut"), shift: draw("shift", 0, 1), values: tenths},
+			noX: flag("noX"), noWeight: flag("noWeight"), noGates: flag("noGates"), accumulate: flag("accumulate"),
+			dtype: rapid.SampledFrom([]vk.DType{vk.F32, vk.F16, vk.BF16}).Draw(rt, "dtype"), part: draw("part", 0, 3),
+			wide: flag("wide")}.check(t, false)
+	}
+}
+
+func TestBackwardOfRandomShapes(t *testing.T) { rapid.Check(t, randomGrads(t)) }
+
+func FuzzBackward(f *testing.F) {
+	f.Add([]byte("tokens, experts, k, in, out, spread, layout, bias, gates and the rest are drawn from these bytes"))
+	f.Fuzz(func(t *testing.T, data []byte) { rapid.MakeFuzz(randomGrads(t))(t, data) })
 }
 
 // TestBackwardIn16Bits covers layouts, biases, gates, weight orders, alignments, split banks and f32 gradients of weights.
