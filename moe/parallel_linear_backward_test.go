@@ -163,6 +163,55 @@ func TestBackwardShapes(t *testing.T) {
 	}
 }
 
+// TestBackwardOfLongExperts would show a driver that ends loops early (see maxLoop): one expert has all rows, and each adds 1.
+func TestBackwardOfLongExperts(t *testing.T) {
+	require.Less(t, maxRows/16*17+64, maxLoop)
+	require.Less(t, maxWidth/16, maxLoop)
+	const rows, width = 70000, 4
+	ones := make([]float32, rows*width)
+	for i := range ones {
+		ones[i] = 1
+	}
+	for _, accumulate := range []bool{false, true} {
+		k := newKit(t)
+		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 3, In: width, Out: width, Bias: true}}
+		l.Weight = bankOf(t, k.f32("weight", make([]float32, 3*width*width), 3, width, width))
+		l.Bias = bankOf(t, k.f32("bias", make([]float32, 3*width), 3, width))
+		ids := make([]int32, rows)
+		for i := range ids {
+			ids[i] = 1
+		}
+		routing := k.guardedRouting(ids, rows, 1, 3)
+		dw := k.f32("dw", ones[:3*width*width], 3, width, width)
+		k.bands[len(k.bands)-1].output = true
+		db := k.f32("db", ones[:3*width], 3, width)
+		k.bands[len(k.bands)-1].output = true
+		x, dy := k.f32("x", ones, rows, width), k.f32("dy", ones, rows, width)
+		g := LinearGrads{Weight: bankOf(t, dw), Bias: bankOf(t, db), AccumulateWeights: accumulate}
+		require.NoError(t, l.Backward(k.rec, routing, x, dy, g, LinearOptions{}))
+		k.run()
+		var before float32
+		if accumulate {
+			before = 1
+		}
+		for i, v := range download[float32](t, dw) {
+			want := before
+			if i/(width*width) == 1 {
+				want += rows
+			}
+			require.Equal(t, want, v, "dW[%d]", i)
+		}
+		for i, v := range download[float32](t, db) {
+			want := before
+			if i/width == 1 {
+				want += rows
+			}
+			require.Equal(t, want, v, "db[%d]", i)
+		}
+		k.close()
+	}
+}
+
 func TestBackwardIsExact(t *testing.T) {
 	for _, layout := range ref.Layouts {
 		c := linearCase{65, 4, 2, 40, 36, spreads[0], layout, true, true, false, 0, Tile{}, halves}
