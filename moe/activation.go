@@ -21,6 +21,9 @@ const (
 	SiLU                        // x·σ(x)
 	ReLU                        // max(x, 0); NaN stays NaN
 	ReLU2                       // max(x, 0)²
+
+	// ClampedSwiGLU is gpt-oss's g·σ(α·g)·(u + 1) with g = min(gate, limit) and u = up within ±limit.
+	ClampedSwiGLU
 )
 
 // activations says what each one is to the kernel.
@@ -37,6 +40,8 @@ var activations = [...]struct {
 	SiLU:      {"silu", 2, false},
 	ReLU:      {"relu", 3, false},
 	ReLU2:     {"relu2", 4, false},
+
+	ClampedSwiGLU: {"clamped-swiglu", 6, true},
 }
 
 func (a Activation) String() string {
@@ -57,31 +62,70 @@ func (a Activation) columns(hidden int) int {
 	return hidden
 }
 
+// An ActivationConfig is an activation with everything that its evaluation depends on.
+type ActivationConfig struct {
+	Function    Activation
+	Interleaved bool // z's even columns are the gate and its odd ones up, as gpt-oss has them; only for gated functions
+
+	// Alpha and Limit are those of ClampedSwiGLU; 0 means gpt-oss's 1.702 and 7.
+	Alpha, Limit float32
+}
+
+// Validate reports the first field that makes no sense as a *ConfigError.
+func (c ActivationConfig) Validate() error {
+	err := inRange("ActivationConfig", "Function", int(c.Function), 0, len(activations)-1)
+	switch {
+	case err != nil:
+		return err
+	case c.Interleaved && !c.Function.Gated():
+		return &ConfigError{"ActivationConfig", "Interleaved", "false for the activation " + c.Function.String(), "true"}
+	case c.Function != ClampedSwiGLU && (c.Alpha != 0 || c.Limit != 0):
+		return &ConfigError{"ActivationConfig", "Alpha and Limit", "0 for the activation " + c.Function.String(),
+			fmt.Sprint(c.Alpha, " and ", c.Limit)}
+	case !(c.Limit >= 0) || c.Alpha != c.Alpha:
+		return &ConfigError{"ActivationConfig", "Alpha and Limit", "numbers, Limit not negative", fmt.Sprint(c.Alpha, " and ", c.Limit)}
+	}
+	return nil
+}
+
+// constants are α and limit as the kernels take them.
+func (c ActivationConfig) constants() (alpha, limit float32) {
+	alpha, limit = c.Alpha, c.Limit
+	if alpha == 0 {
+		alpha = 1.702
+	}
+	if limit == 0 {
+		limit = 7
+	}
+	return alpha, limit
+}
+
 // Activate records h = f(z) for h [rows,H] and z [rows,H], or [rows,2H] for a gated activation, gate columns first; both
 // F32, F16 or BF16. The functions are evaluated in f32 by polynomials of our own, within a few ulp of |z| on every device.
 func Activate(rec *vk.Recorder, a Activation, z, h *vk.Tensor) error {
-	return activate(rec, "Activate", a, false, z, h)
+	return activate(rec, "Activate", ActivationConfig{Function: a}, z, h)
 }
 
 // ActivateInterleaved is Activate of a gated activation for z [rows,2H] whose even columns are the gate and odd ones up,
 // as gpt-oss has them. For another activation it fails with a *ConfigError.
 func ActivateInterleaved(rec *vk.Recorder, a Activation, z, h *vk.Tensor) error {
-	const op = "ActivateInterleaved"
-	if !a.Gated() {
-		return rec.Fail(&ConfigError{op, "activation", "a gated one", a.String()})
-	}
-	return activate(rec, op, a, true, z, h)
+	return activate(rec, "ActivateInterleaved", ActivationConfig{Function: a, Interleaved: true}, z, h)
 }
 
-func activate(rec *vk.Recorder, op string, a Activation, interleaved bool, z, h *vk.Tensor) error {
+// ActivateWith is Activate with all that can be configured.
+func ActivateWith(rec *vk.Recorder, cfg ActivationConfig, z, h *vk.Tensor) error {
+	return activate(rec, "ActivateWith", cfg, z, h)
+}
+
+func activate(rec *vk.Recorder, op string, cfg ActivationConfig, z, h *vk.Tensor) error {
 	rows, width, err := matrix(op, "h", h)
 	if err == nil {
 		err = firstError(
-			inRange(op, "activation", int(a), 0, len(activations)-1),
+			cfg.Validate(),
 			inRange(op, "width", width, 1, maxWidth),
 			checkStorage(op, "h", h),
 			checkTensor(rec.Device(), op, "h", h, h.DType(), rows, width),
-			checkTensor(rec.Device(), op, "z", z, h.DType(), rows, a.columns(width)),
+			checkTensor(rec.Device(), op, "z", z, h.DType(), rows, cfg.Function.columns(width)),
 		)
 	}
 	if err == nil {
@@ -90,12 +134,21 @@ func activate(rec *vk.Recorder, op string, a Activation, interleaved bool, z, h 
 	if err != nil {
 		return rec.Fail(err)
 	}
+	f := activations[cfg.Function]
+	return activationDispatch(rec, cfg, f.mode, f.gated, z, h)
+}
+
+// activationDispatch records the kernel for a mode that need not be an Activation's.
+func activationDispatch(rec *vk.Recorder, cfg ActivationConfig, mode uint32, gated bool, z, h *vk.Tensor) error {
+	rows, width := h.Dim(0), h.Dim(1)
 	shape := chooseElementwise(width, quads(z, width) && quads(h, width))
+	push := shaders.ActivationPush{Z: z.Address(), H: h.Address(), Rows: uint32(rows), Width: uint32(width)}
+	push.Alpha, push.Limit = cfg.constants()
 	return record(rec, vk.Dispatch{
 		Kernel: activationKernels[h.DType()],
 		Spec: shaders.ActivationSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
-			Mode: activations[a].mode, Gated: a.Gated(), Interleaved: interleaved}.Values(),
-		Push:   shaders.ActivationPush{Z: z.Address(), H: h.Address(), Rows: uint32(rows), Width: uint32(width)}.Bytes(),
+			Mode: mode, Gated: gated, Interleaved: cfg.Interleaved}.Values(),
+		Push:   push.Bytes(),
 		Reads:  []*vk.Tensor{z},
 		Writes: []*vk.Tensor{h},
 		FLOPs:  20 * float64(rows) * float64(width),

@@ -12,6 +12,11 @@ import (
 // for y [T·K,D] in the given layout, gates F32 [T,K] or nil for 1, and out [T,D] of y's dtype: F32, F16 or BF16. A slot
 // without an expert adds 0. Errors: see the package.
 func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layout) error {
+	return combine(rec, r, y, gates, out, layout, false)
+}
+
+// combine is Combine, or adds to what out holds.
+func combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layout, accumulate bool) error {
 	const op = "Combine"
 	if r == nil {
 		return rec.Fail(&vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"})
@@ -40,10 +45,10 @@ func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layo
 	return record(rec, vk.Dispatch{
 		Kernel: combineKernels[out.DType()],
 		Spec: shaders.CombineSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
-			Grouped: layout == Grouped}.Values(),
+			Grouped: layout == Grouped, Accumulate: accumulate}.Values(),
 		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address(),
 			Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K)}.Bytes(),
-		Reads:  []*vk.Tensor{y, gates, r.Inverse},
+		Reads:  []*vk.Tensor{y, gates, r.Inverse, out},
 		Writes: []*vk.Tensor{out},
 		FLOPs:  2 * float64(r.Slots()) * float64(width),
 	}, shape.groups(r.Tokens, width))

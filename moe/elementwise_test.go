@@ -101,7 +101,7 @@ func TestActivateArguments(t *testing.T) {
 		"no input":      {SwiGLU, nil, h, &shape},
 		"integers":      {ReLU, z, k.i32("i", make([]int32, 24), 3, 8), &shape},
 		"overlap":       {SwiGLU, z, overlap, &shape},
-		"unknown":       {ReLU2 + 1, z, h, &config},
+		"unknown":       {ClampedSwiGLU + 1, z, h, &config},
 	} {
 		rec, err := dev.NewRecorder()
 		require.NoError(t, err)

@@ -20,10 +20,10 @@ func Example() {
 	defer x.Close()
 	y := must(dev.NewTensor(vk.F32, 16, 64))
 	defer y.Close()
-	check(vk.Upload(ctx, x, make([]float32, x.Elements())))
 	for _, w := range []*moe.ExpertBank{layer.Router.Weight, layer.Up.Weight, layer.Down.Weight} {
 		check(moe.UploadBank(ctx, w, make([]float32, w.Elements())))
 	}
+	check(vk.Upload(ctx, x, make([]float32, x.Elements())))
 	rec := must(dev.NewRecorder())
 	defer rec.Close()
 	must(layer.Forward(rec, x, y))

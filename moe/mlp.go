@@ -25,9 +25,20 @@ type MLPConfig struct {
 	// instead of all gate outputs first. The activation must be gated.
 	Interleaved bool
 
-	// Discard gives the memory of each intermediate back to the recorder as soon as it has been used, so that the next
-	// layer of the recording takes it over. MLPSaved then has neither Z nor H nor Slots.
-	Discard bool
+	// Alpha and Limit are those of ClampedSwiGLU; 0 means gpt-oss's 1.702 and 7.
+	Alpha, Limit float32
+
+	// GateScale, Groups and TopGroups are RouterConfig's Scale, Groups and TopGroups. CorrectionBias gives the layer a bias of
+	// that kind.
+	GateScale         float32
+	Groups, TopGroups int
+	CorrectionBias    bool
+
+	// SharedHidden is the hidden width of shared experts, which every token passes and which are one two-layer network of
+	// that width, without biases: 0 for none. SharedGate weights its output by σ(SharedGate·x) (Qwen2-MoE); otherwise it is
+	// added as it is (DeepSeek).
+	SharedHidden int
+	SharedGate   bool
 }
 
 // Validate reports the first field that makes no sense as a *ConfigError.
@@ -38,22 +49,37 @@ func (c MLPConfig) Validate() error {
 		inRange("MLPConfig", "Width", c.Width, 1, maxWidth),
 		inRange("MLPConfig", "Hidden", c.Hidden, 1, maxWidth/2),
 		inRange("MLPConfig", "Activation", int(c.Activation), 0, len(activations)-1),
-		inRange("MLPConfig", "Mode", int(c.Mode), 0, int(TopKSoftmax)),
+		c.activation().Validate(),
 		storageDType("MLPConfig", c.DType),
-		c.checkInterleaved(),
+		inRange("MLPConfig", "SharedHidden", c.SharedHidden, 0, maxWidth/2),
+		c.checkRouter(),
 	)
 }
 
-func (c MLPConfig) checkInterleaved() error {
-	if c.Interleaved && !c.Activation.Gated() {
-		return &ConfigError{"MLPConfig", "Interleaved", "false for the activation " + c.Activation.String(), "true"}
-	}
-	return nil
+// activation is the experts' activation with all its parameters.
+func (c MLPConfig) activation() ActivationConfig {
+	return ActivationConfig{Function: c.Activation, Interleaved: c.Interleaved, Alpha: c.Alpha, Limit: c.Limit}
 }
 
-// An MLP is a sparse mixture of two-layer experts with its router:
+// router is the router's configuration with its correction bias, or nil for none.
+func (c MLPConfig) router(bias *vk.Tensor) RouterConfig {
+	return RouterConfig{TopK: c.TopK, Mode: c.Mode, Scale: c.GateScale, CorrectionBias: bias, Groups: c.Groups,
+		TopGroups: c.TopGroups}
+}
+
+func (c MLPConfig) checkRouter() error {
+	if c.SharedGate && c.SharedHidden == 0 {
+		return &ConfigError{"MLPConfig", "SharedGate", "false without SharedHidden", "true"}
+	}
+	if c.CorrectionBias && !c.Mode.Sigmoid() {
+		return &ConfigError{"MLPConfig", "CorrectionBias", "false for " + c.Mode.String(), "true"}
+	}
+	return c.router(nil).Validate(c.Experts)
+}
+
+// An MLP is a sparse mixture of two-layer experts with its router, and perhaps shared experts:
 //
-//	out[t] = Σ_j gate[t,j] · (Down[e]·f(Up[e]·x[t])),  e = ids[t,j]
+//	out[t] = Σ_j gate[t,j] · (Down[e]·f(Up[e]·x[t])) + σ(SharedGate·x[t]) · (SharedDown·f(SharedUp·x[t])),  e = ids[t,j]
 //
 // (arXiv 2403.08245, section 3.1). Up maps D to H values, or to 2H for a gated activation, gate rows first or Interleaved.
 type MLP struct {
@@ -61,6 +87,12 @@ type MLP struct {
 	Router *ParallelLinear // one expert, D → E
 	Up     *ParallelLinear // D → H or 2H
 	Down   *ParallelLinear // H → D
+
+	CorrectionBias *vk.Tensor // F32 [E], nil without
+
+	// The shared experts have one matrix each; nil without.
+	SharedUp, SharedDown *ParallelLinear // D → SharedHidden (or twice that), SharedHidden → D
+	SharedGate           *ParallelLinear // D → 1
 }
 
 // NewMLP allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. It fails with a
@@ -70,153 +102,61 @@ func NewMLP(dev *vk.Device, cfg MLPConfig) (*MLP, error) {
 		return nil, err
 	}
 	m := &MLP{Config: cfg}
-	up := cfg.Activation.columns(cfg.Hidden)
-	for _, part := range []struct {
-		layer **ParallelLinear
-		cfg   ParallelLinearConfig
-	}{
-		{&m.Router, ParallelLinearConfig{Experts: 1, In: cfg.Width, Out: cfg.Experts, Bias: cfg.RouterBias, Label: "router"}},
-		{&m.Up, ParallelLinearConfig{Experts: cfg.Experts, In: cfg.Width, Out: up, Bias: cfg.Bias, InOut: cfg.InOut, Label: "up"}},
-		{&m.Down, ParallelLinearConfig{Experts: cfg.Experts, In: cfg.Hidden, Out: cfg.Width, Bias: cfg.Bias, InOut: cfg.InOut,
-			Label: "down"}},
-	} {
-		part.cfg.DType = cfg.DType
+	for _, part := range m.parts() {
 		layer, err := NewParallelLinear(dev, part.cfg)
 		if err != nil {
 			return nil, errors.Join(err, m.Close())
 		}
 		*part.layer = layer
 	}
+	if cfg.CorrectionBias {
+		var err error
+		if m.CorrectionBias, err = dev.NewTensor(vk.F32, cfg.Experts); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+	}
 	return m, nil
 }
 
-// Close frees the weights. Closing twice does nothing.
-func (m *MLP) Close() error { return errors.Join(m.Router.Close(), m.Up.Close(), m.Down.Close()) }
-
-// MLPSaved is what a forward pass leaves in the recorder's scratch, for a backward pass or for display.
-type MLPSaved struct {
-	Logits  *vk.Tensor // F32 [T,E], nil when the caller gave the routing
-	Routing *Routing
-	Z       *vk.Tensor // [T·K, H or 2H] grouped: the activation's input
-	H       *vk.Tensor // [T·K,H] grouped: its output
-	Slots   *vk.Tensor // [T·K,D] scattered: the experts' results before the gates
+// mlpPart is one of the layer's linear maps.
+type mlpPart struct {
+	layer **ParallelLinear
+	cfg   ParallelLinearConfig
 }
 
-// Forward records y = MLP(x) for x and y [T,D] of the layer's dtype: router, choice, grouping, scattered to grouped linear,
-// activation, grouped to scattered linear, and the weighted sum; nine dispatches in one submission.
-//
-// It takes ScratchBytes of scratch, or less with Discard. Errors: see the package.
-func (m *MLP) Forward(rec *vk.Recorder, x, y *vk.Tensor) (*MLPSaved, error) {
-	tokens, err := m.check(rec.Device(), x, y)
-	if err != nil {
-		return nil, rec.Fail(err)
-	}
-	logits := rec.Scratch(vk.F32, tokens, m.Config.Experts)
-	if rec.Err() != nil {
-		return nil, rec.Err()
-	}
-	if err := m.Router.Dense(rec, x, logits); err != nil {
-		return nil, err
-	}
-	r, err := Route(rec, logits, RouterConfig{TopK: m.Config.TopK, Mode: m.Config.Mode})
-	if err != nil {
-		return nil, err
-	}
-	saved, err := m.ForwardRouted(rec, r, x, y)
-	if err == nil {
-		saved.Logits = logits
-	}
-	return saved, err
-}
-
-// WeightBytes is the device memory of the layer's weights: E·D + E·D·(H or 2H) + E·H·D values of the layer's dtype and the
-// biases. A bank that takes more than one tensor has 8·E bytes more.
-func (c MLPConfig) WeightBytes() uint64 {
-	experts, width, hidden := uint64(c.Experts), uint64(c.Width), uint64(c.Hidden)
-	up := uint64(c.Activation.columns(c.Hidden))
-	n := experts*width + experts*width*up + experts*hidden*width
-	if c.RouterBias {
-		n += experts
-	}
-	if c.Bias {
-		n += experts * (up + width)
-	}
-	return c.DType.Bytes() * n
-}
-
-// ScratchBytes is the device memory that Forward takes from the recorder for this many tokens, without Discard:
-// 4·T·E + w·T·K·((H or 2H) + H + D) bytes, w being the dtype's, and the routing's (see Route), each tensor rounded up to 256.
-// Comparing it with vk.MemoryStats tells beforehand whether a batch fits.
-func (m *MLP) ScratchBytes(tokens int) uint64 {
+// parts are the linear maps that the configuration asks for.
+func (m *MLP) parts() []mlpPart {
 	c := m.Config
-	slots := tokens * c.TopK
-	perSlot := uint64(c.Activation.columns(c.Hidden) + c.Hidden + c.Width)
-	return 4*uint64(tokens)*uint64(c.Experts) + c.DType.Bytes()*uint64(slots)*perSlot +
-		routingBytes(slots, c.Experts, chooseBlockM(m.Up.Weight.Device(), slots, c.Experts))
+	experts := ParallelLinearConfig{Experts: c.Experts, Bias: c.Bias, InOut: c.InOut, DType: c.DType}
+	one := ParallelLinearConfig{Experts: 1, DType: c.DType}
+	with := func(base ParallelLinearConfig, in, out int, label string) ParallelLinearConfig {
+		base.In, base.Out, base.Label = in, out, label
+		return base
+	}
+	router := with(one, c.Width, c.Experts, "router")
+	router.Bias = c.RouterBias
+	parts := []mlpPart{
+		{&m.Router, router},
+		{&m.Up, with(experts, c.Width, c.Activation.columns(c.Hidden), "up")},
+		{&m.Down, with(experts, c.Hidden, c.Width, "down")},
+	}
+	if c.SharedHidden > 0 {
+		one.InOut = c.InOut
+		parts = append(parts, mlpPart{&m.SharedUp, with(one, c.Width, c.Activation.columns(c.SharedHidden), "shared up")},
+			mlpPart{&m.SharedDown, with(one, c.SharedHidden, c.Width, "shared down")})
+	}
+	if c.SharedGate {
+		one.InOut = false
+		parts = append(parts, mlpPart{&m.SharedGate, with(one, c.Width, 1, "shared gate")})
+	}
+	return parts
 }
 
-// ForwardRouted is Forward with the experts chosen by the caller, for example by RouteIDs; the router's weights are not
-// used. The routing's gates weight the sum; without gates the choices are added up.
-func (m *MLP) ForwardRouted(rec *vk.Recorder, r *Routing, x, y *vk.Tensor) (*MLPSaved, error) {
-	if _, err := m.check(rec.Device(), x, y); err != nil {
-		return nil, rec.Fail(err)
+// Close frees the weights. Closing twice does nothing.
+func (m *MLP) Close() error {
+	err := m.CorrectionBias.Close()
+	for _, part := range m.parts() {
+		err = errors.Join(err, (*part.layer).Close())
 	}
-	if r == nil || r.Tokens != x.Dim(0) {
-		return nil, rec.Fail(&vk.ShapeError{Op: "MLP.ForwardRouted", Arg: "routing", Want: "a routing of x's tokens", Got: "another"})
-	}
-	hidden := m.Config.Hidden
-	s := &MLPSaved{Routing: r}
-	s.Z = rec.Scratch(m.Config.DType, r.Slots(), m.Config.Activation.columns(hidden))
-	if rec.Err() != nil {
-		return nil, rec.Err()
-	}
-	if err := m.Up.Forward(rec, r, x, s.Z, LinearOptions{Out: Grouped}); err != nil {
-		return nil, err
-	}
-	s.H = rec.Scratch(m.Config.DType, r.Slots(), hidden)
-	if rec.Err() != nil {
-		return nil, rec.Err()
-	}
-	if err := activate(rec, "MLP.Forward", m.Config.Activation, m.Config.Interleaved, s.Z, s.H); err != nil {
-		return nil, err
-	}
-	m.discard(rec, &s.Z)
-	s.Slots = rec.Scratch(m.Config.DType, r.Slots(), m.Config.Width)
-	if rec.Err() != nil {
-		return nil, rec.Err()
-	}
-	if err := m.Down.Forward(rec, r, s.H, s.Slots, LinearOptions{In: Grouped}); err != nil {
-		return nil, err
-	}
-	m.discard(rec, &s.H)
-	if err := Combine(rec, r, s.Slots, r.Gates, y, Scattered); err != nil {
-		return nil, err
-	}
-	m.discard(rec, &s.Slots)
-	return s, nil
-}
-
-// discard releases an intermediate when the configuration says so.
-func (m *MLP) discard(rec *vk.Recorder, t **vk.Tensor) {
-	if m.Config.Discard {
-		rec.Release(*t)
-		*t = nil
-	}
-}
-
-// check checks input and output and returns T.
-func (m *MLP) check(dev *vk.Device, x, y *vk.Tensor) (tokens int, err error) {
-	const op = "MLP.Forward"
-	tokens, _, err = matrix(op, "x", x)
-	if err != nil {
-		return 0, err
-	}
-	err = firstError(
-		checkTensor(dev, op, "x", x, m.Config.DType, tokens, m.Config.Width),
-		checkTensor(dev, op, "y", y, m.Config.DType, tokens, m.Config.Width),
-	)
-	if err == nil {
-		err = checkApart(op, "y", y, map[string]*vk.Tensor{"x": x})
-	}
-	return tokens, err
+	return err
 }

@@ -140,6 +140,8 @@ func (l *ParallelLinear) Close() error {
 type LinearOptions struct {
 	In, Out Layout
 	Gates   *vk.Tensor // F32 [T,K]: weights of the results, nil for none
+
+	Accumulate bool // add to y instead of overwriting it
 }
 
 // Forward records the layer on the rows that the routing names.
@@ -153,7 +155,7 @@ type LinearOptions struct {
 // Rows of y that belong to no valid slot are left as they are. Only the routing and its gates tell which rows an expert
 // gets, so one recording serves every input. Errors: see the package.
 func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, opts LinearOptions) error {
-	fanIn, err := l.checkForward(rec.Device(), r, x, y, opts)
+	fanIn, err := l.checkForward(rec.Device(), "ParallelLinear.Forward", r, x, y, opts)
 	if err != nil {
 		return rec.Fail(err)
 	}
@@ -168,6 +170,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if opts.Out == Grouped {
 		push.Flags |= flagYGrouped
 	}
+	push.Flags |= bit(flagAccumulate, opts.Accumulate)
 	tile := l.tile
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
@@ -179,6 +182,11 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 // Dense records y = x·Wᵀ + b for x [rows,In] and y [rows,Out], each of the layer's dtype or F32; the layer must have one
 // expert. Routers are made of it.
 func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
+	return l.dense(rec, x, y, LinearOptions{})
+}
+
+// dense is Dense with gates of the rows, or adding to y.
+func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOptions) error {
 	const op = "ParallelLinear.Dense"
 	rows, _, err := matrix(op, "x", x)
 	if err == nil {
@@ -196,13 +204,13 @@ func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
 		return rec.Fail(err)
 	}
 	push := l.push(x, y)
-	push.FanIn, push.Rows = 1, uint32(rows)
-	push.Flags |= flagDense
+	push.FanIn, push.Rows, push.Gates = 1, uint32(rows), opts.Gates.Address()
+	push.Flags |= flagDense | bit(flagAccumulate, opts.Accumulate)
 	tile := l.tile
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), rows, 1, l.Config.Out)
 	}
-	return l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y)
+	return l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y, opts.Gates)
 }
 
 // The bits of scatter2scatter's flags.
@@ -212,6 +220,7 @@ const (
 	flagDense
 	flagWeightTable
 	flagBiasTable
+	flagAccumulate
 )
 
 // push fills in what every use of the layer has.
@@ -235,22 +244,20 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	spec.XQuads = quads(x, l.Config.In)
 	spec.Transposed = l.Config.InOut
 	spec.WQuads = l.Weight.quads(l.Config.weightShape()[2])
-	label := l.Config.Label
-	if label == "" {
-		label = "scatter2scatter"
-	}
 	d := vk.Dispatch{
 		Kernel: linearKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}],
 		Spec:   spec.Values(),
 		Push:   push.Bytes(),
-		Reads:  slices.Concat(reads, []*vk.Tensor{x}, l.Weight.tensors(), l.Bias.tensors()),
+		Reads:  slices.Concat(reads, []*vk.Tensor{x, y}, l.Weight.tensors(), l.Bias.tensors()),
 		Writes: []*vk.Tensor{y},
-		Label:  label,
+		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
 	columns := tile.BN
-	if bn, ok := tensorDispatch(rec.Device(), l.tensorTile(rec.Device(), rows), l, x, y, &d); ok {
-		columns = bn
+	if push.Flags&flagAccumulate == 0 { // the tensor path only overwrites
+		if bn, ok := tensorDispatch(rec.Device(), l.tensorTile(rec.Device(), rows), l, x, y, &d); ok {
+			columns = bn
+		}
 	}
 	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
 }
@@ -282,8 +289,7 @@ func (l *ParallelLinear) checkOutput(op string, y *vk.Tensor, inputs map[string]
 }
 
 // checkForward checks all arguments and returns how many slots share a row of x.
-func (l *ParallelLinear) checkForward(dev *vk.Device, r *Routing, x, y *vk.Tensor, opts LinearOptions) (int, error) {
-	const op = "ParallelLinear.Forward"
+func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, y *vk.Tensor, opts LinearOptions) (int, error) {
 	if r == nil {
 		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"}
 	}

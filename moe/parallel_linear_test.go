@@ -35,6 +35,11 @@ type linearRun struct {
 	weights ref.Linear[float32]
 	x       []float32
 	gates   []float32
+
+	layer  *ParallelLinear // what Forward was given
+	device *Routing
+	xs     *vk.Tensor
+	opts   LinearOptions
 }
 
 // record uploads the case's data in f32 and records the layer.
@@ -79,6 +84,7 @@ func (c linearCase) recordIn(k *kit, st storage) linearRun {
 		k.retile(routing, blockM)
 	}
 	require.NoError(k.t, l.Forward(k.rec, routing, x, run.y, opts))
+	run.layer, run.device, run.xs, run.opts = l, routing, x, opts
 	return run
 }
 

@@ -172,13 +172,6 @@ func (r *Routing) group(rec *vk.Recorder) (*vk.Tensor, error) {
 	return s.status, rec.Err()
 }
 
-// routingBytes is the scratch of Route.
-func routingBytes(slots, experts, blockM int) uint64 {
-	_, blocks := sortBlocks(slots, experts)
-	tiles := ceilDiv(slots, blockM) + min(experts, slots)
-	return 4 * (4*uint64(slots) + 2*uint64(tiles) + uint64(blocks)*uint64(experts+2) + 2*uint64(experts) + 10)
-}
-
 // sort records the stable counting sort of the slots: histogram, scan, scatter.
 func (r *Routing) sort(rec *vk.Recorder, s sortScratch) {
 	slots, experts := uint32(r.Slots()), uint32(r.Experts)

@@ -5,9 +5,10 @@
 //   h[r,c] = f(z[r,c]) · z[r,H + c]     z [rows,2H], GATED: gate columns first, then up columns
 //   h[r,c] = f(z[r,2c]) · z[r,2c + 1]   the same with INTERLEAVED columns
 //
-// MODE picks f: GELU (erf), GELU (tanh), SiLU, ReLU, ReLU².
+// MODE picks f: GELU (erf), GELU (tanh), SiLU, ReLU, ReLU², the logistic function, or gpt-oss's clamped SwiGLU, which
+// alone uses alpha and limit.
 //
-// Push constants: device addresses of z and h; rows, H.
+// Push constants: device addresses of z and h; rows, H, alpha, limit.
 // Mapping: COLUMNS × ROWS invocations, each one element of h, or four (QUADS: H is a multiple of 4 and both addresses
 // are aligned to four values).
 // Arithmetic: f32.
@@ -29,9 +30,12 @@ layout(push_constant, std430) uniform Push {
     uvec2 h;
     uint rows;
     uint width;
+    float alpha;
+    float limit;
 } push;
 
 #include "include/elementwise.glsl"
+#include "include/gated.glsl"
 
 void main() {
     uint row, column;
@@ -39,28 +43,16 @@ void main() {
         return;
     }
     uvec2 z = address_at(push.z, row, push.width * (GATED ? 2u : 1u) * VALUE_BYTES);
-    uvec2 up = address_add(z, push.width * VALUE_BYTES);
     uvec2 h = address_at(push.h, row, push.width * VALUE_BYTES);
+    vec4 v, u;
+    load_operands(z, push.width, column, v, u);
+    const uint count = QUADS ? 4u : 1u;
+    [[unroll]] for (uint c = 0u; c < count; c++) {
+        v[c] = GATED ? activate_gated(MODE, v[c], u[c], push.alpha, push.limit) : activate(MODE, v[c]);
+    }
     if (QUADS) {
-        vec4 v, u = vec4(1.0);
-        if (INTERLEAVED) {
-            vec4 left = load_value4(z, 2u * column);
-            vec4 right = load_value4(z, 2u * column + 4u);
-            v = vec4(left.xz, right.xz);
-            u = vec4(left.yw, right.yw);
-        } else {
-            v = load_value4(z, column);
-            if (GATED) {
-                u = load_value4(up, column);
-            }
-        }
-        v = vec4(activate(MODE, v.x), activate(MODE, v.y), activate(MODE, v.z), activate(MODE, v.w));
-        store_value4(h, column, GATED ? v * u : v);
+        store_value4(h, column, v);
     } else {
-        float v = activate(MODE, load_value(z, INTERLEAVED ? 2u * column : column));
-        if (GATED) {
-            v *= INTERLEAVED ? load_value(z, 2u * column + 1u) : load_value(up, column);
-        }
-        store_value(h, column, v);
+        store_value(h, column, v.x);
     }
 }

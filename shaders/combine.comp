@@ -4,7 +4,7 @@
 //   out[t] = Σ_j gates[t,j] · y[row of slot t·k + j],  j ascending
 //
 // The row is the slot, or inverse[slot] when GROUPED. A slot whose inverse is −1 has no expert and adds 0. Without gates
-// they count as 1.
+// they count as 1. ACCUMULATE adds the sum to what out holds.
 //
 // Push constants: device addresses of y [T·k,D], gates f32 [T,k] (0: none), inverse i32 [T·k], out [T,D]; T, D, k.
 // Mapping: COLUMNS × ROWS invocations, each one element of out, or four (QUADS: D is a multiple of 4 and both addresses
@@ -18,6 +18,7 @@ layout(constant_id = 0) const uint COLUMNS = 64;
 layout(constant_id = 1) const uint ROWS = 1;
 layout(constant_id = 2) const bool QUADS = false;
 layout(constant_id = 3) const bool GROUPED = false;
+layout(constant_id = 4) const bool ACCUMULATE = false;
 layout(local_size_x_id = 0, local_size_y_id = 1) in;
 
 layout(push_constant, std430) uniform Push {
@@ -59,8 +60,8 @@ void main() {
     }
     uvec2 result = address_at(push.result, token, push.width * VALUE_BYTES);
     if (QUADS) {
-        store_value4(result, column, sum);
+        store_value4(result, column, ACCUMULATE ? load_value4(result, column) + sum : sum);
     } else {
-        store_value(result, column, sum.x);
+        store_value(result, column, ACCUMULATE ? load_value(result, column) + sum.x : sum.x);
     }
 }

@@ -17,9 +17,15 @@ var All = []*kernel.Kernel{
 	ActivationF32,
 	ActivationF16,
 	ActivationBf16,
+	ActivationBackwardF32,
+	ActivationBackwardF16,
+	ActivationBackwardBf16,
 	CombineF32,
 	CombineF16,
 	CombineBf16,
+	CombineBackwardF32,
+	CombineBackwardF16,
+	CombineBackwardBf16,
 	ConvertF32F16,
 	ConvertF16F32,
 	ConvertF32Bf16,
@@ -27,6 +33,16 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	GroupSumF32,
+	GroupSumF16,
+	GroupSumBf16,
+	GroupSumF16F32,
+	GroupSumBf16F32,
+	GroupXtyF32,
+	GroupXtyF16,
+	GroupXtyBf16,
+	GroupXtyF16F32,
+	GroupXtyBf16F32,
 	JitterF32,
 	JitterF16,
 	JitterBf16,
@@ -51,39 +67,55 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "af225b00e16cd20a120ecd50ae8b1733b6a500785c3f4ba1ed537756a46de327",
-	"activation.f16":                "70478ab9b95aac2de5522e770af19879a1b973ef4a77802af0e29de7d90e61e8",
-	"activation.bf16":               "2bf4cf5ed88c4617c2442fbdaba9830d8fbe0bfb1bb407f9f9b655252bab81d5",
-	"combine.f32":                   "2e42bb42e327561f0aa005da366ded7cb76c138f50341fcfa50b7814069cc0f8",
-	"combine.f16":                   "f3b25a16a5f7313933fecceafdcb3a37d7978224c4226a0a69d4096934951aec",
-	"combine.bf16":                  "d5ade5ee07935c9b85251801326aa592cdc2dc0b87378e799276a18ee71d012a",
-	"convert.f32_f16":               "6820ecc0da6571bebbba16ceebeba140b5fe578f1142ac87f4dfe3aa0f57539c",
-	"convert.f16_f32":               "f0ff78e0ba82e9f943c36e38f609763ec63af8ac4f52d6a03fd08b55453aa051",
-	"convert.f32_bf16":              "c1e74d5ccf46763b5c725a266af0a3a34f36d434bdab03e67132d12a8e595edc",
-	"convert.bf16_f32":              "a6a04cec8e58c17718002f9b938ceac7053f326150f55bc272d973e9daf0b175",
-	"expert_histogram":              "beeb4fdd8ccb42b2907fd1916d4f8225b3d3cfce79ea243feacf1b54cb4a61f6",
-	"expert_scan":                   "05918df4f72314ec7f8706a6d29c7677d4e63ba9829decbcde80dd9d5ad6160c",
-	"expert_scatter":                "1efd6cfd8587e5459c88369d3014f9d2b07904f4abea49b911ceeb7f6e896320",
-	"jitter.f32":                    "0ab904aa6240322e8563acd581909e44d81ad585d0a43cd96c92fb34e792e8d8",
-	"jitter.f16":                    "f220a4175cb4324f0a6298fa4638c53328b3dacf3298dc2a449e3bec85b7f834",
-	"jitter.bf16":                   "91193cd87af9386f199d521ca49ca992313560d7be2b42bbd3c3da4cee5d27d3",
-	"router_losses":                 "c9b6afa6a84071442c6d86e2558011c4536a8bf1e234f7c358f19c16a5b0b29b",
-	"router_losses_backward":        "d3e4e24c40800e6e49c6bfbadaed3b1eacbc331904fb8b47e2af4f7e6fd10cd2",
-	"router_stats":                  "348030cc42a10cd1858ee42d03ee51f016bc2bd855d31972466538a2f6fb17a7",
-	"router_stats_sum":              "4c71cab60c1dd97a62e46a679f351ec6c98898c68121ea17e808ca92026860d2",
-	"scatter2scatter.f32":           "554dc09d0ed2a60f1ce34e5e650136a5b059eafd46f38a62c79f8574f037fdfc",
-	"scatter2scatter.f16":           "7813462b297ddb4a578cfe85e91ad9d5430087e26ff045190a8309afcabb9da4",
-	"scatter2scatter.bf16":          "fa561942740b380a93b3b41f43e7534e458fa104ddfc727d1c096a934d826118",
-	"scatter2scatter.f32_f16_f16":   "2fefcdaa7f7eeebb65601cec3452a61ae3f5d7eca91225dfa6cc6d3a2e56b1c6",
-	"scatter2scatter.f16_f16_f32":   "244734daeac9849ce04ef5d6e985cc77e7dbfd689c89635f13ebfcaf50fd6b09",
-	"scatter2scatter.f32_f16_f32":   "b33250ae5eab94e5e98f0019740d1f7ef142e0efba4d69c1a7e8b48f335983ba",
-	"scatter2scatter.f32_bf16_bf16": "9c5e46471fb26341aa71d129d5ce88e4f8e76ca7b073fbda041ea2b6b8a7db09",
-	"scatter2scatter.bf16_bf16_f32": "2391a5a88a3f35f91d114696b4362aaf63549e278771957d0bed6fc85b6ba4d3",
-	"scatter2scatter.f32_bf16_f32":  "ae939ded26a6370299d844bedf198f5c561c99cb62b6dd1bdcaf12fdcd89b5e2",
-	"scatter2scatter_coopmat.f16":   "98d9cc96329bd1daaa6d936a094ed2228558e278a7ea6208a8583406bad06521",
-	"scatter2scatter_coopmat.bf16":  "220160e7b331f4f8b2aecb5f628a8cf36403e1b39804edbc30bcc615f53e43f9",
-	"topk_gates":                    "9d6e6a1aa2445df5f161408fd3e74685d8091152ef56936d3631ec9f6fbc2203",
-	"topk_gates_backward":           "cb98c0b4e9385d215b8729f60907fdb4e9c2b0e5f40fe14a734d594d4b01f693",
+	"activation.f32":                "7e8bdebe46bb7b302f0b0cbca3fb1aea5661eb349d59346919e404f6edfe36c6",
+	"activation.f16":                "ae6741c3236fdb83fe6c63d559693e303420a56e92a9cc43fe4050f5e2a1a01b",
+	"activation.bf16":               "ad4b716831f2d1bc872ebf5e6767985d028c0e95b312bd45b5a2c1820380bb92",
+	"activation_backward.f32":       "03f55d57385ec0932bceeb5fcfa8a60012b71451581003e0c658532565971e66",
+	"activation_backward.f16":       "945aab154f51e6199ad13651289ab0d14b4c78b991f62f4917876dc62d849940",
+	"activation_backward.bf16":      "9584dfefa86daf5e68e5082d91f8494ddcf76032d791bd1b3cde4e7511152e92",
+	"combine.f32":                   "7d29a5e8066cef5965f198023572135db3046a1d05972ec72b0bbd9abd5ef723",
+	"combine.f16":                   "e41e32ecd0f8e25364541cb93f6cd4d546c7709f77377f51b1bc44db191c97d9",
+	"combine.bf16":                  "7160c7df6b119f215978025b4e9edd4017ffc81a61ce14b34beff84f10e4b797",
+	"combine_backward.f32":          "9a13f78bc40382aa14cf134b0db3b6a04134b7d32029737b6a18c657af0a1f8e",
+	"combine_backward.f16":          "c4d60f7d050facf2437a3596c1a1b896d15590679fef5016fe4fdb348ca584f2",
+	"combine_backward.bf16":         "03d2e989c7ae74a3d81adddf324012b29a06b11ce5395587718c48d5906dd734",
+	"convert.f32_f16":               "f4f93244b6989b94d1d274d0b85546d7dddc40c7bd89f13eeb800d7bc99b53c7",
+	"convert.f16_f32":               "6d681b930385e5f6bdcab7e8648eba5b79af9215dd3ad1570c2f3aab70c5f439",
+	"convert.f32_bf16":              "0f8e9bd32614deea8da74154ddb00ad91c0a9bc849fb1e58827ff5c9ebf282d5",
+	"convert.bf16_f32":              "1a89098f05c53e066c015b04bc56f3ee2a23979daff6a4e371d2eb315d0d8035",
+	"expert_histogram":              "f0998d2412e108469e5c2cd9f7c019737a85740fd2d94580b1a1695631a80119",
+	"expert_scan":                   "e5070e7f9ba4ac0066ffebbc70624563c5b508d2f0d6fbe217392050900227c3",
+	"expert_scatter":                "e9f9ca7021efacf061df3eff25aaf00b022608ac4e6fcd682299348dbc7b43ca",
+	"group_sum.f32":                 "a3f100faf4ee3541048a729e2b2c4ae1dd0708b04c09c3c548231c7b36667656",
+	"group_sum.f16":                 "00e531a68a92b29305b58748c73fa9086ceba02175401ec2c732515503f4be1f",
+	"group_sum.bf16":                "49d9de677320c5ea743ea2b92bd65ce83deba43935a05085507f4763e22a68d1",
+	"group_sum.f16_f32":             "641cec96a26761a56c592851e3cec07afa85fad982569bfa9608e44bb8e1bb9e",
+	"group_sum.bf16_f32":            "9b66f9e24f5cbffcaf4b81773d9589be51f714b0ea19c881eef5966d42d5ede5",
+	"group_xty.f32":                 "b39e515e4a0cba9d496afa3fc1ea9f42b5e14aed160f89702ced7a1038d83959",
+	"group_xty.f16":                 "3f81d1e6081ac2dc9f647eae23acbd0c1c393b81d4cbc0a2dc0bd44d717be2fe",
+	"group_xty.bf16":                "2e3328aa103693da34f7004a2766c94dcf8d143bca2e96a5d4e496a1ccf98322",
+	"group_xty.f16_f32":             "f0fcfcbe1339c55fd965851ee5c8d6d9dc515b2622846a9a94bc02d6723d3e95",
+	"group_xty.bf16_f32":            "058b88686289befa15e15b86f5634080695c75187b4f676256b34bec36efb8b6",
+	"jitter.f32":                    "14f0d8a49523e6f2042486b41b1de1da0d89a52b84873127c6e5bfd87ab1bdab",
+	"jitter.f16":                    "b22975eeaed812f7c379ce122a628145608c146247b4bf0ef78fd5dbc35c75a2",
+	"jitter.bf16":                   "02998133db9ef76b1d76df30e17d1a6c3dab66521009da3d26fe45c7e4762029",
+	"router_losses":                 "29bc5d6419d52397dd5eab76eee75d44d0e8951639e93149345e5ebf30197600",
+	"router_losses_backward":        "e9777a8f190c16d4325a6a1a6a13e30210271df2bed18a8fe324554fa5befed9",
+	"router_stats":                  "0690a8c94a4f28626630c905320d9f188954e48cffce01ae593358ee8951e003",
+	"router_stats_sum":              "b5a3ee05390abec0fe4d21ab4dbf1b68772ddb3028a947b6b4cfd10d7ec66bbe",
+	"scatter2scatter.f32":           "6a3c27982d7b11118f10cf8658bb50456bf12ac9eb89b81d354e05c1c1ee06c2",
+	"scatter2scatter.f16":           "99c13bc5828d6056d0585622e75b2dab8fc91142a78c85ad1853958d0b879db7",
+	"scatter2scatter.bf16":          "ab22a34bf51a31ed7c576745d7a0a301eea857b225dca5b209f66498a3e65221",
+	"scatter2scatter.f32_f16_f16":   "67636fb118af764d092b075efdf90770884aaea1091cc35a44f4c9ab6adafca9",
+	"scatter2scatter.f16_f16_f32":   "19f252d416bce88c70801df77930ce64189f702c72785ed05adda18000b72389",
+	"scatter2scatter.f32_f16_f32":   "9f982cc7cc39d4f2456a322ce93ba6980316bbf5c204ee9c2213545470312f68",
+	"scatter2scatter.f32_bf16_bf16": "856bf4f421c5c0cbf8a67ca6d20333680b3b7706896ce0895760fe0fda6b47d1",
+	"scatter2scatter.bf16_bf16_f32": "959ebb8061194d850d4224cd13a0bb23406c89c0b442f88204586920636c3684",
+	"scatter2scatter.f32_bf16_f32":  "1a76f61c6612baac7720749bb9c17d9ae471a11ff9e7468d3afd86b6e52db714",
+	"scatter2scatter_coopmat.f16":   "33f139ea403e5827d8152fcdb3d0c3df8e680034878f7d4284dacc03a4c3e747",
+	"scatter2scatter_coopmat.bf16":  "79a1ee923146d23b7a068868b388f00ab35f88e91af5b93db8ef046c9350678d",
+	"topk_gates":                    "7bc046b45b9f7dc6c34c168c01478a8a694b97dd85b7e947edfaeb784f598142",
+	"topk_gates_backward":           "7a86616765e936e626bbc17b000c75c9a77e8cb22ea546466aec59b159bc277a",
 }
 
 //go:embed spv/activation.f32.spv
@@ -93,12 +125,14 @@ var spvActivationF32 []byte
 var ActivationF32 = &kernel.Kernel{
 	Stem: "activation", Variant: "f32",
 	SPIRV:     decodeOnce(&spvActivationF32),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -117,15 +151,19 @@ type ActivationPush struct {
 	H     uint64
 	Rows  uint32
 	Width uint32
+	Alpha float32
+	Limit float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c ActivationPush) Bytes() []byte {
-	b := make([]byte, 24)
+	b := make([]byte, 32)
 	putU64(b[0:], c.Z)
 	putU64(b[8:], c.H)
 	putU32(b[16:], c.Rows)
 	putU32(b[20:], c.Width)
+	putU32(b[24:], math.Float32bits(c.Alpha))
+	putU32(b[28:], math.Float32bits(c.Limit))
 	return b
 }
 
@@ -170,12 +208,14 @@ var spvActivationF16 []byte
 var ActivationF16 = &kernel.Kernel{
 	Stem: "activation", Variant: "f16",
 	SPIRV:     decodeOnce(&spvActivationF16),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -195,16 +235,185 @@ var spvActivationBf16 []byte
 var ActivationBf16 = &kernel.Kernel{
 	Stem: "activation", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvActivationBf16),
-	PushBytes: 24,
+	PushBytes: 32,
 	Push: []kernel.Field{
 		{Name: "z", Offset: 0, Size: 8},
 		{Name: "h", Offset: 8, Size: 8},
 		{Name: "rows", Offset: 16, Size: 4},
 		{Name: "width", Offset: 20, Size: 4},
+		{Name: "alpha", Offset: 24, Size: 4},
+		{Name: "limit", Offset: 28, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
 		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation_backward.f32.spv
+var spvActivationBackwardF32 []byte
+
+// ActivationBackwardF32 is activation_backward.comp with STORAGE_F32.
+var ActivationBackwardF32 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvActivationBackwardF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// ActivationBackwardPush holds the push constants of activation_backward.comp; uint64 members are device addresses.
+type ActivationBackwardPush struct {
+	Z       uint64
+	Dh      uint64
+	Dz      uint64
+	H       uint64
+	Gates   uint64
+	Dgates  uint64
+	Inverse uint64
+	Slots   uint32
+	Width   uint32
+	Flags   uint32
+	Alpha   float32
+	Limit   float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ActivationBackwardPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.Z)
+	putU64(b[8:], c.Dh)
+	putU64(b[16:], c.Dz)
+	putU64(b[24:], c.H)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Dgates)
+	putU64(b[48:], c.Inverse)
+	putU32(b[56:], c.Slots)
+	putU32(b[60:], c.Width)
+	putU32(b[64:], c.Flags)
+	putU32(b[68:], math.Float32bits(c.Alpha))
+	putU32(b[72:], math.Float32bits(c.Limit))
+	return b
+}
+
+// ActivationBackwardSpec holds the specialization constants of activation_backward.comp.
+type ActivationBackwardSpec struct {
+	Lanes       uint32 // constant 0
+	Rows        uint32 // constant 1
+	Quads       bool   // constant 2
+	Mode        uint32 // constant 3
+	Gated       bool   // constant 4
+	Interleaved bool   // constant 5
+}
+
+// DefaultActivationBackwardSpec returns the values in the source.
+func DefaultActivationBackwardSpec() ActivationBackwardSpec {
+	return ActivationBackwardSpec{
+		Lanes:       16,
+		Rows:        4,
+		Quads:       false,
+		Mode:        2,
+		Gated:       false,
+		Interleaved: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ActivationBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		c.Mode,
+		bitsBool(c.Gated),
+		bitsBool(c.Interleaved),
+	}
+}
+
+//go:embed spv/activation_backward.f16.spv
+var spvActivationBackwardF16 []byte
+
+// ActivationBackwardF16 is activation_backward.comp with STORAGE_F16.
+var ActivationBackwardF16 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvActivationBackwardF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "MODE", Default: 2},
+		{ID: 4, Name: "GATED", Default: 0},
+		{ID: 5, Name: "INTERLEAVED", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/activation_backward.bf16.spv
+var spvActivationBackwardBf16 []byte
+
+// ActivationBackwardBf16 is activation_backward.comp with STORAGE_BF16.
+var ActivationBackwardBf16 = &kernel.Kernel{
+	Stem: "activation_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvActivationBackwardBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "z", Offset: 0, Size: 8},
+		{Name: "dh", Offset: 8, Size: 8},
+		{Name: "dz", Offset: 16, Size: 8},
+		{Name: "h", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "dgates", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
+		{Name: "alpha", Offset: 68, Size: 4},
+		{Name: "limit", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "MODE", Default: 2},
 		{ID: 4, Name: "GATED", Default: 0},
@@ -235,6 +444,7 @@ var CombineF32 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -265,19 +475,21 @@ func (c CombinePush) Bytes() []byte {
 
 // CombineSpec holds the specialization constants of combine.comp.
 type CombineSpec struct {
-	Columns uint32 // constant 0
-	Rows    uint32 // constant 1
-	Quads   bool   // constant 2
-	Grouped bool   // constant 3
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Quads      bool   // constant 2
+	Grouped    bool   // constant 3
+	Accumulate bool   // constant 4
 }
 
 // DefaultCombineSpec returns the values in the source.
 func DefaultCombineSpec() CombineSpec {
 	return CombineSpec{
-		Columns: 64,
-		Rows:    1,
-		Quads:   false,
-		Grouped: false,
+		Columns:    64,
+		Rows:       1,
+		Quads:      false,
+		Grouped:    false,
+		Accumulate: false,
 	}
 }
 
@@ -288,6 +500,7 @@ func (c CombineSpec) Values() []uint32 {
 		c.Rows,
 		bitsBool(c.Quads),
 		bitsBool(c.Grouped),
+		bitsBool(c.Accumulate),
 	}
 }
 
@@ -313,6 +526,7 @@ var CombineF16 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -339,6 +553,169 @@ var CombineBf16 = &kernel.Kernel{
 		{ID: 1, Name: "ROWS", Default: 1},
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine_backward.f32.spv
+var spvCombineBackwardF32 []byte
+
+// CombineBackwardF32 is combine_backward.comp with STORAGE_F32.
+var CombineBackwardF32 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCombineBackwardF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// CombineBackwardPush holds the push constants of combine_backward.comp; uint64 members are device addresses.
+type CombineBackwardPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Dgates  uint64
+	Ids     uint64
+	Inverse uint64
+	Slots   uint32
+	Width   uint32
+	K       uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CombineBackwardPush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Dgates)
+	putU64(b[40:], c.Ids)
+	putU64(b[48:], c.Inverse)
+	putU32(b[56:], c.Slots)
+	putU32(b[60:], c.Width)
+	putU32(b[64:], c.K)
+	putU32(b[68:], c.Flags)
+	return b
+}
+
+// CombineBackwardSpec holds the specialization constants of combine_backward.comp.
+type CombineBackwardSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+	ARows uint32 // constant 3
+	BRows uint32 // constant 4
+	CRows uint32 // constant 5
+}
+
+// DefaultCombineBackwardSpec returns the values in the source.
+func DefaultCombineBackwardSpec() CombineBackwardSpec {
+	return CombineBackwardSpec{
+		Lanes: 16,
+		Rows:  4,
+		Quads: false,
+		ARows: 0,
+		BRows: 1,
+		CRows: 1,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CombineBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		c.ARows,
+		c.BRows,
+		c.CRows,
+	}
+}
+
+//go:embed spv/combine_backward.f16.spv
+var spvCombineBackwardF16 []byte
+
+// CombineBackwardF16 is combine_backward.comp with STORAGE_F16.
+var CombineBackwardF16 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCombineBackwardF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/combine_backward.bf16.spv
+var spvCombineBackwardBf16 []byte
+
+// CombineBackwardBf16 is combine_backward.comp with STORAGE_BF16.
+var CombineBackwardBf16 = &kernel.Kernel{
+	Stem: "combine_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCombineBackwardBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "dgates", Offset: 32, Size: 8},
+		{Name: "ids", Offset: 40, Size: 8},
+		{Name: "inverse", Offset: 48, Size: 8},
+		{Name: "slots", Offset: 56, Size: 4},
+		{Name: "width", Offset: 60, Size: 4},
+		{Name: "k", Offset: 64, Size: 4},
+		{Name: "flags", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "A_ROWS", Default: 0},
+		{ID: 4, Name: "B_ROWS", Default: 1},
+		{ID: 5, Name: "C_ROWS", Default: 1},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -675,6 +1052,457 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
+}
+
+//go:embed spv/group_sum.f32.spv
+var spvGroupSumF32 []byte
+
+// GroupSumF32 is group_sum.comp with STORAGE_F32.
+var GroupSumF32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f32",
+	SPIRV:     decodeOnce(&spvGroupSumF32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// GroupSumPush holds the push constants of group_sum.comp; uint64 members are device addresses.
+type GroupSumPush struct {
+	Y       uint64
+	Sum     uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	Width   uint32
+	FanIn   uint32
+	Experts uint32
+	Rows    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupSumPush) Bytes() []byte {
+	b := make([]byte, 60)
+	putU64(b[0:], c.Y)
+	putU64(b[8:], c.Sum)
+	putU64(b[16:], c.Gates)
+	putU64(b[24:], c.Order)
+	putU64(b[32:], c.Offsets)
+	putU32(b[40:], c.Width)
+	putU32(b[44:], c.FanIn)
+	putU32(b[48:], c.Experts)
+	putU32(b[52:], c.Rows)
+	putU32(b[56:], c.Flags)
+	return b
+}
+
+// GroupSumSpec holds the specialization constants of group_sum.comp.
+type GroupSumSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+}
+
+// DefaultGroupSumSpec returns the values in the source.
+func DefaultGroupSumSpec() GroupSumSpec {
+	return GroupSumSpec{
+		Columns: 32,
+		Rows:    4,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+	}
+}
+
+//go:embed spv/group_sum.f16.spv
+var spvGroupSumF16 []byte
+
+// GroupSumF16 is group_sum.comp with STORAGE_F16.
+var GroupSumF16 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupSumF16),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.bf16.spv
+var spvGroupSumBf16 []byte
+
+// GroupSumBf16 is group_sum.comp with STORAGE_BF16.
+var GroupSumBf16 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupSumBf16),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.f16_f32.spv
+var spvGroupSumF16F32 []byte
+
+// GroupSumF16F32 is group_sum.comp with STORAGE_F16, OUTPUT_F32.
+var GroupSumF16F32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupSumF16F32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_sum.bf16_f32.spv
+var spvGroupSumBf16F32 []byte
+
+// GroupSumBf16F32 is group_sum.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupSumBf16F32 = &kernel.Kernel{
+	Stem: "group_sum", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupSumBf16F32),
+	PushBytes: 60,
+	Push: []kernel.Field{
+		{Name: "y", Offset: 0, Size: 8},
+		{Name: "sum", Offset: 8, Size: 8},
+		{Name: "gates", Offset: 16, Size: 8},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "width", Offset: 40, Size: 4},
+		{Name: "fan_in", Offset: 44, Size: 4},
+		{Name: "experts", Offset: 48, Size: 4},
+		{Name: "rows", Offset: 52, Size: 4},
+		{Name: "flags", Offset: 56, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/group_xty.f32.spv
+var spvGroupXtyF32 []byte
+
+// GroupXtyF32 is group_xty.comp with STORAGE_F32.
+var GroupXtyF32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f32",
+	SPIRV:     decodeOnce(&spvGroupXtyF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// GroupXtyPush holds the push constants of group_xty.comp; uint64 members are device addresses.
+type GroupXtyPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	AWidth  uint32
+	BWidth  uint32
+	AFanIn  uint32
+	BFanIn  uint32
+	Experts uint32
+	Rows    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupXtyPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Order)
+	putU64(b[40:], c.Offsets)
+	putU32(b[48:], c.AWidth)
+	putU32(b[52:], c.BWidth)
+	putU32(b[56:], c.AFanIn)
+	putU32(b[60:], c.BFanIn)
+	putU32(b[64:], c.Experts)
+	putU32(b[68:], c.Rows)
+	putU32(b[72:], c.Flags)
+	return b
+}
+
+// GroupXtySpec holds the specialization constants of group_xty.comp.
+type GroupXtySpec struct {
+	Threads uint32 // constant 0
+	BM      uint32 // constant 1
+	BN      uint32 // constant 2
+	BK      uint32 // constant 3
+	TM      uint32 // constant 4
+	TN      uint32 // constant 5
+	AQuads  bool   // constant 6
+	BQuads  bool   // constant 7
+	CQuads  bool   // constant 8
+}
+
+// DefaultGroupXtySpec returns the values in the source.
+func DefaultGroupXtySpec() GroupXtySpec {
+	return GroupXtySpec{
+		Threads: 64,
+		BM:      32,
+		BN:      32,
+		BK:      16,
+		TM:      4,
+		TN:      4,
+		AQuads:  false,
+		BQuads:  false,
+		CQuads:  false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupXtySpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.BN,
+		c.BK,
+		c.TM,
+		c.TN,
+		bitsBool(c.AQuads),
+		bitsBool(c.BQuads),
+		bitsBool(c.CQuads),
+	}
+}
+
+//go:embed spv/group_xty.f16.spv
+var spvGroupXtyF16 []byte
+
+// GroupXtyF16 is group_xty.comp with STORAGE_F16.
+var GroupXtyF16 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupXtyF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.bf16.spv
+var spvGroupXtyBf16 []byte
+
+// GroupXtyBf16 is group_xty.comp with STORAGE_BF16.
+var GroupXtyBf16 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupXtyBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.f16_f32.spv
+var spvGroupXtyF16F32 []byte
+
+// GroupXtyF16F32 is group_xty.comp with STORAGE_F16, OUTPUT_F32.
+var GroupXtyF16F32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyF16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty.bf16_f32.spv
+var spvGroupXtyBf16F32 []byte
+
+// GroupXtyBf16F32 is group_xty.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupXtyBf16F32 = &kernel.Kernel{
+	Stem: "group_xty", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyBf16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "flags", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "BK", Default: 16},
+		{ID: 4, Name: "TM", Default: 4},
+		{ID: 5, Name: "TN", Default: 4},
+		{ID: 6, Name: "A_QUADS", Default: 0},
+		{ID: 7, Name: "B_QUADS", Default: 0},
+		{ID: 8, Name: "C_QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/jitter.f32.spv

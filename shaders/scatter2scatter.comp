@@ -9,6 +9,7 @@
 // W is [E,out,in], or [E,in,out] when TRANSPOSED. DENSE is a plain linear layer: one expert, slot = position = row, no
 // order and no tile map. Storage dtype: that of W and bias, and of x unless INPUT_F32 and of y unless OUTPUT_F32. W and
 // bias are addresses of tables of one address per expert where W_TABLE and BIAS_TABLE say so (include/bank.glsl).
+// ACCUMULATE adds the result to what y holds.
 //
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
 // offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles); in, out, fan_in, rows (DENSE:
@@ -45,10 +46,11 @@ const uint ROWS_N = BN / TN;                          // distance between its co
 const uint X_LOADS = (BM * KQ + THREADS - 1u) / THREADS; // vec4s of x that an invocation loads per step
 const uint W_LOADS = (BN * KQ + THREADS - 1u) / THREADS;
 #ifdef OUTPUT_16BIT
-const bool PAIRS = TN % 2u == 0u;
+const uint STEP = 2u - TN % 2u; // columns of y that are stored at once
 #else
-const bool PAIRS = false;
+const uint STEP = 1u;
 #endif
+const bool PAIRS = STEP == 2u;
 
 shared vec4 x_tile[BM * STRIDE]; // [m][k / 4]
 shared vec4 w_tile[BN * STRIDE]; // [n][k / 4]
@@ -158,15 +160,10 @@ void store_results(uint first_m, uint first_n) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
-            [[unroll]] for (uint j = 0u; j < TN; j += PAIRS ? 2u : 1u) {
-                uint n = tile.column + column_of(first_n, j);
-                uint next = PAIRS ? j + 1u : j;
-                float v = (sums[i * TN + j] + bias[j]) * gate;
-                if (PAIRS && n + 1u < push.out_width) {
-                    store_output2(row, n, vec2(v, (sums[i * TN + next] + bias[next]) * gate));
-                } else if (n < push.out_width) {
-                    store_output(row, n, v);
-                }
+            [[unroll]] for (uint j = 0u; j < TN; j += STEP) {
+                uint next = j + STEP - 1u;
+                vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]) * gate;
+                store_pair(row, tile.column + column_of(first_n, j), push.out_width, v, PAIRS, has(ACCUMULATE));
             }
         }
     }

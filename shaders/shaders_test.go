@@ -37,6 +37,14 @@ func defaults(stem string) []uint32 {
 	switch stem {
 	case "activation":
 		return DefaultActivationSpec().Values()
+	case "activation_backward":
+		return DefaultActivationBackwardSpec().Values()
+	case "combine_backward":
+		return DefaultCombineBackwardSpec().Values()
+	case "group_sum":
+		return DefaultGroupSumSpec().Values()
+	case "group_xty":
+		return DefaultGroupXtySpec().Values()
 	case "combine":
 		return DefaultCombineSpec().Values()
 	case "convert":

@@ -13,6 +13,8 @@ type MLP[F Float] struct {
 	Up, Down   Linear[F]
 	Activation Activation
 	Gated      bool
+	Clamp      *Clamp     // ActivateClamped in place of Activation and Gated
+	Shared     *Shared[F] // adds its output, nil for none
 }
 
 // An MLPResult holds every stage of MLP.Forward, so that a device can be compared stage by stage.
@@ -25,6 +27,7 @@ type MLPResult struct {
 	Hidden  Result // [T·K, H] grouped
 	Slots   Result // [T·K, D] scattered, before the gates
 	Out     Result // [T,D]
+	Shared  SharedResult
 }
 
 // Forward runs the layer on x [T,D].
@@ -41,12 +44,15 @@ func ForwardChosen[F, X Float](m MLP[F], x []X, tokens int, logits Result, ids [
 	res.Routing = Route(ids, tokens, m.Router.Out, m.K)
 	noGates := []float64(nil)
 	res.Up = Scatter2scatter(m.Up, x, res.Routing, Layout{GroupedOut: true}, noGates)
-	if m.Gated {
-		res.Hidden = ActivateGated(m.Activation, res.Up.Y, res.Routing.Slots(), m.Down.In)
-	} else {
-		res.Hidden = Activate(m.Activation, res.Up.Y)
-	}
+	res.Hidden = m.activate(res.Up.Y, res.Routing.Slots(), m.Down.In)
 	res.Slots = Scatter2scatter(m.Down, res.Hidden.Y, res.Routing, Layout{GroupedIn: true}, noGates)
 	res.Out = Combine(res.Slots.Y, res.Gates, res.Routing, m.Down.Out, false)
+	if m.Shared != nil {
+		res.Shared = sharedForward(m, x, tokens)
+		for i, v := range res.Shared.Out.Y {
+			res.Out.Y[i] += v
+			res.Out.Abs[i] += res.Shared.Out.Abs[i]
+		}
+	}
 	return res
 }

@@ -7,6 +7,7 @@ type MLPGrads struct {
 	Up, Down LinearGrads
 	Logits   Result // [T,E]
 	Gates    Result // [T,K]
+	Shared   SharedGrads
 }
 
 // MLPBackward differentiates MLP.Forward at x [T,D], whose result is saved, from dOut [T,D]. The choice of experts has no
@@ -17,18 +18,19 @@ func MLPBackward[F, X, D Float](m MLP[F], x []X, saved MLPResult, dOut []D) MLPG
 	dSlots, dGates := CombineBackward(saved.Slots.Y, saved.Gates, dOut, r, m.Down.Out, false)
 	g.Gates = dGates
 	g.Down = Scatter2scatterBackward(m.Down, saved.Hidden.Y, r, Layout{GroupedIn: true}, noGates, dSlots.Y)
-	var dz Result
-	if m.Gated {
-		dz = ActivateGatedBackward(m.Activation, saved.Up.Y, g.Down.X.Y, r.Slots(), m.Down.In)
-	} else {
-		dz = ActivateBackward(m.Activation, saved.Up.Y, g.Down.X.Y)
-	}
+	dz := m.activateBackward(saved.Up.Y, g.Down.X.Y, r.Slots(), m.Down.In)
 	g.Up = Scatter2scatterBackward(m.Up, x, r, Layout{GroupedOut: true}, noGates, dz.Y)
 	g.Logits = RouterGatesBackward(m.router(), saved.Logits.Y, saved.IDs, dGates.Y, r.Tokens)
 	g.Router = Scatter2scatterBackward(m.Router, x, Dense(r.Tokens), Layout{}, noGates, g.Logits.Y)
 	g.X = make([]float64, len(g.Up.X.Y))
 	for i := range g.X {
 		g.X[i] = g.Up.X.Y[i] + g.Router.X.Y[i]
+	}
+	if m.Shared != nil {
+		g.Shared = sharedBackward(m, x, saved.Shared, dOut, r.Tokens)
+		for i, v := range g.Shared.X {
+			g.X[i] += v
+		}
 	}
 	return g
 }

@@ -13,9 +13,15 @@ type variant struct {
 // variants lists every kernel of the library, stems in alphabetical order.
 var variants = slices.Concat(
 	storages("activation"),
+	storages("activation_backward"),
 	storages("combine"),
+	storages("combine_backward"),
 	conversions("convert"),
 	plain("expert_histogram", "expert_scan", "expert_scatter"),
+	storages("group_sum"),
+	widening("group_sum"),
+	storages("group_xty"),
+	widening("group_xty"),
 	storages("jitter"),
 	plain("router_losses", "router_losses_backward", "router_stats", "router_stats_sum"),
 	storages("scatter2scatter"),
@@ -48,6 +54,14 @@ func conversions(stem string) []variant {
 		{stem: stem, name: "f32_f16", macros: []string{"STORAGE_F16", "INPUT_F32"}},
 		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
 		{stem: stem, name: "f32_bf16", macros: []string{"STORAGE_BF16", "INPUT_F32"}},
+		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
+	}
+}
+
+// widening are the 16-bit variants of a stem whose output is f32, named input_output.
+func widening(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
 		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
 	}
 }

@@ -9,6 +9,8 @@ const uint GELU_TANH = 1u;
 const uint SILU = 2u;
 const uint RELU = 3u;
 const uint RELU2 = 4u;
+const uint SIGMOID = 5u;
+const uint CLAMPED_SWIGLU = 6u; // gated only
 
 // normal_cdf is Φ(x) = erfc(−x/√2) / 2, accurate relative to its value in the left tail. With a = |x|/√2 and
 // t = 1/(1 + 0.4·a): erfc(a) = e^(−a²)·t·P(t), where P of degree 8 is the Chebyshev fit for a ≤ 10 (9e-8 relative).
@@ -50,9 +52,27 @@ float activate(uint mode, float x) {
         return x * sigmoid(x);
     case RELU:
         return positive(x);
+    case SIGMOID:
+        return sigmoid(x);
     default: // RELU2
         return positive(x) * positive(x);
     }
+}
+
+// x within [low, high], NaN staying NaN (see positive).
+float clamp_number(float x, float low, float high) {
+    return is_nan(x) ? x : clamp(x, low, high);
+}
+
+// activate_gated is f(gate)·up, or for CLAMPED_SWIGLU, as gpt-oss has it,
+// g·σ(α·g)·(u + 1) with g = min(gate, limit) and u = up within ±limit. NaN stays NaN.
+float activate_gated(uint mode, float gate, float up, float alpha, float limit) {
+    if (mode == CLAMPED_SWIGLU) {
+        float g = is_nan(gate) ? gate : min(gate, limit);
+        float u = clamp_number(up, -limit, limit);
+        return g * sigmoid(alpha * g) * (u + 1.0);
+    }
+    return activate(mode, gate) * up;
 }
 
 #endif

@@ -1,4 +1,4 @@
-// Loads of four neighbouring elements of a row, the ragged end of which reads as 0.
+// Loads of four neighbouring elements of a row, the ragged end of which reads as 0, and stores of two.
 #ifndef QUADS_GLSL
 #define QUADS_GLSL
 
@@ -33,5 +33,22 @@ vec4 load_input_quad(uvec2 base, uint index, uint end, bool quads) {
 #else
 #define load_input_quad load_quad
 #endif
+
+// store_pair stores v.x as output n and, where pairs, v.y beside it; what is at or beyond end is dropped. accumulate adds
+// to what is there.
+void store_pair(uvec2 row, uint n, uint end, vec2 v, bool pairs, bool accumulate) {
+    bool both = pairs && n + 1u < end;
+    if (n >= end) {
+        return;
+    }
+    if (accumulate) {
+        v += vec2(load_output(row, n), both ? load_output(row, n + 1u) : 0.0);
+    }
+    if (both) {
+        store_output2(row, n, v);
+    } else {
+        store_output(row, n, v.x);
+    }
+}
 
 #endif

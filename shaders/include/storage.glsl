@@ -3,8 +3,8 @@
 //
 // load_value, load_value4, store_value, store_value2 and store_value4 act on the kernel's storage dtype, which the
 // variant's macro picks: STORAGE_F32, STORAGE_F16 or STORAGE_BF16. VALUE_BYTES is its size. load_f32 and friends always
-// mean that type. load_input and store_output are the same in f32 where a variant also says INPUT_F32 or OUTPUT_F32;
-// which operands those are is the kernel's affair. OUTPUT_16BIT is defined where outputs are 16 bits wide.
+// mean that type. load_input, load_output and store_output are the same in f32 where a variant also says INPUT_F32 or
+// OUTPUT_F32; which operands those are is the kernel's affair. OUTPUT_16BIT is defined where outputs are 16 bits wide.
 //
 // 16-bit values are packed and unpacked in 32-bit words, so no device needs 16-bit types. Two invocations may write the
 // halves of one word: where width is odd, rows begin in the middle of a word. store_value therefore changes its half by
@@ -122,6 +122,8 @@ void store_value4(uvec2 base, uint index, vec4 value) {
 
 #if defined(OUTPUT_F32)
 #define OUTPUT_BYTES 4u
+#define load_output load_f32
+#define load_output4 load_f32x4
 #define store_output store_f32
 #define store_output4 store_f32x4
 void store_output2(uvec2 base, uint index, vec2 value) {
@@ -133,6 +135,8 @@ void store_output2(uvec2 base, uint index, vec2 value) {
 #ifndef STORAGE_F32
 #define OUTPUT_16BIT
 #endif
+#define load_output load_value
+#define load_output4 load_value4
 #define store_output store_value
 #define store_output2 store_value2
 #define store_output4 store_value4

@@ -1,0 +1,82 @@
+package moe
+
+import (
+	"fmt"
+	"math/rand"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// gridCase is one shape of ScatterMoE's own test of its MLP.
+type gridCase struct {
+	tokens, width, k int
+	bias             bool
+}
+
+func (c gridCase) config() MLPConfig {
+	return MLPConfig{Experts: 8, TopK: c.k, Width: c.width, Hidden: 4 * c.width / c.k, Activation: GELU, Bias: c.bias,
+		Mode: SoftmaxTopKNorm}
+}
+
+// grid lists the shapes; with -short, and on a device that is slow at everything, the smaller ones.
+func grid() []gridCase {
+	var cases []gridCase
+	for _, tokens := range []int{1, 256, 512} {
+		for _, width := range []int{100, 128, 256, 512, 600} {
+			for _, k := range []int{2, 3, 4} {
+				for _, bias := range []bool{false, true} {
+					if (testing.Short() || slowDevice()) && tokens*width > 256*128 {
+						continue
+					}
+					cases = append(cases, gridCase{tokens, width, k, bias})
+				}
+			}
+		}
+	}
+	return cases
+}
+
+// slowDevice reports SwiftShader, which takes about five times as long as lavapipe.
+func slowDevice() bool { return dev != nil && dev.Adapter().DriverName == "SwiftShader driver" }
+
+// TestGrid compares output and every gradient of the MLP with the oracle on ScatterMoE's grid of shapes.
+func TestGrid(t *testing.T) {
+	worst := map[string]float64{}
+	var onDevice, inOracle time.Duration
+	for _, c := range grid() {
+		t.Run(fmt.Sprintf("T=%d D=%d k=%d bias=%v", c.tokens, c.width, c.k, c.bias), func(t *testing.T) {
+			cfg := c.config()
+			l := newLayer(t, cfg)
+			k := newKit(t)
+			r := rand.New(rand.NewSource(int64(c.tokens + c.width)))
+			x, dy := normal(r, c.tokens*c.width), normal(r, c.tokens*c.width)
+			start := time.Now()
+			run := l.recordBackward(k, x, dy, c.tokens, RecomputeActivation, false, false)
+			k.run()
+			onDevice += time.Since(start)
+			start = time.Now()
+			v := ref.MLPValuesOf(l.oracle, x, dy, c.tokens, download[int32](t, run.saved.Routing.IDs))
+			inOracle += time.Since(start)
+			want := map[string][]float64{"y": v.Out, "X": v.X, "Logits": v.Logits, "Gates": v.Gates, "Router": v.Router,
+				"Up": v.Up, "Up bias": v.UpBias, "Down": v.Down, "Down bias": v.DownBias}
+			got := map[string]*vk.Tensor{"y": run.y}
+			for name, tensor := range run.named {
+				got[name] = tensor
+			}
+			for name, tensor := range got {
+				relative := ref.RelativeFrobenius(download[float32](t, tensor), want[name])
+				require.True(t, relative <= backwardTolerance, "%s: relative error %v", name, relative)
+				worst[name] = max(worst[name], relative)
+			}
+			k.close()
+			require.NoError(t, l.Close())
+		})
+	}
+	t.Logf("worst relative errors: %v", worst)
+	t.Logf("%.1f s on the device, %.1f s in the oracle", onDevice.Seconds(), inOracle.Seconds())
+}

@@ -1,0 +1,133 @@
+package moe
+
+import (
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// operand is a matrix whose rows belong to slots: row p when grouped, else row slot/fanIn.
+type operand struct {
+	t       *vk.Tensor
+	grouped bool
+	fanIn   int
+}
+
+// groupXTYKernels and groupSumKernels are the variants by the dtypes of the rows and of the result.
+var (
+	groupXTYKernels = map[[2]vk.DType]*vk.Kernel{
+		{vk.F32, vk.F32}:   shaders.GroupXtyF32,
+		{vk.F16, vk.F16}:   shaders.GroupXtyF16,
+		{vk.F16, vk.F32}:   shaders.GroupXtyF16F32,
+		{vk.BF16, vk.BF16}: shaders.GroupXtyBf16,
+		{vk.BF16, vk.F32}:  shaders.GroupXtyBf16F32,
+	}
+	groupSumKernels = map[[2]vk.DType]*vk.Kernel{
+		{vk.F32, vk.F32}:   shaders.GroupSumF32,
+		{vk.F16, vk.F16}:   shaders.GroupSumF16,
+		{vk.F16, vk.F32}:   shaders.GroupSumF16F32,
+		{vk.BF16, vk.BF16}: shaders.GroupSumBf16,
+		{vk.BF16, vk.F32}:  shaders.GroupSumBf16F32,
+	}
+)
+
+// The bits of group_xty's and group_sum's flags.
+const (
+	xtyAGrouped   = 1
+	xtyBGrouped   = 2
+	xtyDense      = 4
+	xtyAccumulate = 8
+	xtyTable      = 16
+)
+
+// xtyTile is how group_xty cuts its output, as Tile is for scatter2scatter.
+func xtyTile(software bool, a, b int) Tile {
+	side := func(width int) (block, each int) {
+		switch {
+		case width <= 16:
+			return 8, 4
+		case software:
+			return 32, 8
+		case width <= 48:
+			return 32, 4
+		}
+		return 64, 4
+	}
+	t := Tile{BK: 16}
+	t.BM, t.TM = side(a)
+	t.BN, t.TN = side(b)
+	if !software && t.BM == 64 {
+		t.TM = 8
+	}
+	return t
+}
+
+// groupXTY records c[e] (+)= Σ gate·aᵀ·b over each expert's rows, c being [E, width of a, width of b]. Without a routing
+// there is one expert, which owns all rows of a and b.
+func groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *ExpertBank, accumulate bool,
+	label string) error {
+	m, n, experts, rows := a.t.Dim(1), b.t.Dim(1), 1, a.t.Dim(0)
+	address, table := c.operand()
+	push := shaders.GroupXtyPush{A: a.t.Address(), B: b.t.Address(), C: address, Gates: gates.Address(),
+		AWidth: uint32(m), BWidth: uint32(n), AFanIn: uint32(a.fanIn), BFanIn: uint32(b.fanIn)}
+	reads := []*vk.Tensor{a.t, b.t, gates}
+	if r == nil {
+		push.Flags = xtyDense
+		push.Rows = uint32(rows)
+	} else {
+		experts, rows = r.Experts, r.Slots()
+		push.Order, push.Offsets = r.Order.Address(), r.Offsets.Address()
+		reads = append(reads, r.Order, r.Offsets)
+	}
+	push.Experts = uint32(experts)
+	push.Flags |= bit(xtyAGrouped, a.grouped) | bit(xtyBGrouped, b.grouped) | bit(xtyAccumulate, accumulate) |
+		bit(xtyTable, table)
+	tile := xtyTile(software(rec.Device()), m, n)
+	return record(rec, vk.Dispatch{
+		Kernel: groupXTYKernels[[2]vk.DType{a.t.DType(), c.DType()}],
+		Spec: shaders.GroupXtySpec{Threads: uint32(tile.Threads()), BM: uint32(tile.BM), BN: uint32(tile.BN),
+			BK: uint32(tile.BK), TM: uint32(tile.TM), TN: uint32(tile.TN), AQuads: quads(a.t, m), BQuads: quads(b.t, n),
+			CQuads: c.quads(n)}.Values(),
+		Push:  push.Bytes(),
+		Reads: append(reads, c.tensors()...), Writes: c.parts, Label: label + " dW",
+		FLOPs: 2 * float64(rows) * float64(m) * float64(n),
+	}, uint64(experts)*uint64(ceilDiv(m, tile.BM))*uint64(ceilDiv(n, tile.BN)))
+}
+
+const (
+	sumColumns = 32 // work-group shape of group_sum
+	sumRows    = 8
+)
+
+// groupSum records sum[e] (+)= Σ gate·y over each expert's rows, sum being [E, width of y].
+func groupSum(rec *vk.Recorder, r *Routing, y operand, gates *vk.Tensor, sum *ExpertBank, accumulate bool, label string) error {
+	width, experts, rows := y.t.Dim(1), 1, y.t.Dim(0)
+	address, table := sum.operand()
+	push := shaders.GroupSumPush{Y: y.t.Address(), Sum: address, Gates: gates.Address(), Width: uint32(width),
+		FanIn: uint32(y.fanIn)}
+	reads := []*vk.Tensor{y.t, gates}
+	if r == nil {
+		push.Flags = xtyDense
+		push.Rows = uint32(rows)
+	} else {
+		experts, rows = r.Experts, r.Slots()
+		push.Order, push.Offsets = r.Order.Address(), r.Offsets.Address()
+		reads = append(reads, r.Order, r.Offsets)
+	}
+	push.Experts = uint32(experts)
+	push.Flags |= bit(xtyAGrouped, y.grouped) | bit(xtyAccumulate, accumulate) | bit(xtyTable, table)
+	return record(rec, vk.Dispatch{
+		Kernel: groupSumKernels[[2]vk.DType{y.t.DType(), sum.DType()}],
+		Spec:   shaders.GroupSumSpec{Columns: sumColumns, Rows: sumRows}.Values(),
+		Push:   push.Bytes(),
+		Reads:  append(reads, sum.tensors()...), Writes: sum.parts, Label: label + " db",
+		FLOPs: float64(rows) * float64(width),
+	}, uint64(experts)*uint64(ceilDiv(width, sumColumns)))
+}
+
+// bit returns flag when on, else 0.
+func bit(flag uint32, on bool) uint32 {
+	if on {
+		return flag
+	}
+	return 0
+}

@@ -1,0 +1,123 @@
+package moe
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// TestMemoryIsWhatTheFormulasSay compares the device's count of live and peak bytes with WeightBytes and PassBytes.
+func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
+	if dev == nil {
+		t.Skip("needs a Vulkan device")
+	}
+	for _, cfg := range []MLPConfig{
+		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, Bias: true, RouterBias: true},
+		{Experts: 16, TopK: 4, Width: 100, Hidden: 60, Activation: GELU},
+		{Experts: 4, TopK: 2, Width: 24, Hidden: 96, Activation: ReLU},
+		{Experts: 64, TopK: 8, Width: 36, Hidden: 40},
+		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, DType: vk.BF16},
+	} {
+		before := dev.Memory().LiveBytes
+		m, err := NewMLP(dev, cfg)
+		require.NoError(t, err)
+		require.Equal(t, cfg.WeightBytes(), dev.Memory().LiveBytes-before)
+		before = dev.Memory().LiveBytes
+		g, err := m.NewGrads()
+		require.NoError(t, err)
+		require.Equal(t, cfg.WeightBytes(), dev.Memory().LiveBytes-before)
+		for _, tokens := range []int{700, 1300} {
+			for flags := range 12 {
+				p := Pass{Save: Save(flags % 3), Backward: flags/3%2 == 1 && flags%3 < 2, Workspace: flags >= 6}
+				t.Run(fmt.Sprintf("%+v T=%d %+v", cfg, tokens, p), func(t *testing.T) { requirePassBytes(t, m, g, tokens, p) })
+			}
+		}
+		require.NoError(t, g.Close())
+		require.NoError(t, m.Close())
+	}
+}
+
+// requirePassBytes records a pass and asks that it takes PassBytes exactly, in memory that stays and at the peak.
+func requirePassBytes(t *testing.T, m *MLP, weights *MLPGrads, tokens int, p Pass) {
+	t.Helper()
+	tensor := func() *vk.Tensor {
+		x, err := dev.NewTensor(m.Config.DType, tokens, m.Config.Width)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, x.Close()) })
+		return x
+	}
+	x, y, dy := tensor(), tensor(), tensor()
+	g := *weights
+	g.X = y // y is not needed any more when X is written
+	g.AccumulateWeights = !p.Workspace
+	o := ForwardOptions{Save: p.Save}
+	if p.Workspace {
+		o.Workspace = g.Up.Weight.parts[0]
+	}
+	rec, err := dev.NewRecorder()
+	require.NoError(t, err)
+	before := dev.Memory().LiveBytes
+	dev.ResetPeak()
+	saved, err := m.ForwardWith(rec, x, y, o)
+	require.NoError(t, err)
+	if p.Backward {
+		require.NoError(t, m.Backward(rec, saved, x, dy, g))
+	}
+	want := m.Config.PassBytes(tokens, saved.Routing.BlockM, p)
+	require.Equal(t, want, dev.Memory().LiveBytes-before)
+	require.Equal(t, want, dev.Memory().PeakBytes-before)
+	require.NoError(t, rec.Close())
+	require.Equal(t, before, dev.Memory().LiveBytes)
+}
+
+// anchor is a row of what ScatterMoE 0.3 takes for one MLP in bf16 on an H100, in MB of 10^6 bytes beside weights and x: the
+// output forward; output, gradient of x, of the weights and all that is saved, forward and backward. The router is in
+// neither.
+type anchor struct {
+	name                              string
+	experts, k, width, hidden, tokens int
+	activation                        Activation
+	forward, training                 float64
+	inPlace                           bool // grads.X takes y's memory
+}
+
+var anchors = []anchor{
+	{"paper unit", 32, 4, 4096, 2048, 2048, GELU, 118, 1208, false},
+	{"paper unit", 32, 4, 4096, 2048, 61440, GELU, 3527, 6078, true},
+	{"Mixtral", 8, 2, 4096, 14336, 512, SwiGLU, 117, 2894, false},
+	{"Mixtral", 8, 2, 4096, 14336, 4096, SwiGLU, 940, 3423, false},
+	{"Qwen3-30B-A3B", 128, 8, 2048, 768, 4096, SwiGLU, 303, 1477, false},
+	{"OLMoE", 64, 8, 2048, 1024, 4096, SwiGLU, 353, 1108, false},
+	{"granularity 1", 8, 1, 4096, 8192, 8192, GELU, 269, 1342, false},
+	{"granularity 4", 32, 4, 4096, 2048, 8192, GELU, 470, 1611, false},
+	{"granularity 16", 128, 16, 4096, 512, 8192, GELU, 1277, 2418, false},
+	{"sparsity", 64, 1, 4096, 512, 8192, GELU, 143, 680, false},
+	{"sparsity", 64, 32, 4096, 512, 8192, GELU, 2487, 3293, false},
+}
+
+// TestMemoryIsNoMoreThanScatterMoEs holds the formulas, which the test above holds to the device, to its measured figures.
+// They are rounded to whole MB, so ours may exceed them by half of one.
+func TestMemoryIsNoMoreThanScatterMoEs(t *testing.T) {
+	for _, a := range anchors {
+		cfg := MLPConfig{Experts: a.experts, TopK: a.k, Width: a.width, Hidden: a.hidden, Activation: a.activation,
+			DType: vk.BF16}
+		rows := tensorBytes(2, a.tokens, a.width)
+		blockM := chooseRule(classTensor, a.tokens*a.k, a.experts).wide.BM
+		forward := rows + cfg.PassBytes(a.tokens, blockM, Pass{Save: SaveNothing, Routed: true})
+		up := tensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
+		down := tensorBytes(2, a.experts, a.width, a.hidden)
+		training := rows + up + down + tensorBytes(4, a.tokens, a.k) + // with the gates' gradient
+			cfg.PassBytes(a.tokens, blockM, Pass{Save: RecomputeActivation, Routed: true, Backward: true, Workspace: true})
+		if !a.inPlace {
+			training += rows
+		}
+		f, b := float64(forward)/1e6, float64(training)/1e6
+		t.Logf("%s k=%d T=%d: forward %.1f MB against %.0f, forward and backward %.1f against %.0f", a.name, a.k, a.tokens, f,
+			a.forward, b, a.training)
+		require.LessOrEqual(t, f, a.forward+0.5, "%s forward", a.name)
+		require.LessOrEqual(t, b, a.training+0.5, "%s forward and backward", a.name)
+	}
+}

@@ -1,0 +1,268 @@
+package moe
+
+import (
+	"fmt"
+	"math"
+	"math/rand"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// gradsCase says which gradients a linearCase asks for and what they are added to.
+type gradsCase struct {
+	linearCase
+	noX, noWeight, noGates bool
+	accumulate             bool
+}
+
+// result is a gradient on the device and what it held before.
+type result struct {
+	t     *vk.Tensor
+	start []float32
+}
+
+// gradient makes a tensor for a gradient, full of values when it is accumulated.
+func (c gradsCase) gradient(k *kit, r *rand.Rand, name string, partial bool, shape ...int) result {
+	if !c.accumulate {
+		if partial {
+			return result{t: k.partialOutput(name, vk.F32, shape...)}
+		}
+		return result{t: k.output(name, vk.F32, shape...)}
+	}
+	n := 1
+	for _, s := range shape {
+		n *= s
+	}
+	start := c.values(r, n)
+	res := result{k.f32(name, start, shape...), start}
+	k.bands[len(k.bands)-1].output = true
+	return res
+}
+
+// bank is the gradient as a bank, nil for none.
+func (g result) bank(t testing.TB) *ExpertBank {
+	if g.t == nil {
+		return nil
+	}
+	return bankOf(t, g.t)
+}
+
+// requireGradient compares a gradient with the oracle's, elements that skip names excepted.
+func (g result) requireGradient(t testing.TB, want ref.Result, terms int, exact bool, what string) {
+	t.Helper()
+	got := download[float32](t, g.t)
+	y, bound := slices.Clone(want.Y), want.Bound(ref.F32, terms)
+	for i, s := range g.start {
+		y[i] += float64(s)
+		bound[i] += 2 * ref.UnitF32 * (math.Abs(y[i]) + math.Abs(float64(s)))
+	}
+	if exact {
+		bound = nil
+	}
+	for i, v := range got { // a row that no slot owns is not written
+		if math.Float32bits(v) == poison {
+			require.Zero(t, want.Abs[i], "%s[%d] was not written", what, i)
+			got[i] = 0
+		}
+	}
+	requireClose(t, got, y, bound, what)
+}
+
+// check runs forward and backward and compares every gradient with the oracle's.
+func (c gradsCase) check(t *testing.T, exact bool) {
+	t.Helper()
+	if c.values == nil {
+		c.values = normal
+	}
+	k := newKit(t)
+	run := c.record(k)
+	r := rand.New(rand.NewSource(int64(c.tokens + c.out)))
+	slots := c.tokens * c.k
+	dys := c.values(r, slots*c.out)
+	dy := k.f32("dy", dys, slots, c.out)
+	var x, w, b, gates result
+	g := LinearGrads{AccumulateX: c.accumulate, AccumulateWeights: c.accumulate, AccumulateGates: c.accumulate}
+	if !c.noX {
+		x = c.gradient(k, r, "dx", true, run.xs.Shape()...)
+	}
+	if !c.noWeight {
+		w = c.gradient(k, r, "dw", false, run.layer.Weight.Shape()...)
+		if c.bias {
+			b = c.gradient(k, r, "db", false, c.experts, c.out)
+		}
+	}
+	if !c.noGates {
+		gates = c.gradient(k, r, "dgates", false, c.tokens, c.k)
+	}
+	g.X, g.Weight, g.Bias, g.Gates = x.t, w.bank(t), b.bank(t), gates.t
+	require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
+	k.run()
+	want := ref.Scatter2scatterBackward(run.weights, run.x, run.routing, c.layout, run.gates, dys)
+	if g.X != nil {
+		x.requireGradient(t, want.X, c.out*c.k+1, exact, c.String()+" dX")
+	}
+	if g.Weight != nil {
+		w.requireGradient(t, want.Weight, slots+1, exact, c.String()+" dW")
+	}
+	if g.Bias != nil {
+		b.requireGradient(t, want.Bias, slots, exact, c.String()+" db")
+	}
+	if g.Gates != nil {
+		gates.requireGradient(t, want.Gates, c.in+c.out+2, exact, c.String()+" dGates")
+	}
+	k.close()
+}
+
+func TestBackwardInEveryLayout(t *testing.T) {
+	shapes := []struct{ tokens, experts, k, in, out int }{
+		{7, 3, 2, 3, 1}, {33, 4, 3, 1, 3}, {20, 5, 1, 36, 40}, {70, 8, 4, 100, 25},
+	}
+	for _, s := range shapes {
+		for i, layout := range ref.Layouts {
+			t.Run(fmt.Sprintf("%v %v", s, layout), func(t *testing.T) {
+				for flags := range 8 {
+					c := linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[(i+flags)%len(spreads)], layout,
+						flags&1 != 0, flags&2 != 0, flags&4 != 0, s.tokens % 2, Tile{}, nil}
+					gradsCase{linearCase: c, accumulate: (flags+i)%2 == 1, noX: flags == 3, noGates: flags&2 == 0 && i%2 == 0,
+						noWeight: flags == 6}.check(t, false)
+				}
+			})
+		}
+	}
+}
+
+func TestBackwardShapes(t *testing.T) {
+	shapes := []struct{ tokens, experts, k, in, out int }{
+		{0, 4, 2, 8, 8}, {1, 1, 1, 1, 1}, {1, 8, 2, 120, 100}, {1, 1024, 64, 3, 5}, {40, 1024, 1, 12, 1}, {100, 8, 2, 100, 130},
+		{100, 4, 2, 515, 3}, {64, 2, 1, 3, 515}, {129, 1, 1, 128, 64}, {300, 16, 4, 64, 100}, {5000, 8, 2, 4, 3},
+	}
+	for i, s := range shapes {
+		for j, sp := range spreads {
+			c := linearCase{s.tokens, s.experts, s.k, s.in, s.out, sp, ref.Layouts[(i+j)%len(ref.Layouts)],
+				j%2 == 0, i%2 == 0, j == 2, 0, Tile{}, nil}
+			t.Run(c.String(), func(t *testing.T) { gradsCase{linearCase: c, accumulate: i%2 == 1}.check(t, false) })
+		}
+	}
+}
+
+func TestBackwardIsExact(t *testing.T) {
+	for _, layout := range ref.Layouts {
+		c := linearCase{65, 4, 2, 40, 36, spreads[0], layout, true, true, false, 0, Tile{}, halves}
+		gradsCase{linearCase: c}.check(t, true)
+	}
+}
+
+// TestBackwardOfRandomShapes draws shapes, layouts and what is asked for.
+func TestBackwardOfRandomShapes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		draw := func(name string, low, high int) int { return rapid.IntRange(low, high).Draw(rt, name) }
+		flag := func(name string) bool { return rapid.Bool().Draw(rt, name) }
+		experts := draw("experts", 1, 20)
+		c := gradsCase{linearCase: linearCase{tokens: draw("tokens", 0, 70), experts: experts, k: draw("k", 1, 5), in: draw("in", 1, 70),
+			out: draw("out", 1, 70), spread: rapid.SampledFrom(spreads).Draw(rt, "spread"),
+			layout: rapid.SampledFrom(ref.Layouts).Draw(rt, "layout"), bias: flag("bias"), gates: flag("gates"), inOut: flag("inOut"),
+			shift: draw("shift", 0, 1)}, noX: flag("noX"), noWeight: flag("noWeight"), noGates: flag("noGates"),
+			accumulate: flag("accumulate")}
+		c.check(t, false)
+	})
+}
+
+// TestBackwardRepeatsItsBits runs one recording twenty times.
+func TestBackwardRepeatsItsBits(t *testing.T) {
+	for _, layout := range ref.Layouts[:4] {
+		k := newKit(t)
+		c := linearCase{200, 8, 4, 60, 68, spreads[0], layout, true, true, false, 0, Tile{}, nil}
+		run := c.record(k)
+		dy := k.f32("dy", normal(rand.New(rand.NewSource(5)), 800*68), 800, 68)
+		outputs := []*vk.Tensor{k.output("dx", vk.F32, run.xs.Shape()...), k.output("dw", vk.F32, run.layer.Weight.Shape()...),
+			k.output("db", vk.F32, 8, 68), k.output("dgates", vk.F32, 200, 4)}
+		g := LinearGrads{X: outputs[0], Weight: bankOf(t, outputs[1]), Bias: bankOf(t, outputs[2]), Gates: outputs[3]}
+		require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
+		var first [4][]uint32
+		for i := range 20 {
+			k.run()
+			for j, o := range outputs {
+				if i == 0 {
+					first[j] = words(t, o)
+				}
+				require.True(t, slices.Equal(first[j], words(t, o)), "%v: run %d, gradient %d", layout, i, j)
+			}
+		}
+		k.close()
+	}
+}
+
+func TestDenseBackward(t *testing.T) {
+	for _, s := range []struct{ rows, in, out int }{{0, 4, 4}, {1, 1, 1}, {37, 100, 8}, {70, 33, 65}, {1000, 12, 3}} {
+		for flags := range 4 {
+			bias, inOut := flags&1 != 0, flags&2 != 0
+			k := newKit(t)
+			r := rand.New(rand.NewSource(int64(s.rows)))
+			weights := ref.Linear[float32]{Experts: 1, In: s.in, Out: s.out, InOut: inOut, Weight: normal(r, s.in*s.out)}
+			shape := []int{1, s.out, s.in}
+			if inOut {
+				shape = []int{1, s.in, s.out}
+			}
+			l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: s.in, Out: s.out, Bias: bias, InOut: inOut}}
+			l.Weight = bankOf(t, k.f32("weight", weights.Weight, shape...))
+			c := gradsCase{linearCase: linearCase{values: normal}, accumulate: flags == 3}
+			var db result
+			if bias {
+				weights.Bias = normal(r, s.out)
+				l.Bias = bankOf(t, k.f32("bias", weights.Bias, 1, s.out))
+				db = c.gradient(k, r, "db", false, 1, s.out)
+			}
+			xs, dys := normal(r, s.rows*s.in), normal(r, s.rows*s.out)
+			x, dy := k.f32("x", xs, s.rows, s.in), k.f32("dy", dys, s.rows, s.out)
+			dx, dw := c.gradient(k, r, "dx", false, s.rows, s.in), c.gradient(k, r, "dw", false, shape...)
+			g := LinearGrads{X: dx.t, Weight: dw.bank(t), Bias: db.bank(t), AccumulateX: c.accumulate, AccumulateWeights: c.accumulate}
+			require.NoError(t, l.DenseBackward(k.rec, x, dy, g))
+			k.run()
+			none := []float32(nil)
+			want := ref.Scatter2scatterBackward(weights, xs, ref.Dense(s.rows), ref.Layout{}, none, dys)
+			dx.requireGradient(t, want.X, s.out+1, false, "dX")
+			dw.requireGradient(t, want.Weight, s.rows+1, false, "dW")
+			if bias {
+				db.requireGradient(t, want.Bias, s.rows+1, false, "db")
+			}
+			k.close()
+		}
+	}
+}
+
+func TestBackwardArguments(t *testing.T) {
+	k := newKit(t)
+	c := linearCase{10, 3, 2, 8, 12, spreads[0], ref.Layout{}, false, true, false, 0, Tile{}, nil}
+	run := c.record(k)
+	dy := k.f32("dy", make([]float32, 240), 20, 12)
+	dx := k.output("dx", vk.F32, 10, 8)
+	l := run.layer
+	for _, bad := range []struct {
+		arg string
+		dy  *vk.Tensor
+		g   LinearGrads
+	}{
+		{"y", nil, LinearGrads{X: dx}},
+		{"grads.X", dy, LinearGrads{X: dy}},
+		{"grads.X", dy, LinearGrads{X: run.xs}},
+		{"grads.Weight", dy, LinearGrads{Weight: bankOf(t, dx)}},
+		{"grads.Weight", dy, LinearGrads{Weight: l.Weight}},
+		{"grads.Bias", dy, LinearGrads{Bias: bankOf(t, dx)}},
+		{"grads.Gates", dy, LinearGrads{Gates: dx}},
+	} {
+		rec, err := dev.NewRecorder()
+		require.NoError(t, err)
+		err = l.Backward(rec, run.device, run.xs, bad.dy, bad.g, run.opts)
+		var shape *vk.ShapeError
+		require.ErrorAs(t, err, &shape)
+		require.Equal(t, bad.arg, shape.Arg)
+		require.Equal(t, "ParallelLinear.Backward", shape.Op)
+		require.NoError(t, rec.Close())
+	}
+}

@@ -1,0 +1,46 @@
+// The activations together with their derivatives, in f32.
+#ifndef ACTIVATIONS_BACKWARD_GLSL
+#define ACTIVATIONS_BACKWARD_GLSL
+
+#include "activations.glsl"
+
+// activate_both is (f(x), f'(x)). ReLU's derivative at 0 is 0; NaN stays NaN.
+vec2 activate_both(uint mode, float x) {
+    float s;
+    switch (mode) {
+    case GELU:
+        s = normal_cdf(x);
+        // φ(x) = e^(−x²/2)/√(2π)
+        return vec2(x * s, s + x * 0.39894228 * exp_f32(-0.5 * x * x));
+    case GELU_TANH:
+        s = sigmoid(1.59576912 * (x + 0.044715 * x * x * x));
+        return vec2(x * s, s + x * s * (1.0 - s) * (1.59576912 + 0.214068282 * x * x));
+    case SILU:
+        s = sigmoid(x);
+        return vec2(x * s, s + x * s * (1.0 - s));
+    case RELU:
+        s = x > 0.0 ? 1.0 : (x <= 0.0 ? 0.0 : x);
+        return vec2(x * s, s);
+    case SIGMOID:
+        s = sigmoid(x);
+        return vec2(s, s * (1.0 - s));
+    default:
+        s = positive(x); // RELU2
+        return vec2(s * s, 2.0 * s);
+    }
+}
+
+// activate_gated_both is (h, ∂h/∂gate, ∂h/∂up) of activate_gated. A clamped operand has derivative 0 beyond its limit.
+vec3 activate_gated_both(uint mode, float gate, float up, float alpha, float limit) {
+    if (mode == CLAMPED_SWIGLU) {
+        float g = is_nan(gate) ? gate : min(gate, limit);
+        float u = clamp_number(up, -limit, limit);
+        float s = sigmoid(alpha * g);
+        float slope = s + alpha * g * s * (1.0 - s);
+        return vec3(g * s * (u + 1.0), gate > limit ? 0.0 : slope * (u + 1.0), abs(up) > limit ? 0.0 : g * s);
+    }
+    vec2 f = activate_both(mode, gate);
+    return vec3(f.x * up, f.y * up, f.x);
+}
+
+#endif
