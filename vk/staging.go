@@ -34,7 +34,7 @@ func newStagingRing(d *Device, bytes uint64) *stagingRing {
 	if bytes == 0 {
 		bytes = 64 << 20
 	}
-	chunk := max(min(bytes/stagingChunks, d.adapter.Caps.maxSingle()), allocAlign) / allocAlign * allocAlign
+	chunk := max(min(bytes/stagingChunks, d.adapter.Caps.MaxTensorBytes()), allocAlign) / allocAlign * allocAlign
 	return &stagingRing{dev: d, chunkBytes: chunk}
 }
 

@@ -1,0 +1,123 @@
+// Command vkmoe-bench times ParallelLinear on this machine's Vulkan device.
+//
+//	vkmoe-bench [flags] [CASE…]
+//
+// A case is a layer and a number of tokens, such as paper/512 or qwen3/8; "paper" alone stands for all of its sizes, and
+// no case for all there are. Results are checked against a float64 reference before anything is timed. Times are GPU
+// timestamps after at least 0.3 s of warm-up: the median of the runs, with the fastest and slowest tenth.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+func main() {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "vkmoe-bench:", err)
+		os.Exit(1)
+	}
+}
+
+// report is what --json writes.
+type report struct {
+	Device  string   `json:"device"`
+	Driver  string   `json:"driver"`
+	API     string   `json:"api"`
+	Date    string   `json:"date"`
+	CopyTBs float64  `json:"copy_tb_per_s"` // bytes read plus written, 10¹² a second
+	DType   string   `json:"dtype"`
+	Results []result `json:"results"`
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("vkmoe-bench", flag.ContinueOnError)
+	device := flags.String("device", "", "index or part of the name of the device")
+	dtype := flags.String("dtype", "bf16", "storage: f32, f16 or bf16")
+	reps := flags.Int("reps", 50, "timed runs of a case")
+	out := flags.String("json", "", "write the results to this file too")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	storage, err := parseDType(*dtype)
+	if err != nil {
+		return err
+	}
+	chosen, err := chooseCases(flags.Args())
+	if err != nil {
+		return err
+	}
+	dev, err := vk.Open(vk.Options{Device: *device, Timestamps: true})
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	if !dev.Caps().Has(vk.FeatureTimestamps) {
+		return &vk.UnsupportedError{Feature: vk.FeatureTimestamps, Need: "vkmoe-bench", Device: dev.Adapter().Name}
+	}
+	a := dev.Adapter()
+	fmt.Println(a)
+	r := report{Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, API: a.API.String(), DType: *dtype,
+		Date: time.Now().UTC().Format(time.DateOnly)}
+	if r.CopyTBs, err = measureCopy(ctx, dev, *reps); err != nil {
+		return err
+	}
+	fmt.Printf("copy %.2f TB/s read plus written; ParallelLinear forward in %s:\n\n", r.CopyTBs, *dtype)
+	fmt.Printf("%-14s %-22s %10s %21s %9s %8s %9s\n", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "copy", "error")
+	for _, c := range chosen {
+		res, err := measure(ctx, dev, c, storage, *reps, r.CopyTBs)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.Name(), err)
+		}
+		fmt.Println(res)
+		r.Results = append(r.Results, res)
+	}
+	if *out == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(*out, append(data, '\n'), 0o644)
+}
+
+func parseDType(name string) (vk.DType, error) {
+	for _, t := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
+		if t.String() == name {
+			return t, nil
+		}
+	}
+	return 0, fmt.Errorf("there is no dtype %q; there are f32, f16 and bf16", name)
+}
+
+// chooseCases finds the cases of the names given, all of them for none.
+func chooseCases(names []string) ([]benchCase, error) {
+	if len(names) == 0 {
+		return cases, nil
+	}
+	var chosen []benchCase
+	for _, name := range names {
+		known := false
+		for _, c := range cases {
+			if c.Name() != name && c.layer != name {
+				continue
+			}
+			known = true
+			if !slices.Contains(chosen, c) {
+				chosen = append(chosen, c)
+			}
+		}
+		if !known {
+			return nil, fmt.Errorf("there is no case %q; there are %s", name, caseNames())
+		}
+	}
+	return chosen, nil
+}

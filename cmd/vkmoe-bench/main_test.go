@@ -1,0 +1,59 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+func TestChooseCases(t *testing.T) {
+	all, err := chooseCases(nil)
+	require.NoError(t, err)
+	require.Equal(t, cases, all)
+	some, err := chooseCases([]string{"olmoe", "paper/8", "olmoe/1"})
+	require.NoError(t, err)
+	var names []string
+	for _, c := range some {
+		names = append(names, c.Name())
+	}
+	require.Equal(t, []string{"olmoe/1", "olmoe/512", "olmoe/4096", "paper/8"}, names)
+	_, err = chooseCases([]string{"nothing"})
+	require.ErrorContains(t, err, `"nothing"`)
+}
+
+func TestBadFlags(t *testing.T) {
+	require.ErrorContains(t, run(t.Context(), []string{"--dtype", "f8"}), "f8")
+	require.Error(t, run(t.Context(), []string{"--device", "no such device", "small/64"}))
+}
+
+func TestBenchWritesJSON(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bench.json")
+	for _, dtype := range []string{"f32", "bf16"} {
+		err := run(t.Context(), []string{"--dtype", dtype, "--reps", "1", "--json", file, "small/64"})
+		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
+			t.Skipf("needs a Vulkan device: %v", err)
+		}
+		require.NoError(t, err)
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		var r report
+		require.NoError(t, json.Unmarshal(data, &r))
+		require.Len(t, r.Results, 1)
+		require.Equal(t, dtype, r.DType)
+		require.Positive(t, r.Results[0].Median)
+		require.Less(t, r.Results[0].Error, map[string]float64{"f32": 1e-5, "bf16": 1e-2}[dtype])
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	times := []float64{5, 1, 4, 2, 3}
+	require.Equal(t, 3.0, quantile(times, 0.5))
+	require.Equal(t, 1.0, quantile(times, 0))
+	require.Equal(t, 5.0, quantile(times, 1))
+}
