@@ -132,6 +132,8 @@ func TestMLPIn16Bits(t *testing.T) {
 			{Experts: 8, TopK: 8, Width: 33, Hidden: 7, Activation: GEGLU, Bias: true, RouterBias: true, Interleaved: true},
 			{Experts: 16, TopK: 4, Width: 20, Hidden: 12, Activation: SwiGLU, Mode: TopKSoftmax, Bias: true, InOut: true, Interleaved: true},
 			{Experts: 6, TopK: 4, Width: 64, Hidden: 30, Activation: ReLU2, InOut: true},
+			{Experts: 4, TopK: 2, Width: 20, Hidden: 16, OutputBias: true},
+			{Experts: 4, TopK: 2, Width: 21, Hidden: 16, OutputBias: true},
 		} {
 			cfg.DType = dtype
 			l := newLayer(t, cfg)

@@ -3,6 +3,7 @@ package moe
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand"
 	"testing"
 
@@ -42,11 +43,16 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		}
 		return out
 	}
-	oracle := ref.MLP[float32]{Mode: modes[cfg.Mode], K: cfg.TopK, Router: linear(m.Router), Up: linear(m.Up),
+	oracle := ref.MLP[float32]{Mode: ref.RouterMode(cfg.Mode), K: cfg.TopK, Router: linear(m.Router), Up: linear(m.Up),
 		Down: linear(m.Down), Activation: refActivations[cfg.Activation], Gated: cfg.Activation.Gated()}
 	if cfg.Activation == ClampedSwiGLU {
 		alpha, limit := cfg.activation().constants()
 		oracle.Clamp = &ref.Clamp{Alpha: float64(alpha), Limit: float64(limit)}
+	}
+	oracle.Gating = ref.Router{Scale: float64(cfg.GateScale), Groups: cfg.Groups, TopGroups: cfg.TopGroups}
+	if cfg.CorrectionBias {
+		oracle.Gating.Bias = normal(r, cfg.Experts)
+		require.NoError(t, vk.Upload(context.Background(), m.CorrectionBias, oracle.Gating.Bias))
 	}
 	if cfg.SharedHidden > 0 {
 		oracle.Shared = &ref.Shared[float32]{Up: linear(m.SharedUp), Down: linear(m.SharedDown)}
@@ -54,6 +60,10 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 	if cfg.SharedGate {
 		gate := linear(m.SharedGate)
 		oracle.Shared.Gate = &gate
+	}
+	if cfg.OutputBias {
+		oracle.OutputBias = rounded(cfg.DType, normal(r, cfg.Width))
+		require.NoError(t, UploadBank(context.Background(), m.OutputBias, oracle.OutputBias))
 	}
 	return layer{m, oracle}
 }
@@ -86,6 +96,12 @@ func (l layer) requireStages(t testing.TB, s *MLPSaved, x, y []float32, tokens i
 	gotSlots := download[float32](t, s.Slots)
 	requireClose(t, gotSlots, slots.Y, slots.Bound(dtype, c.Hidden), "slots")
 	out := ref.Combine(gotSlots, gates, routing, c.Width, false)
+	for i := range out.Y {
+		if c.OutputBias {
+			b := float64(l.oracle.OutputBias[i%c.Width])
+			out.Y[i], out.Abs[i] = out.Y[i]+b, out.Abs[i]+math.Abs(b)
+		}
+	}
 	requireClose(t, y, out.Y, out.Bound(dtype, c.TopK), "out")
 }
 
@@ -97,6 +113,8 @@ func TestMLPEqualsTheOracle(t *testing.T) {
 		{Experts: 16, TopK: 4, Width: 20, Hidden: 12, Activation: GELU, Mode: TopKSoftmax, Bias: true, InOut: true},
 		{Experts: 60, TopK: 4, Width: 64, Hidden: 30, Activation: ReLU2, InOut: true},
 		{Experts: 4, TopK: 3, Width: 16, Hidden: 100, Activation: GEGLUTanh, Bias: true},
+		{Experts: 4, TopK: 2, Width: 20, Hidden: 10, Mode: TopKSoftmax, OutputBias: true},
+		{Experts: 4, TopK: 2, Width: 21, Hidden: 10, Bias: true, OutputBias: true},
 	}
 	for _, cfg := range configs {
 		l := newLayer(t, cfg)
@@ -260,4 +278,14 @@ func TestMLPArguments(t *testing.T) {
 	require.NoError(t, closed.Close())
 	_, err = closed.Forward(k.rec, x, y)
 	require.ErrorIs(t, err, vk.ErrClosed)
+
+	biased := good
+	biased.OutputBias = true
+	partly := newLayer(t, biased)
+	require.NoError(t, partly.OutputBias.Close())
+	rec, err = dev.NewRecorder()
+	require.NoError(t, err)
+	_, err = partly.Forward(rec, x, y)
+	require.ErrorIs(t, err, vk.ErrClosed)
+	require.NoError(t, rec.Close())
 }

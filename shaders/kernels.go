@@ -73,9 +73,9 @@ var Sources = map[string]string{
 	"activation_backward.f32":       "03f55d57385ec0932bceeb5fcfa8a60012b71451581003e0c658532565971e66",
 	"activation_backward.f16":       "945aab154f51e6199ad13651289ab0d14b4c78b991f62f4917876dc62d849940",
 	"activation_backward.bf16":      "9584dfefa86daf5e68e5082d91f8494ddcf76032d791bd1b3cde4e7511152e92",
-	"combine.f32":                   "7d29a5e8066cef5965f198023572135db3046a1d05972ec72b0bbd9abd5ef723",
-	"combine.f16":                   "e41e32ecd0f8e25364541cb93f6cd4d546c7709f77377f51b1bc44db191c97d9",
-	"combine.bf16":                  "7160c7df6b119f215978025b4e9edd4017ffc81a61ce14b34beff84f10e4b797",
+	"combine.f32":                   "1be1390f2e7ab6899a6dfc9e2b6e315e65ca6cb65b2b64baf850f3c1450c17f8",
+	"combine.f16":                   "b33ac19b7cea6c6c4993805f468ff6af9de5060f5e0a5bf65738b18abebf42bf",
+	"combine.bf16":                  "281ed532d31f811a90c2ab92a7a48ca4bc5a1b9e01654d373af22f54edd30732",
 	"combine_backward.f32":          "9a13f78bc40382aa14cf134b0db3b6a04134b7d32029737b6a18c657af0a1f8e",
 	"combine_backward.f16":          "c4d60f7d050facf2437a3596c1a1b896d15590679fef5016fe4fdb348ca584f2",
 	"combine_backward.bf16":         "03d2e989c7ae74a3d81adddf324012b29a06b11ce5395587718c48d5906dd734",
@@ -429,15 +429,16 @@ var spvCombineF32 []byte
 var CombineF32 = &kernel.Kernel{
 	Stem: "combine", Variant: "f32",
 	SPIRV:     decodeOnce(&spvCombineF32),
-	PushBytes: 44,
+	PushBytes: 52,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "gates", Offset: 8, Size: 8},
 		{Name: "inverse", Offset: 16, Size: 8},
 		{Name: "result", Offset: 24, Size: 8},
-		{Name: "tokens", Offset: 32, Size: 4},
-		{Name: "width", Offset: 36, Size: 4},
-		{Name: "k", Offset: 40, Size: 4},
+		{Name: "bias", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "k", Offset: 48, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -445,6 +446,7 @@ var CombineF32 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
 		{ID: 4, Name: "ACCUMULATE", Default: 0},
+		{ID: 5, Name: "BIASED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -455,6 +457,7 @@ type CombinePush struct {
 	Gates   uint64
 	Inverse uint64
 	Result  uint64
+	Bias    uint64
 	Tokens  uint32
 	Width   uint32
 	K       uint32
@@ -462,14 +465,15 @@ type CombinePush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c CombinePush) Bytes() []byte {
-	b := make([]byte, 44)
+	b := make([]byte, 52)
 	putU64(b[0:], c.Y)
 	putU64(b[8:], c.Gates)
 	putU64(b[16:], c.Inverse)
 	putU64(b[24:], c.Result)
-	putU32(b[32:], c.Tokens)
-	putU32(b[36:], c.Width)
-	putU32(b[40:], c.K)
+	putU64(b[32:], c.Bias)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Width)
+	putU32(b[48:], c.K)
 	return b
 }
 
@@ -480,6 +484,7 @@ type CombineSpec struct {
 	Quads      bool   // constant 2
 	Grouped    bool   // constant 3
 	Accumulate bool   // constant 4
+	Biased     bool   // constant 5
 }
 
 // DefaultCombineSpec returns the values in the source.
@@ -490,6 +495,7 @@ func DefaultCombineSpec() CombineSpec {
 		Quads:      false,
 		Grouped:    false,
 		Accumulate: false,
+		Biased:     false,
 	}
 }
 
@@ -501,6 +507,7 @@ func (c CombineSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		bitsBool(c.Grouped),
 		bitsBool(c.Accumulate),
+		bitsBool(c.Biased),
 	}
 }
 
@@ -511,15 +518,16 @@ var spvCombineF16 []byte
 var CombineF16 = &kernel.Kernel{
 	Stem: "combine", Variant: "f16",
 	SPIRV:     decodeOnce(&spvCombineF16),
-	PushBytes: 44,
+	PushBytes: 52,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "gates", Offset: 8, Size: 8},
 		{Name: "inverse", Offset: 16, Size: 8},
 		{Name: "result", Offset: 24, Size: 8},
-		{Name: "tokens", Offset: 32, Size: 4},
-		{Name: "width", Offset: 36, Size: 4},
-		{Name: "k", Offset: 40, Size: 4},
+		{Name: "bias", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "k", Offset: 48, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -527,6 +535,7 @@ var CombineF16 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
 		{ID: 4, Name: "ACCUMULATE", Default: 0},
+		{ID: 5, Name: "BIASED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -538,15 +547,16 @@ var spvCombineBf16 []byte
 var CombineBf16 = &kernel.Kernel{
 	Stem: "combine", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvCombineBf16),
-	PushBytes: 44,
+	PushBytes: 52,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "gates", Offset: 8, Size: 8},
 		{Name: "inverse", Offset: 16, Size: 8},
 		{Name: "result", Offset: 24, Size: 8},
-		{Name: "tokens", Offset: 32, Size: 4},
-		{Name: "width", Offset: 36, Size: 4},
-		{Name: "k", Offset: 40, Size: 4},
+		{Name: "bias", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "k", Offset: 48, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -554,6 +564,7 @@ var CombineBf16 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
 		{ID: 4, Name: "ACCUMULATE", Default: 0},
+		{ID: 5, Name: "BIASED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }

@@ -268,7 +268,7 @@ func TestMLPOfAGroupLimitedRouter(t *testing.T) {
 	m.Gating = Router{Scale: 2.5, Bias: normals(rng, experts), Groups: 4, TopGroups: 2}
 	x, dOut := normals64(rng, tokens*width), normals64(rng, tokens*width)
 	saved := Forward(m, x, tokens)
-	for tok, margin := range RouterMargins(m.router(), saved.Logits.Y, tokens) {
+	for tok, margin := range RouterMargins(m.Rules(), saved.Logits.Y, tokens) {
 		require.Greater(t, margin, 1e-4, "token %d would change experts under the difference", tok)
 		total := 0.0
 		for _, g := range saved.Gates[tok*k : (tok+1)*k] {
