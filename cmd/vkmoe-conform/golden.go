@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +12,7 @@ import (
 
 // newGoldenCommand is the subcommand that judges the library against recorded models.
 func newGoldenCommand() *cobra.Command {
-	var device, only string
+	var device, only, dtype string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "golden DIR",
@@ -31,6 +32,10 @@ named by --only is not supported.`,
 			if cmd.Flags().Changed("only") && len(parts) == 0 {
 				return errors.New("--only names no part")
 			}
+			stored, ok := map[string]vk.DType{"f32": vk.F32, "f16": vk.F16, "bf16": vk.BF16}[dtype]
+			if !ok {
+				return fmt.Errorf("--dtype is %q, want f32, f16 or bf16", dtype)
+			}
 			var dev *vk.Device
 			open := func() (golden.Runner, *golden.DeviceInfo, error) {
 				var err error
@@ -40,7 +45,7 @@ named by --only is not supported.`,
 				runner := golden.Device{Device: dev}
 				return runner, runner.Info(), nil
 			}
-			report := golden.Run(cmd.Context(), args[0], golden.Options{Only: parts, Open: open})
+			report := golden.Run(cmd.Context(), args[0], golden.Options{Only: parts, DType: stored, Open: open})
 			if dev != nil {
 				// A device that does not close cleanly has leaked or lost something: no pass, whatever the values.
 				report.Unusable = errors.Join(report.Unusable, dev.Close())
@@ -60,6 +65,7 @@ named by --only is not supported.`,
 	}
 	cmd.Flags().StringVar(&device, "device", "", "index or part of the name of the device; default VKMOE_DEVICE, else the best one")
 	cmd.Flags().StringVar(&only, "only", "", "parts to run, comma-separated: mlp, attention, logits, grads; default all supported")
+	cmd.Flags().StringVar(&dtype, "dtype", "f32", "storage of weights and activations: f32, f16 or bf16")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object instead of text")
 	return cmd
 }

@@ -81,6 +81,10 @@ func TestGoldenPassesOnTheRecordedModels(t *testing.T) {
 	require.Contains(t, stdout, "pass  olmoe model.layers.0.mlp.output  relative error ")
 	require.Contains(t, stdout, "pass  olmoe model.layers.1.mlp.output  relative error ")
 	require.NotContains(t, stdout, "not supported", "nothing but the mlp was asked for")
+
+	code, stdout, _ = conform(t, nil, "golden", filepath.Join(dataDir, "olmoe"), "--only", "mlp", "--dtype", "bf16")
+	require.Equal(t, 0, code)
+	require.Contains(t, stdout, "limit 3e-02")
 }
 
 func TestGoldenFailsOnOtherValues(t *testing.T) {
@@ -132,6 +136,7 @@ func TestGoldenRefusesWhatItCannotUse(t *testing.T) {
 		"unknown flag":         {[]string{"golden", mixtral, "--fast"}, nil, "unknown flag"},
 		"unknown part":         {[]string{"golden", mixtral, "--only", "mpl"}, nil, `unknown part "mpl"`},
 		"no part":              {[]string{"golden", mixtral, "--only", ""}, nil, "--only names no part"},
+		"unknown dtype":        {[]string{"golden", mixtral, "--dtype", "f8"}, nil, "--dtype is \"f8\", want f32, f16 or bf16"},
 		"absent folder":        {[]string{"golden", filepath.Join(unknown, "absent")}, nil, "no such file"},
 		"folder of nothing":    {[]string{"golden", t.TempDir()}, nil, "config.json"},
 		"a file":               {[]string{"golden", filepath.Join(mixtral, "config.json")}, nil, "config.json"},

@@ -43,6 +43,24 @@ func TestDeviceReproducesTheRecordedOutputs(t *testing.T) {
 	}
 }
 
+// TestDeviceReproducesTheRecordedOutputsIn16Bits asks for the wider bound and that the oracle's own error stays apart from
+// it: every token whose experts differ from the recorded ones is a near tie.
+func TestDeviceReproducesTheRecordedOutputsIn16Bits(t *testing.T) {
+	opts := openDevice(t)
+	for _, opts.DType = range []vk.DType{vk.F16, vk.BF16} {
+		for _, name := range supported {
+			report := Run(t.Context(), filepath.Join(dataDir, name), opts)
+			require.Equal(t, ExitPass, report.Exit(), "%+v", report.Models[0])
+			for _, tensor := range report.Models[0].Tensors {
+				t.Logf("%v %s %s: %.3g, limit %.3g, %d of %d tokens are near ties", opts.DType, name, tensor.Name, tensor.Error,
+					tensor.Tolerance, len(tensor.NearTies), tensor.Tokens)
+				require.Greater(t, tensor.Error, Tolerance, "16 bits cannot be this close")
+				require.Less(t, 2*len(tensor.NearTies), tensor.Tokens)
+			}
+		}
+	}
+}
+
 // A shape is a model that the recorded ones are not: odd widths, one expert, every expert, no tokens.
 type shape struct {
 	modelType, extra                  string

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/model"
 	"github.com/vkmoe/vkmoe/moe"
@@ -55,16 +56,33 @@ func ParseParts(text string) ([]Part, error) {
 // Tolerance is the largest relative Frobenius error of an f32 activation that passes.
 const Tolerance = 1e-5
 
+// ToleranceIn is the largest relative Frobenius error that passes with weights and activations stored as dtype. In 16 bits
+// an MLP block rounds eight times on the way to its output: the input, the two matrices, the two results of the
+// first map and the activation, the results of the second map, the output, and the gates through the router's operands.
+// Each costs at most half an ulp, 2^-11 in f16 and 2^-8 in bf16, of a value that the block then passes on about as it is.
+func ToleranceIn(dtype vk.DType) float64 {
+	if dtype == vk.F32 {
+		return Tolerance
+	}
+	return 8 * storage(dtype).Storage()
+}
+
+// storage is the oracle's name of a storage type.
+func storage(dtype vk.DType) ref.DType {
+	return map[vk.DType]ref.DType{vk.F16: ref.F16, vk.BF16: ref.BF16}[dtype]
+}
+
 // A Runner runs blocks of a model.
 type Runner interface {
-	// RunMLP runs an MLP block on x [tokens,D] and returns its output [tokens,D] and the experts it chose, ids
+	// RunMLP runs an MLP block, stored as its configuration's DType, on x [tokens,D] and returns its output [tokens,D] and the experts it chose, ids
 	// [tokens,K], most probable first.
 	RunMLP(ctx context.Context, w *model.MLPWeights, x []float32, tokens int) (out []float32, ids []int32, err error)
 }
 
 // Options say what to run.
 type Options struct {
-	Only []Part // the parts asked for; none is everything the library supports
+	Only  []Part   // the parts asked for; none is everything the library supports
+	DType vk.DType // what weights and activations are stored as: F32, F16 or BF16
 
 	// Open opens the Runner. It is called once, and only when there is something to run.
 	Open func() (Runner, *DeviceInfo, error)
@@ -95,7 +113,7 @@ func Run(ctx context.Context, dir string, opts Options) *Report {
 				runner, report.Device, report.Unusable = opts.Open()
 			}
 			if report.Unusable == nil {
-				m.Tensors, m.Unusable = c.runMLPs(ctx, runner)
+				m.Tensors, m.Unusable = c.runMLPs(ctx, runner, opts.DType)
 				report.Unusable = ctx.Err()
 			}
 		}
@@ -192,14 +210,15 @@ func (c *goldenCase) unsupported(only []Part) []UnsupportedPart {
 	return list
 }
 
-// runMLPs runs and judges the MLP block of every layer.
-func (c *goldenCase) runMLPs(ctx context.Context, runner Runner) ([]TensorReport, error) {
+// runMLPs runs and judges the MLP block of every layer, stored as dtype.
+func (c *goldenCase) runMLPs(ctx context.Context, runner Runner, dtype vk.DType) ([]TensorReport, error) {
 	var reports []TensorReport
 	for layer := range c.checkpoint.Config.Layers {
 		w, err := c.checkpoint.LoadMLP(layer)
 		if err != nil {
 			return reports, err
 		}
+		w.Config.DType = dtype
 		block, err := c.mlpBlock(layer)
 		if err != nil {
 			return reports, err

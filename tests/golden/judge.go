@@ -47,7 +47,7 @@ func Oracle(w *model.MLPWeights) (ref.MLP[float32], error) {
 // tie), a device may choose differently, and so may the recorded implementation; such a token is judged against the
 // oracle with the device's own choice, and counted. Any other choice than the oracle's is wrong, whatever the values.
 func judgeMLP(w *model.MLPWeights, b block, got []float32, ids []int32) TensorReport {
-	r := TensorReport{Name: b.name, Part: MLP, Elements: len(b.out), Tokens: b.tokens, Tolerance: Tolerance, Error: math.NaN()}
+	r := TensorReport{Name: b.name, Part: MLP, Elements: len(b.out), Tokens: b.tokens, Tolerance: ToleranceIn(w.Config.DType), Error: math.NaN()}
 	cfg := w.Config
 	m, err := Oracle(w)
 	if err == nil {
@@ -74,13 +74,13 @@ func judgeMLP(w *model.MLPWeights, b block, got []float32, ids []int32) TensorRe
 		}
 		row := got[t*cfg.Width : (t+1)*cfg.Width]
 		recorded := want[t*cfg.Width : (t+1)*cfg.Width]
-		if differ[t] || !(ref.RelativeFrobenius(row, recorded) <= Tolerance) {
+		if differ[t] || !(ref.RelativeFrobenius(row, recorded) <= r.Tolerance) {
 			r.NearTies = append(r.NearTies, Choice{t, ids[t*cfg.TopK : (t+1)*cfg.TopK], chosen[t*cfg.TopK : (t+1)*cfg.TopK], margins[t]})
 			copy(recorded, oracleRow(m, b, logits, ids, t))
 		}
 	}
 	r.Error = ref.RelativeFrobenius(got, want)
-	r.Pass = r.Error <= Tolerance && len(r.WrongChoices) == 0
+	r.Pass = r.Error <= r.Tolerance && len(r.WrongChoices) == 0
 	return r
 }
 
@@ -102,13 +102,13 @@ func checkLengths(b block, cfg moe.MLPConfig, got []float32, ids []int32) error 
 }
 
 // nearTie is the largest margin of a token that rounding may close: two logits, each off by the forward error of its own
-// sum and by the rounding of the recorded input to f32.
+// sum, by the rounding of the recorded input to f32, and by that of input and weights to the storage type.
 func nearTie(logits ref.Result, token int, cfg moe.MLPConfig) float64 {
 	largest := 0.0
 	for _, a := range logits.Abs[token*cfg.Experts : (token+1)*cfg.Experts] {
 		largest = math.Max(largest, a)
 	}
-	return 2 * largest * (ref.Tolerance(ref.F32, cfg.Width) + ref.UnitF32)
+	return 2 * largest * (ref.Tolerance(ref.F32, cfg.Width) + ref.UnitF32 + 2*storage(cfg.DType).Storage())
 }
 
 // oracleRow is the oracle's output [D] for one token whose experts are given.
