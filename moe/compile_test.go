@@ -1,7 +1,11 @@
 package moe
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,6 +31,7 @@ func pipelines() []vk.PipelineSpec {
 			}
 		}
 	}
+	list = append(list, storagePipelines()...)
 	for _, a := range activations {
 		for _, wide := range []bool{false, true} {
 			shape := chooseElementwise(1024, wide)
@@ -34,12 +39,71 @@ func pipelines() []vk.PipelineSpec {
 				Mode: a.mode, Gated: a.gated}.Values())
 		}
 	}
-	for flags := range 4 {
-		add(shaders.CombineF32, shaders.CombineSpec{Columns: 64, Rows: 1, Quads: flags&1 != 0, Grouped: flags&2 != 0}.Values())
+	for flags := range 8 {
+		add(shaders.CombineF32, shaders.CombineSpec{Columns: 64, Rows: 1, Quads: flags&1 != 0, Grouped: flags&2 != 0,
+			Accumulate: flags&4 != 0}.Values())
 	}
+	list = append(list, backwardPipelines()...)
 	for _, experts := range []int{1, 2, 8, 60, 64, 128, 256, 384, 1000, 1024} {
 		for _, software := range []bool{false, true} {
 			list = append(list, routerPipelines(software, experts)...)
+		}
+	}
+	return list
+}
+
+// storagePipelines lists 16-bit variants with the specializations in which they differ most.
+func storagePipelines() []vk.PipelineSpec {
+	var list []vk.PipelineSpec
+	add := func(k *vk.Kernel, values []uint32) { list = append(list, vk.PipelineSpec{Kernel: k, Spec: values}) }
+	for _, types := range slices.SortedFunc(maps.Keys(linearKernels), func(a, b linearTypes) int {
+		return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b))
+	}) {
+		for _, rule := range tileRules {
+			for _, all := range []bool{false, true} {
+				spec := rule.wide.spec()
+				spec.XQuads, spec.WQuads, spec.Transposed = all, all, all
+				add(linearKernels[types], spec.Values())
+			}
+		}
+	}
+	for _, dtype := range halfTypes {
+		for _, wide := range []bool{false, true} {
+			for _, interleaved := range []bool{false, true} {
+				add(activationKernels[dtype], shaders.ActivationSpec{Columns: 64, Rows: 1, Quads: wide, Mode: activations[SwiGLU].mode,
+					Gated: true, Interleaved: interleaved}.Values())
+			}
+			add(combineKernels[dtype], shaders.CombineSpec{Columns: 64, Rows: 1, Quads: wide}.Values())
+			for _, pair := range [][2]vk.DType{{vk.F32, dtype}, {dtype, vk.F32}} {
+				add(convertKernels[pair], shaders.ConvertSpec{Threads: convertThreads, Quads: wide}.Values())
+			}
+		}
+	}
+	return list
+}
+
+// backwardPipelines lists those of the backward pass.
+func backwardPipelines() []vk.PipelineSpec {
+	var list []vk.PipelineSpec
+	add := func(k *vk.Kernel, values []uint32) { list = append(list, vk.PipelineSpec{Kernel: k, Spec: values}) }
+	for _, widths := range [][2]int{{8, 8}, {8, 1024}, {1024, 8}, {32, 1024}, {1024, 32}, {1024, 1024}} {
+		for flags := range 4 {
+			tile := xtyTile(flags&1 != 0, widths[0], widths[1])
+			add(shaders.GroupXtyF32, shaders.GroupXtySpec{Threads: uint32(tile.Threads()), BM: uint32(tile.BM), BN: uint32(tile.BN),
+				BK: uint32(tile.BK), TM: uint32(tile.TM), TN: uint32(tile.TN), AQuads: flags&2 != 0, BQuads: flags&2 != 0,
+				CQuads: flags&2 != 0}.Values())
+		}
+	}
+	add(shaders.GroupSumF32, shaders.GroupSumSpec{Columns: sumColumns, Rows: sumRows}.Values())
+	for flags := range 4 {
+		team := chooseTeam(flags&1 != 0, 4096, flags&2 != 0)
+		for rows := range uint32(4) {
+			add(shaders.CombineBackwardF32, shaders.CombineBackwardSpec{Lanes: uint32(team.lanes), Rows: uint32(team.rows),
+				Quads: flags&2 != 0, ARows: rows % 3, BRows: rows, CRows: 1 + rows%2}.Values())
+		}
+		for _, a := range activations {
+			add(shaders.ActivationBackwardF32, shaders.ActivationBackwardSpec{Lanes: uint32(team.lanes), Rows: uint32(team.rows),
+				Quads: flags&2 != 0, Mode: a.mode, Gated: a.gated}.Values())
 		}
 	}
 	return list

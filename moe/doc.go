@@ -23,6 +23,27 @@
 // error (a [Routing], an [MLPSaved]) are tensors of the recorder: they hold their contents once the recorder has run and
 // live until it is closed. A recorder may be submitted again, and then computes with what its inputs hold by then.
 //
+// # Gradients
+//
+// Backward passes are calls of their own: the forward pass leaves what they need in an [MLPSaved], and they use it up. Each
+// says which gradients it can compute; those whose tensor is nil are not, and the others are overwritten, or added to
+// where an Accumulate field says so. Both passes may be recorded into one recorder, which is then a training step that
+// can be submitted again and again.
+//
+// # Memory
+//
+// The layers keep no copy of x, padded or grouped, and none of the gradient that comes back. An MLP's passes take from the
+// recorder, with w the dtype's bytes (exactly: [MLPConfig.PassBytes]),
+//
+//	SaveNothing          w·T·K·(H + D), or w·T·K·(H + max(2H, D)) for a gated activation
+//	RecomputeActivation  w·T·K·((H or 2H) + H + D), of which the first term stays until the backward pass
+//	SaveAll              the same, all of which stays
+//
+// and a few words per slot for the routing. The backward pass adds nothing to that except where H > D after SaveAll, and
+// the gradients of logits and gates where the caller does not ask for them. H and D in RecomputeActivation vanish too
+// where the gradient of Up's weights, which is idle until it is written, serves as [ForwardOptions].Workspace. The weights take
+// [MLPConfig.WeightBytes], their gradients as much again.
+//
 // # Errors
 //
 // Arguments are checked where they are recorded: a wrong shape, dtype, device or range is a *vk.ShapeError that names
@@ -37,7 +58,8 @@
 //
 // # Aliasing
 //
-// An output must not overlap an input of the same call; this is checked. Inputs are never written.
+// An output must not overlap an input of the same call, unless its documentation says so; this is checked. Inputs are
+// never written, except that a backward pass uses up what was saved for it.
 //
 // # Concurrency
 //

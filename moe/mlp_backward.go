@@ -126,7 +126,7 @@ func (m *MLP) Backward(rec *vk.Recorder, s *MLPSaved, x, dy *vk.Tensor, g MLPGra
 		if err := TopKBackward(rec, s.Routing, s.Logits, dGates, dLogits, g.AccumulateLogits); err != nil {
 			return err
 		}
-		if err := m.narrowBackward(rec, m.Router, x, dLogits, g.Router, g); err != nil {
+		if err := m.routerBackward(rec, s, x, dLogits, g); err != nil {
 			return err
 		}
 	}

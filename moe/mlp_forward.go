@@ -32,6 +32,11 @@ type ForwardOptions struct {
 
 	Save Save
 
+	// Jitter is noise on the router's input in training; the experts read x as it is, as in the Switch Transformer (Mixtral
+	// in transformers lets them read the noisy one). Eps 0 means none. It takes w·T·D bytes of scratch while the router runs,
+	// twice that in the backward pass, w being the dtype's bytes, which PassBytes does not count.
+	Jitter JitterConfig
+
 	// Workspace is memory of the layer's dtype for what the pass does not save; it holds nothing of use afterwards. What
 	// does not fit it is the recorder's scratch, as all is when it is nil. In a training step that overwrites the
 	// gradients, the one of Up's weights is idle until the layer's backward pass ends and can serve.
@@ -42,7 +47,8 @@ type ForwardOptions struct {
 // does not keep is nil.
 type MLPSaved struct {
 	Save    Save
-	Logits  *vk.Tensor // F32 [T,E], nil when the caller gave the routing
+	Jitter  JitterConfig // of the router's input
+	Logits  *vk.Tensor   // F32 [T,E], nil when the caller gave the routing
 	Routing *Routing
 	Z       *vk.Tensor // [T·K, H or 2H] grouped: the activation's input
 	H       *vk.Tensor // [T·K,H] grouped: its output
@@ -80,12 +86,12 @@ func (m *MLP) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions) (
 	if err != nil {
 		return nil, rec.Fail(err)
 	}
-	s := &MLPSaved{Routing: o.Routing, Save: o.Save}
+	s := &MLPSaved{Routing: o.Routing, Save: o.Save, Jitter: o.Jitter}
 	if s.Routing == nil {
 		if s.Logits = rec.Scratch(vk.F32, tokens, m.Config.Experts); rec.Err() != nil {
 			return nil, rec.Err()
 		}
-		if err := m.Router.Dense(rec, x, s.Logits); err != nil {
+		if err := m.routerForward(rec, x, o.Jitter, s.Logits); err != nil {
 			return nil, err
 		}
 		if s.Routing, err = Route(rec, s.Logits, m.Config.router(m.CorrectionBias)); err != nil {

@@ -17,6 +17,7 @@ import (
 type layer struct {
 	*MLP
 	oracle ref.MLP[float32]
+	jitter JitterConfig // of recordBackward
 }
 
 // newLayer makes a layer of random weights, scaled so that values neither grow nor vanish.
@@ -49,11 +50,6 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		alpha, limit := cfg.activation().constants()
 		oracle.Clamp = &ref.Clamp{Alpha: float64(alpha), Limit: float64(limit)}
 	}
-	oracle.Gating = ref.Router{Scale: float64(cfg.GateScale), Groups: cfg.Groups, TopGroups: cfg.TopGroups}
-	if cfg.CorrectionBias {
-		oracle.Gating.Bias = normal(r, cfg.Experts)
-		require.NoError(t, vk.Upload(context.Background(), m.CorrectionBias, oracle.Gating.Bias))
-	}
 	if cfg.SharedHidden > 0 {
 		oracle.Shared = &ref.Shared[float32]{Up: linear(m.SharedUp), Down: linear(m.SharedDown)}
 	}
@@ -65,7 +61,7 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		oracle.OutputBias = rounded(cfg.DType, normal(r, cfg.Width))
 		require.NoError(t, UploadBank(context.Background(), m.OutputBias, oracle.OutputBias))
 	}
-	return layer{m, oracle}
+	return layer{MLP: m, oracle: oracle}
 }
 
 // requireStages compares every stage with the oracle applied to what the device had before that stage, so that each

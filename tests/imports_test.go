@@ -38,6 +38,11 @@ var mayImport = map[string][]string{
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
 
+	// What users can do, so with what users have.
+	"examples/train":       {"moe", "vk", "shaders"},
+	"examples/lora":        {"examples/train", "moe", "vk", "shaders"},
+	"examples/normexperts": {"examples/train", "moe", "vk", "shaders"},
+
 	// The recorded models, embedded.
 	"tests/testdata/golden": {},
 

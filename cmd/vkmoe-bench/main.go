@@ -32,7 +32,6 @@ type report struct {
 	Driver  string   `json:"driver"`
 	API     string   `json:"api"`
 	Date    string   `json:"date"`
-	CopyTBs float64  `json:"copy_tb_per_s"` // bytes read plus written, 10¹² a second
 	DType   string   `json:"dtype"`
 	Results []result `json:"results"`
 }
@@ -66,13 +65,10 @@ func run(ctx context.Context, args []string) error {
 	fmt.Println(a)
 	r := report{Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, API: a.API.String(), DType: *dtype,
 		Date: time.Now().UTC().Format(time.DateOnly)}
-	if r.CopyTBs, err = measureCopy(ctx, dev, *reps); err != nil {
-		return err
-	}
-	fmt.Printf("copy %.2f TB/s read plus written; ParallelLinear forward in %s:\n\n", r.CopyTBs, *dtype)
-	fmt.Printf("%-14s %-22s %10s %21s %9s %8s %9s\n", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "copy", "error")
+	fmt.Printf("ParallelLinear forward in %s\n\n", *dtype)
+	fmt.Printf("%-14s %-22s %10s %21s %9s %8s %9s\n", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "weights", "error")
 	for _, c := range chosen {
-		res, err := measure(ctx, dev, c, storage, *reps, r.CopyTBs)
+		res, err := measure(ctx, dev, c, storage, *reps)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Name(), err)
 		}

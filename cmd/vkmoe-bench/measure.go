@@ -25,15 +25,16 @@ type result struct {
 	Low    float64 `json:"p10_us"`
 	High   float64 `json:"p90_us"`
 	TFLOPs float64 `json:"tflops"`
-	// Copy is the share of the copy bandwidth that reading the active experts' weights once takes.
-	Copy  float64 `json:"share_of_copy_bandwidth"`
-	Error float64 `json:"relative_error"` // of sampled rows, Frobenius
-	Runs  int     `json:"runs"`
+	// Weights is the rate at which the active experts' weights are read if each is read once, in 10¹² bytes a second: what
+	// bounds small numbers of tokens.
+	Weights float64 `json:"weights_tb_per_s"`
+	Error   float64 `json:"relative_error"` // of sampled rows, Frobenius
+	Runs    int     `json:"runs"`
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%-14s %-22s %7.1f µs %9.1f … %6.1f µs %9.1f %6.0f %% %9.1e", r.Case, r.Shape, r.Median, r.Low, r.High,
-		r.TFLOPs, 100*r.Copy, r.Error)
+	return fmt.Sprintf("%-14s %-22s %7.1f µs %9.1f … %6.1f µs %9.1f %8.2f %9.1e", r.Case, r.Shape, r.Median, r.Low, r.High,
+		r.TFLOPs, r.Weights, r.Error)
 }
 
 // bench holds the tensors of one case.
@@ -58,7 +59,7 @@ func (b *bench) close() error {
 }
 
 // measure checks a case and times it.
-func measure(ctx context.Context, dev *vk.Device, c benchCase, dtype vk.DType, reps int, copyTBs float64) (res result, err error) {
+func measure(ctx context.Context, dev *vk.Device, c benchCase, dtype vk.DType, reps int) (res result, err error) {
 	b := &bench{benchCase: c, dev: dev, dtype: dtype}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.prepare(ctx); err != nil {
@@ -83,7 +84,7 @@ func measure(ctx context.Context, dev *vk.Device, c benchCase, dtype vk.DType, r
 	flops := 2 * float64(c.t*c.k) * float64(c.in) * float64(c.out)
 	bytes := float64(b.active()) * float64(c.in) * float64(c.out) * float64(dtype.Bytes())
 	res.TFLOPs = flops / res.Median / 1e6
-	res.Copy = bytes / (copyTBs * 1e6) / res.Median
+	res.Weights = bytes / res.Median / 1e6
 	return res, nil
 }
 
@@ -269,50 +270,4 @@ func uniform(rng *rand.Rand, n int, scale float32) []float32 {
 func quantile(times []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(times))
 	return sorted[int(q*float64(len(sorted)-1)+0.5)]
-}
-
-// measureCopy copies memory to memory and returns 10¹² bytes read plus written a second.
-func measureCopy(ctx context.Context, dev *vk.Device, reps int) (tbs float64, err error) {
-	n := 1 << 28
-	if dev.Adapter().Type == vk.Software {
-		n = 1 << 24
-	}
-	b := &bench{dev: dev, dtype: vk.F32}
-	defer func() { err = errors.Join(err, b.close()) }()
-	src, err := b.tensor(n)
-	if err != nil {
-		return 0, err
-	}
-	dst, err := b.tensor(n)
-	if err != nil {
-		return 0, err
-	}
-	fill, err := b.recorder()
-	if err != nil {
-		return 0, err
-	}
-	fill.Fill(src, 0x3f9d70a4)
-	if err := fill.Run(ctx); err != nil {
-		return 0, err
-	}
-	rec, err := b.recorder()
-	if err != nil {
-		return 0, err
-	}
-	for range 5 {
-		rec.Copy(dst, src)
-	}
-	var times []float64
-	for start := time.Now(); time.Since(start) < warmUp || len(times) < reps; {
-		if err := rec.Run(ctx); err != nil {
-			return 0, err
-		}
-		if time.Since(start) < warmUp {
-			continue
-		}
-		if times, err = appendTimes(times, rec); err != nil {
-			return 0, err
-		}
-	}
-	return 2 * 4 * float64(n) / quantile(times, 0.5) / 1e6, nil
 }

@@ -53,6 +53,7 @@ type Module struct {
 	strides     map[uint32]uint32    // array type → ArrayStride
 	offsets     map[[2]uint32]uint32 // struct type, member → Offset
 	blocks      map[uint32]bool      // struct types decorated Block
+	descriptors map[uint32]bool      // variables decorated Binding or DescriptorSet
 	defs        map[uint32]def       // types, constants and module-scope variables
 	order       []uint32             // ids of defs in definition order
 	announced   map[uint32]bool      // pointer types declared by OpTypeForwardPointer and not yet defined
@@ -90,6 +91,7 @@ func Parse(words []uint32) (*Module, error) {
 		strides:     map[uint32]uint32{},
 		offsets:     map[[2]uint32]uint32{},
 		blocks:      map[uint32]bool{},
+		descriptors: map[uint32]bool{},
 		defs:        map[uint32]def{},
 		announced:   map[uint32]bool{},
 	}
@@ -214,7 +216,7 @@ func (m *Module) executionMode(op uint16, args []uint32) error {
 }
 
 func (m *Module) decorate(op uint16, args []uint32) error {
-	const specID, block, arrayStride, builtIn, offset = 1, 2, 6, 11, 35
+	const specID, block, arrayStride, builtIn, binding, descriptorSet, offset = 1, 2, 6, 11, 33, 34, 35
 	rest := args[1:]
 	if op == opMemberDecorate {
 		rest = args[2:]
@@ -234,6 +236,8 @@ func (m *Module) decorate(op uint16, args []uint32) error {
 		m.specIDs[args[0]] = values[0]
 	case kind == block:
 		m.blocks[args[0]] = true
+	case kind == binding, kind == descriptorSet:
+		m.descriptors[args[0]] = true
 	case kind == arrayStride:
 		m.strides[args[0]] = values[0]
 	case kind == builtIn:

@@ -28,6 +28,11 @@ func findCompiler(root string) (*compiler, error) {
 			return nil, errors.New("no glslang: run scripts/glslang.sh, or set VKMOE_GLSLANG to a glslangValidator")
 		}
 	}
+	return newCompiler(path)
+}
+
+// newCompiler asks a program for its version.
+func newCompiler(path string) (*compiler, error) {
 	out, err := exec.Command(path, "--version").CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("%s --version: %w: %s", path, err, out)

@@ -1,5 +1,12 @@
 // Command gen compiles the shaders of the parent folder to spv/ and writes kernels.go: run it by go generate.
 //
+// With arguments it compiles somebody else's kernels, for vk.NewKernel: each STEM.comp of the working folder to STEM.spv
+// beside it, with hashes of sources and results in kernels.sum. With -check it compares a folder with its kernels.sum, for
+// which it needs no compiler.
+//
+//	//go:generate go run github.com/vkmoe/vkmoe/shaders/gen STEM…
+//	go run github.com/vkmoe/vkmoe/shaders/gen -check FOLDER…
+//
 // It needs glslang 16 or newer: the glslangValidator that the environment variable VKMOE_GLSLANG names, or the one that
 // scripts/glslang.sh puts into .tools/.
 package main
@@ -11,11 +18,26 @@ import (
 )
 
 func main() {
-	// go generate runs in the folder of the file with the directive: shaders.
-	if err := generate("."); err != nil {
+	// go generate runs in the folder of the file with the directive: shaders, or that of the stems.
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "shaders/gen:", err)
 		os.Exit(1)
 	}
+}
+
+func run(args []string) error {
+	switch {
+	case len(args) == 0:
+		return generate(".")
+	case args[0] != "-check":
+		return generateStems(".", args)
+	}
+	for _, dir := range args[1:] {
+		if err := checkStems(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // generate writes root/spv and root/kernels.go.

@@ -10,45 +10,33 @@ float widen_bf16(uint bits) { return uintBitsToFloat(bits << 16u); }
 // Round to nearest even; a NaN keeps its upper bits and becomes quiet.
 uint narrow_bf16(float value) {
     uint b = floatBitsToUint(value);
-    if ((b & 0x7fffffffu) > 0x7f800000u) {
-        return (b >> 16u) | 0x40u;
-    }
-    return (b + 0x7fffu + ((b >> 16u) & 1u)) >> 16u;
+    uint rounded = (b + 0x7fffu + ((b >> 16u) & 1u)) >> 16u;
+    return (b & 0x7fffffffu) > 0x7f800000u ? (b >> 16u) | 0x40u : rounded;
 }
 
 float widen_f16(uint bits) {
     uint magnitude = (bits & 0x7fffu) << 13u; // exponent and fraction where f32 has them
     uint wide = magnitude + (112u << 23u);    // the difference of the exponents' biases
-    if (magnitude >= 0x0f800000u) {
-        wide = magnitude | 0x7f800000u; // infinity or NaN
-    } else if (magnitude < 0x00800000u) {
-        // zero or subnormal: units of 2^-24, a normal f32
-        wide = floatBitsToUint(float(bits & 0x3ffu) * 5.9604644775390625e-8);
-    }
+    // Zero or subnormal: units of 2^-24, a normal f32.
+    wide = magnitude < 0x00800000u ? floatBitsToUint(float(bits & 0x3ffu) * 5.9604644775390625e-8) : wide;
+    wide = magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : wide; // infinity or NaN
     return uintBitsToFloat(wide | ((bits & 0x8000u) << 16u));
 }
 
 // Round to nearest even; from 65,520 on to infinity; every NaN becomes the quiet one of its sign.
 uint narrow_f16(float value) {
-    uint b = floatBitsToUint(value);
-    uint sign = (b >> 16u) & 0x8000u;
-    b &= 0x7fffffffu;
-    if (b > 0x7f800000u) {
-        return sign | 0x7e00u;
-    }
-    if (b >= 0x477ff000u) {
-        return sign | 0x7c00u;
-    }
-    if (b >= 0x38800000u) {
-        return sign | ((b + 0xfffu + ((b >> 13u) & 1u) - 0x38000000u) >> 13u);
-    }
-    // Subnormal: the significand shifted to units of 2^-24. Below 2^-25 all of it is shifted out.
-    uint shift = min(126u - (b >> 23u), 31u);
+    uint sign = (floatBitsToUint(value) >> 16u) & 0x8000u;
+    uint b = floatBitsToUint(value) & 0x7fffffffu;
+    // Normal: the fraction's upper 10 bits, and the exponent less the difference of the biases.
+    uint normal = (b + 0xfffu + ((b >> 13u) & 1u) - 0x38000000u) >> 13u;
+    // Subnormal: the significand in units of 2^-24. Adding half a unit less 1, or half a unit where the result would be
+    // odd, makes the shift round to nearest even. Below 2^-25 all is shifted out.
+    uint shift = clamp(126u - min(b >> 23u, 126u), 1u, 26u);
     uint significand = (b & 0x7fffffu) | 0x800000u;
-    uint units = significand >> shift;
-    uint rest = significand - (units << shift);
-    uint half_unit = 1u << (shift - 1u);
-    return sign | (units + (rest > half_unit || (rest == half_unit && (units & 1u) != 0u) ? 1u : 0u));
+    uint subnormal = (significand + (1u << (shift - 1u)) - 1u + ((significand >> shift) & 1u)) >> shift;
+    uint bits = b < 0x38800000u ? subnormal : normal;
+    bits = b >= 0x477ff000u ? 0x7c00u : bits;
+    return sign | (b > 0x7f800000u ? 0x7e00u : bits);
 }
 
 #endif

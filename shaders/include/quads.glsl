@@ -37,18 +37,14 @@ vec4 load_input_quad(uvec2 base, uint index, uint end, bool quads) {
 // store_pair stores v.x as output n and, where pairs, v.y beside it; what is at or beyond end is dropped. accumulate adds
 // to what is there.
 void store_pair(uvec2 row, uint n, uint end, vec2 v, bool pairs, bool accumulate) {
-    bool both = pairs && n + 1u < end;
     if (n >= end) {
         return;
     }
+    uint count = pairs ? min(end - n, 2u) : 1u;
     if (accumulate) {
-        v += vec2(load_output(row, n), both ? load_output(row, n + 1u) : 0.0);
+        v += vec2(load_output(row, n), count == 2u ? load_output(row, n + 1u) : 0.0);
     }
-    if (both) {
-        store_output2(row, n, v);
-    } else {
-        store_output(row, n, v.x);
-    }
+    store_output_some2(row, n, v, count);
 }
 
 #endif

@@ -8,7 +8,8 @@
 //
 // 16-bit values are packed and unpacked in 32-bit words, so no device needs 16-bit types. Two invocations may write the
 // halves of one word: where width is odd, rows begin in the middle of a word. store_value therefore changes its half by
-// atomics, which leave the other half alone; store_value2 and store_value4 write the words they own.
+// atomics, which leave the other half alone; store_value2 and store_value4 write words that values
+// share in one go.
 #ifndef STORAGE_GLSL
 #define STORAGE_GLSL
 
@@ -35,18 +36,24 @@ vec4 load_f32x4(uvec2 base, uint index) { return F32Quads(base).at[index >> 2u];
 
 void store_f32x4(uvec2 base, uint index, vec4 value) { F32Quads(base).at[index >> 2u] = value; }
 
+// The first count, 0 to 2, of the values at index and index + 1.
+void store_f32_some2(uvec2 base, uint index, vec2 value, uint count) {
+    if (count > 0u) {
+        store_f32(base, index, value.x);
+    }
+    if (count > 1u) {
+        store_f32(base, index + 1u, value.y);
+    }
+}
+
 #if defined(STORAGE_F32)
 
 #define VALUE_BYTES 4u
+#define store_some2 store_f32_some2
 
 float load_value(uvec2 base, uint index) { return load_f32(base, index); }
 
 void store_value(uvec2 base, uint index, float value) { store_f32(base, index, value); }
-
-void store_value2(uvec2 base, uint index, vec2 value) {
-    store_f32(base, index, value.x);
-    store_f32(base, index + 1u, value.y);
-}
 
 // index is a multiple of 4 and base one of 16
 vec4 load_value4(uvec2 base, uint index) { return load_f32x4(base, index); }
@@ -78,23 +85,31 @@ float load_value(uvec2 base, uint index) {
     return WIDEN((load_u32(word_base(base), at >> 1u) >> (16u * (at & 1u))) & 0xffffu);
 }
 
-void store_value(uvec2 base, uint index, float value) {
-    uint at = half_index(base, index);
+// Changes half at of the words from base on, and leaves the other half of its word alone.
+void store_half(uvec2 base, uint at, uint bits) {
     uint shift = 16u * (at & 1u);
-    atomicAnd(U32Words(word_base(base)).at[at >> 1u], ~(0xffffu << shift));
-    atomicOr(U32Words(word_base(base)).at[at >> 1u], NARROW(value) << shift);
+    atomicAnd(U32Words(base).at[at >> 1u], ~(0xffffu << shift));
+    atomicOr(U32Words(base).at[at >> 1u], bits << shift);
+}
+
+void store_value(uvec2 base, uint index, float value) {
+    store_half(word_base(base), half_index(base, index), NARROW(value));
 }
 
 uint pack2(vec2 value) { return NARROW(value.x) | (NARROW(value.y) << 16u); }
 
-// Values index and index + 1: one plain store where they share a word.
-void store_value2(uvec2 base, uint index, vec2 value) {
+// The first count, 0 to 2, of the values at index and index + 1: one plain store where both share a word.
+void store_some2(uvec2 base, uint index, vec2 value, uint count) {
     uint at = half_index(base, index);
-    if ((at & 1u) == 0u) {
-        store_u32(word_base(base), at >> 1u, pack2(value));
+    uint bits = pack2(value);
+    base = word_base(base);
+    if (count == 2u && (at & 1u) == 0u) {
+        store_u32(base, at >> 1u, bits);
     } else {
-        store_value(base, index, value.x);
-        store_value(base, index + 1u, value.y);
+        [[dont_unroll]] for (uint i = 0u; i < count; i++) {
+            store_half(base, at + i, bits & 0xffffu);
+            bits >>= 16u;
+        }
     }
 }
 
@@ -108,6 +123,10 @@ void store_value4(uvec2 base, uint index, vec4 value) {
     U32Pairs(base).at[index >> 2u] = uvec2(pack2(value.xy), pack2(value.zw));
 }
 
+#endif
+
+#if defined(VALUE_BYTES)
+void store_value2(uvec2 base, uint index, vec2 value) { store_some2(base, index, value, 2u); }
 #endif
 
 #if defined(INPUT_F32)
@@ -125,11 +144,8 @@ void store_value4(uvec2 base, uint index, vec4 value) {
 #define load_output load_f32
 #define load_output4 load_f32x4
 #define store_output store_f32
+#define store_output_some2 store_f32_some2
 #define store_output4 store_f32x4
-void store_output2(uvec2 base, uint index, vec2 value) {
-    store_f32(base, index, value.x);
-    store_f32(base, index + 1u, value.y);
-}
 #else
 #define OUTPUT_BYTES VALUE_BYTES
 #ifndef STORAGE_F32
@@ -138,7 +154,7 @@ void store_output2(uvec2 base, uint index, vec2 value) {
 #define load_output load_value
 #define load_output4 load_value4
 #define store_output store_value
-#define store_output2 store_value2
+#define store_output_some2 store_some2
 #define store_output4 store_value4
 #endif
 
