@@ -45,9 +45,7 @@ func xtyTile(software bool, a, b int) Tile {
 		switch {
 		case width <= 16:
 			return 8, 4
-		case software:
-			return 32, 8
-		case width <= 48:
+		case software || width <= 48:
 			return 32, 4
 		}
 		return 64, 4

@@ -132,6 +132,9 @@ func TestMLPBackwardEqualsTheOracle(t *testing.T) {
 		{Experts: 8, TopK: 2, Width: 32, Hidden: 16, SharedHidden: 40, SharedGate: true, OutputBias: true},
 		{Experts: 8, TopK: 2, Width: 33, Hidden: 16, Bias: true, OutputBias: true},
 		{Experts: 8, TopK: 3, Width: 30, Hidden: 18, SharedHidden: 21, Mode: SoftmaxTopKNorm},
+		{Experts: 16, TopK: 3, Width: 24, Hidden: 12, SharedHidden: 12, Mode: SigmoidTopKNorm, GateScale: 2.5, Groups: 4,
+			TopGroups: 2, CorrectionBias: true},
+		{Experts: 6, TopK: 2, Width: 24, Hidden: 12, Activation: GEGLU, Mode: SigmoidTopK},
 	}
 	for i, cfg := range configs {
 		l := newLayer(t, cfg)

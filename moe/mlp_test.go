@@ -46,6 +46,11 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 	}
 	oracle := ref.MLP[float32]{Mode: ref.RouterMode(cfg.Mode), K: cfg.TopK, Router: linear(m.Router), Up: linear(m.Up),
 		Down: linear(m.Down), Activation: refActivations[cfg.Activation], Gated: cfg.Activation.Gated()}
+	oracle.Gating = ref.Router{Scale: float64(cfg.GateScale), Groups: cfg.Groups, TopGroups: cfg.TopGroups}
+	if cfg.CorrectionBias {
+		oracle.Gating.Bias = normal(r, cfg.Experts)
+		require.NoError(t, vk.Upload(context.Background(), m.CorrectionBias, oracle.Gating.Bias))
+	}
 	if cfg.Activation == ClampedSwiGLU {
 		alpha, limit := cfg.activation().constants()
 		oracle.Clamp = &ref.Clamp{Alpha: float64(alpha), Limit: float64(limit)}

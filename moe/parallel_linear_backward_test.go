@@ -19,6 +19,9 @@ type gradsCase struct {
 	linearCase
 	noX, noWeight, noGates bool
 	accumulate             bool
+	dtype                  vk.DType // of everything but gates
+	part                   int      // experts per tensor of a bank, 0 for all
+	wide                   bool     // the gradients of weights and biases are F32
 }
 
 // result is a gradient on the device and what it held before.
@@ -28,19 +31,19 @@ type result struct {
 }
 
 // gradient makes a tensor for a gradient, full of values when it is accumulated.
-func (c gradsCase) gradient(k *kit, r *rand.Rand, name string, partial bool, shape ...int) result {
+func (c gradsCase) gradient(k *kit, r *rand.Rand, name string, partial bool, dtype vk.DType, shape ...int) result {
 	if !c.accumulate {
 		if partial {
-			return result{t: k.partialOutput(name, vk.F32, shape...)}
+			return result{t: k.partialOutput(name, dtype, shape...)}
 		}
-		return result{t: k.output(name, vk.F32, shape...)}
+		return result{t: k.output(name, dtype, shape...)}
 	}
 	n := 1
 	for _, s := range shape {
 		n *= s
 	}
-	start := c.values(r, n)
-	res := result{k.f32(name, start, shape...), start}
+	start := rounded(dtype, c.values(r, n))
+	res := result{k.floats(name, dtype, start, shape...), start}
 	k.bands[len(k.bands)-1].output = true
 	return res
 }
@@ -53,20 +56,23 @@ func (g result) bank(t testing.TB) *ExpertBank {
 	return bankOf(t, g.t)
 }
 
-// requireGradient compares a gradient with the oracle's, elements that skip names excepted.
-func (g result) requireGradient(t testing.TB, want ref.Result, terms int, exact bool, what string) {
+// requireGradient compares a gradient with the oracle's. Sums of terms are in f32; what is stored in between is rounded to
+// the storage dtype, and what is accumulated is rounded once more.
+func (g result) requireGradient(t testing.TB, want ref.Result, terms int, between vk.DType, exact bool, what string) {
 	t.Helper()
+	dtype := storageTypes[g.t.DType()]
 	got := download[float32](t, g.t)
-	y, bound := slices.Clone(want.Y), want.Bound(ref.F32, terms)
+	relative := ref.Tolerance(dtype, terms) + 1.1*storageTypes[between].Storage()
+	y, bound := slices.Clone(want.Y), want.BoundBy(relative, ref.Underflow(dtype, terms))
 	for i, s := range g.start {
 		y[i] += float64(s)
-		bound[i] += 2 * ref.UnitF32 * (math.Abs(y[i]) + math.Abs(float64(s)))
+		bound[i] += (2*ref.UnitF32 + dtype.Storage()) * (math.Abs(y[i]) + math.Abs(float64(s)))
 	}
 	if exact {
 		bound = nil
 	}
-	for i, v := range got { // a row that no slot owns is not written
-		if math.Float32bits(v) == poison {
+	for i, bits := range words(t, g.t) { // a row that no slot owns is not written
+		if bits == poisonOf(g.t.DType()) {
 			require.Zero(t, want.Abs[i], "%s[%d] was not written", what, i)
 			got[i] = 0
 		}
@@ -81,40 +87,46 @@ func (c gradsCase) check(t *testing.T, exact bool) {
 		c.values = normal
 	}
 	k := newKit(t)
-	run := c.record(k)
+	st := uniform(c.dtype)
+	st.part = c.part
+	run := c.recordIn(k, st)
 	r := rand.New(rand.NewSource(int64(c.tokens + c.out)))
 	slots := c.tokens * c.k
-	dys := c.values(r, slots*c.out)
-	dy := k.f32("dy", dys, slots, c.out)
+	dys := rounded(c.dtype, c.values(r, slots*c.out))
+	dy := k.floats("dy", c.dtype, dys, slots, c.out)
+	weights := c.dtype
+	if c.wide {
+		weights = vk.F32
+	}
 	var x, w, b, gates result
 	g := LinearGrads{AccumulateX: c.accumulate, AccumulateWeights: c.accumulate, AccumulateGates: c.accumulate}
 	if !c.noX {
-		x = c.gradient(k, r, "dx", true, run.xs.Shape()...)
+		x = c.gradient(k, r, "dx", true, c.dtype, run.xs.Shape()...)
 	}
 	if !c.noWeight {
-		w = c.gradient(k, r, "dw", false, run.layer.Weight.Shape()...)
+		w = c.gradient(k, r, "dw", false, weights, run.layer.Weight.Shape()...)
 		if c.bias {
-			b = c.gradient(k, r, "db", false, c.experts, c.out)
+			b = c.gradient(k, r, "db", false, weights, c.experts, c.out)
 		}
 	}
 	if !c.noGates {
-		gates = c.gradient(k, r, "dgates", false, c.tokens, c.k)
+		gates = c.gradient(k, r, "dgates", false, vk.F32, c.tokens, c.k)
 	}
 	g.X, g.Weight, g.Bias, g.Gates = x.t, w.bank(t), b.bank(t), gates.t
 	require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
 	k.run()
 	want := ref.Scatter2scatterBackward(run.weights, run.x, run.routing, c.layout, run.gates, dys)
 	if g.X != nil {
-		x.requireGradient(t, want.X, c.out*c.k+1, exact, c.String()+" dX")
+		x.requireGradient(t, want.X, c.out*c.k+1, c.dtype, exact, c.String()+" dX")
 	}
 	if g.Weight != nil {
-		w.requireGradient(t, want.Weight, slots+1, exact, c.String()+" dW")
+		w.requireGradient(t, want.Weight, slots+1, vk.F32, exact, c.String()+" dW")
 	}
 	if g.Bias != nil {
-		b.requireGradient(t, want.Bias, slots, exact, c.String()+" db")
+		b.requireGradient(t, want.Bias, slots, vk.F32, exact, c.String()+" db")
 	}
 	if g.Gates != nil {
-		gates.requireGradient(t, want.Gates, c.in+c.out+2, exact, c.String()+" dGates")
+		gates.requireGradient(t, want.Gates, c.in+c.out+2, c.dtype, exact, c.String()+" dGates")
 	}
 	k.close()
 }
@@ -168,9 +180,25 @@ func TestBackwardOfRandomShapes(t *testing.T) {
 			out: draw("out", 1, 70), spread: rapid.SampledFrom(spreads).Draw(rt, "spread"),
 			layout: rapid.SampledFrom(ref.Layouts).Draw(rt, "layout"), bias: flag("bias"), gates: flag("gates"), inOut: flag("inOut"),
 			shift: draw("shift", 0, 1)}, noX: flag("noX"), noWeight: flag("noWeight"), noGates: flag("noGates"),
-			accumulate: flag("accumulate")}
+			accumulate: flag("accumulate"), dtype: rapid.SampledFrom([]vk.DType{vk.F32, vk.F16, vk.BF16}).Draw(rt, "dtype"),
+			part: draw("part", 0, 3), wide: flag("wide")}
 		c.check(t, false)
 	})
+}
+
+// TestBackwardIn16Bits covers layouts, biases, gates, weight orders, alignments, split banks and f32 gradients of weights.
+func TestBackwardIn16Bits(t *testing.T) {
+	widths := [][2]int{{1, 3}, {36, 40}, {100, 25}, {7, 66}}
+	for i, w := range widths {
+		for j, layout := range ref.Layouts {
+			for flags := range 8 {
+				c := linearCase{23, 5, 2, w[0], w[1], spreads[(i+flags)%len(spreads)], layout,
+					flags&1 != 0, flags&2 != 0, flags&4 != 0, (flags + j/2) % 2, Tile{}, tenths}
+				gradsCase{linearCase: c, dtype: halfTypes[(flags+i+j)%2], wide: (flags+i)%2 == 0, part: (flags + j) % 3,
+					accumulate: flags%3 == 1}.check(t, false)
+			}
+		}
+	}
 }
 
 // TestBackwardRepeatsItsBits runs one recording twenty times.
@@ -216,20 +244,20 @@ func TestDenseBackward(t *testing.T) {
 			if bias {
 				weights.Bias = normal(r, s.out)
 				l.Bias = bankOf(t, k.f32("bias", weights.Bias, 1, s.out))
-				db = c.gradient(k, r, "db", false, 1, s.out)
+				db = c.gradient(k, r, "db", false, vk.F32, 1, s.out)
 			}
 			xs, dys := normal(r, s.rows*s.in), normal(r, s.rows*s.out)
 			x, dy := k.f32("x", xs, s.rows, s.in), k.f32("dy", dys, s.rows, s.out)
-			dx, dw := c.gradient(k, r, "dx", false, s.rows, s.in), c.gradient(k, r, "dw", false, shape...)
+			dx, dw := c.gradient(k, r, "dx", false, vk.F32, s.rows, s.in), c.gradient(k, r, "dw", false, vk.F32, shape...)
 			g := LinearGrads{X: dx.t, Weight: dw.bank(t), Bias: db.bank(t), AccumulateX: c.accumulate, AccumulateWeights: c.accumulate}
 			require.NoError(t, l.DenseBackward(k.rec, x, dy, g))
 			k.run()
 			none := []float32(nil)
 			want := ref.Scatter2scatterBackward(weights, xs, ref.Dense(s.rows), ref.Layout{}, none, dys)
-			dx.requireGradient(t, want.X, s.out+1, false, "dX")
-			dw.requireGradient(t, want.Weight, s.rows+1, false, "dW")
+			dx.requireGradient(t, want.X, s.out+1, vk.F32, false, "dX")
+			dw.requireGradient(t, want.Weight, s.rows+1, vk.F32, false, "dW")
 			if bias {
-				db.requireGradient(t, want.Bias, s.rows+1, false, "db")
+				db.requireGradient(t, want.Bias, s.rows+1, vk.F32, false, "db")
 			}
 			k.close()
 		}

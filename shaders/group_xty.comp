@@ -113,7 +113,7 @@ void load_step(uint me, uint position, uint end, uint first_m, uint first_n) {
 
 // multiply_step adds the products of the rows in shared memory.
 void multiply_step(uint my_m, uint my_n) {
-    [[unroll]] for (uint r = 0u; r < BK; r++) {
+    for (uint r = 0u; r < BK; r++) {
         vec4 b[TN / 4u];
         [[unroll]] for (uint j = 0u; j < TN / 4u; j++) {
             b[j] = b_tile[r * NQ + my_n + j * ROWS_N];
