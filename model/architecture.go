@@ -8,19 +8,27 @@ import (
 
 // An architecture is how one model_type is configured and how its checkpoints name things.
 type architecture struct {
-	parse func(*Config, *fields) // nil while the MLP cannot run
-	lacks string                 // what the library lacks for it, when parse is nil
+	parse func(*Config, *fields)
 
-	block  string // the MLP block within a layer: tensors are model.layers.N.<block>.…
-	router string // router weight [E,D] within the block
+	block  string // the MLP block within a layer: tensors are model.layers.N.<block>.…; the names below are within it
+	router string // router weight [E,D]
 
-	// Experts stored one by one: format strings of the expert's number, within the block.
+	// Experts stored one by one: format strings of the expert's number.
 	gate, up, down string // [H,D], [H,D], [D,H]
 
-	// Experts stored fused, within the block, when gate is "".
-	fusedUp, fusedDown string // [E,2H,D] with the H gate rows first, [E,D,H]
+	// Experts stored fused, when gate is "": [E,2H,D] with the H gate rows first and [E,D,H], or [E,D,2H] with interleaved
+	// columns and [E,H,D].
+	fusedUp, fusedDown string
+
+	// What not every architecture has; a configuration that asks for one of these has its name here.
+	routerBias, correctionBias string // [E]
+	upBias, downBias           string // [E,2H], [E,D]
+	shared                     string // what the names of the shared experts' matrices start with
+	sharedGate                 string // [1,D]
+	outputBias                 string // [D]
 }
 
+// qwenNames are the names of most decoders.
 var qwenNames = architecture{
 	block: "mlp", router: "gate.weight",
 	gate: "experts.%d.gate_proj.weight", up: "experts.%d.up_proj.weight", down: "experts.%d.down_proj.weight",
@@ -38,16 +46,29 @@ var architectures = map[string]architecture{
 		block: "block_sparse_moe", router: "router.layer.weight",
 		fusedUp: "input_linear.weight", fusedDown: "output_linear.weight",
 	},
-	"olmoe":       qwenNames.parsedBy(parseOLMoE),
-	"qwen3_moe":   qwenNames.parsedBy(parseQwen3MoE),
-	"jetmoe":      {lacks: "it adds a bias after the gate-weighted sum"},
-	"qwen2_moe":   {lacks: "it has a shared expert with a gate of its own"},
-	"gpt_oss":     {lacks: "it has a clamped SwiGLU over interleaved columns"},
-	"deepseek_v3": {lacks: "it has a sigmoid router with correction bias and expert groups, and shared experts"},
+	"jetmoe": {
+		parse: parseJetMoE,
+		block: "mlp", router: "router.layer.weight",
+		fusedUp: "input_linear.weight", fusedDown: "output_linear.weight", outputBias: "bias",
+	},
+	"olmoe":     qwenNames.with(func(a *architecture) { a.parse = parseOLMoE }),
+	"qwen3_moe": qwenNames.with(func(a *architecture) { a.parse = parseQwen3MoE }),
+	"qwen2_moe": qwenNames.with(func(a *architecture) {
+		a.parse, a.shared, a.sharedGate = parseQwen2MoE, "shared_expert.", "shared_expert_gate.weight"
+	}),
+	"deepseek_v3": qwenNames.with(func(a *architecture) {
+		a.parse, a.shared, a.correctionBias = parseDeepSeekV3, "shared_experts.", "gate.e_score_correction_bias"
+	}),
+	"gpt_oss": {
+		parse: parseGPTOSS,
+		block: "mlp", router: "router.weight", routerBias: "router.bias",
+		fusedUp: "experts.gate_up_proj", fusedDown: "experts.down_proj",
+		upBias: "experts.gate_up_proj_bias", downBias: "experts.down_proj_bias",
+	},
 }
 
-func (a architecture) parsedBy(parse func(*Config, *fields)) architecture {
-	a.parse = parse
+func (a architecture) with(change func(*architecture)) architecture {
+	change(&a)
 	return a
 }
 

@@ -185,13 +185,3 @@ func TestLoadMLPFromShards(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, float32(200), w.Up[12])
 }
-
-func TestLoadMLPOfAnUnsupportedModel(t *testing.T) {
-	c, err := Open(filepath.Join(goldenDir, "jetmoe"))
-	require.NoError(t, err)
-	defer c.Close()
-	_, err = c.LoadMLP(0)
-	var unsupported *UnsupportedModelError
-	require.ErrorAs(t, err, &unsupported)
-	require.Equal(t, "jetmoe", unsupported.Model)
-}

@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/vkmoe/vkmoe/moe"
 )
@@ -20,18 +19,11 @@ type Config struct {
 	Width  int    // D
 	Layers int
 
-	// Unsupported says why the MLP blocks of a recognised architecture cannot run yet; nil when they can. The fields below
-	// are set only then.
-	Unsupported *UnsupportedModelError
+	MLP         moe.MLPConfig // of layers with experts, in F32
+	DenseHidden int           // hidden width of layers without experts; 0 where every layer has experts
 
-	Experts     int // E
-	TopK        int // K
-	Hidden      int // H of one expert
-	DenseHidden int // hidden width of layers without experts; 0 where every layer has experts
-	Router      moe.RouterMode
-	Activation  moe.Activation
-
-	denseLayers map[int]bool
+	denseLayers   map[int]bool
+	furtherLayers int // layers of a checkpoint beyond the decoder's
 }
 
 // Dense reports whether a layer's MLP is a plain one, without router and experts.
@@ -40,8 +32,8 @@ func (c *Config) Dense(layer int) bool { return c.denseLayers[layer] }
 // maxLayers keeps a hostile layer count from becoming work; the deepest public decoders have about 130.
 const maxLayers = 4096
 
-// ReadConfig reads the config.json of a checkpoint folder. An architecture that is not recognised is an
-// *UnsupportedModelError; one that is recognised but cannot run yet is returned with Unsupported set.
+// ReadConfig reads the config.json of a checkpoint folder. An architecture that is not recognised, or a
+// variant of one that the library does not run, is an *UnsupportedModelError.
 func ReadConfig(dir string) (*Config, error) {
 	path := filepath.Join(dir, ConfigFile)
 	text, err := os.ReadFile(path)
@@ -67,76 +59,14 @@ func ParseConfig(path string, text []byte) (*Config, error) {
 	}
 	c.Width = f.size("hidden_size", 1, math.MaxInt32)
 	c.Layers = f.size("num_hidden_layers", 1, maxLayers)
-	switch {
-	case f.err != nil:
+	if f.err != nil {
 		return nil, f.err
-	case arch.parse == nil:
-		c.Unsupported = &UnsupportedModelError{c.Type, "mlp", arch.lacks}
-		return c, nil
 	}
 	arch.parse(c, f)
 	if f.err != nil {
 		return nil, f.err
 	}
 	return c, nil
-}
-
-// common parses what the supported architectures share.
-func (c *Config) common(f *fields, expertsField, hiddenField string) {
-	c.Experts = f.size(expertsField, 1, moe.MaxExperts)
-	c.TopK = f.size("num_experts_per_tok", 1, min(c.Experts, moe.MaxTopK))
-	c.Hidden = f.size(hiddenField, 1, math.MaxInt32/2)
-	act := f.text("hidden_act", "silu")
-	switch act {
-	case "silu", "swish":
-		c.Activation = moe.SwiGLU
-	case "gelu":
-		c.Activation = moe.GEGLU
-	case "gelu_new", "gelu_pytorch_tanh":
-		c.Activation = moe.GEGLUTanh
-	default:
-		f.unsupported(c.Type, fmt.Sprintf("activation %q", act))
-	}
-}
-
-func parseMixtral(c *Config, f *fields) {
-	c.common(f, "num_local_experts", "intermediate_size")
-	c.Router = moe.SoftmaxTopKNorm
-}
-
-func parseOLMoE(c *Config, f *fields) {
-	c.common(f, "num_experts", "intermediate_size")
-	c.Router = f.normTopKProb()
-}
-
-func parseGraniteMoE(c *Config, f *fields) {
-	c.common(f, "num_local_experts", "intermediate_size")
-	c.Router = moe.TopKSoftmax
-}
-
-func parseQwen3MoE(c *Config, f *fields) {
-	// Public checkpoints say num_experts, those saved by transformers 5 say num_local_experts.
-	experts := "num_experts"
-	if f.has("num_local_experts") && !f.has(experts) {
-		experts = "num_local_experts"
-	}
-	c.common(f, experts, "moe_intermediate_size")
-	c.Router = f.normTopKProb()
-
-	step := 1
-	if f.has("decoder_sparse_step") {
-		step = f.size("decoder_sparse_step", 1, math.MaxInt32)
-	}
-	plain := f.sizes("mlp_only_layers")
-	c.denseLayers = map[int]bool{}
-	for layer := range c.Layers {
-		if slices.Contains(plain, layer) || (layer+1)%max(step, 1) != 0 {
-			c.denseLayers[layer] = true
-		}
-	}
-	if len(c.denseLayers) > 0 {
-		c.DenseHidden = f.size("intermediate_size", 1, math.MaxInt32/2)
-	}
 }
 
 // fields reads members of a config.json; the first fault sticks.
@@ -182,6 +112,42 @@ func (f *fields) size(field string, low, high int) int {
 	return v
 }
 
+// sizeOr is size with a value for an absent member.
+func (f *fields) sizeOr(field string, absent, low, high int) int {
+	if !f.has(field) {
+		return absent
+	}
+	return f.size(field, low, high)
+}
+
+// positive reads a number above 0 that float32 holds.
+func (f *fields) positive(field string, absent float32) float32 {
+	if !f.has(field) {
+		return absent
+	}
+	var v float64
+	if err := json.Unmarshal(f.values[field], &v); err != nil {
+		f.fail(field, "%s is not a number", f.values[field])
+		return 0
+	}
+	if !(float32(v) > 0) || math.IsInf(float64(float32(v)), 0) {
+		f.fail(field, "%v is not a positive float32", v)
+		return 0
+	}
+	return float32(v)
+}
+
+// boolean reads true or false.
+func (f *fields) boolean(field string, absent bool) bool {
+	v := absent
+	if f.has(field) {
+		if err := json.Unmarshal(f.values[field], &v); err != nil {
+			f.fail(field, "%s is not true or false", f.values[field])
+		}
+	}
+	return v
+}
+
 // sizes reads a list of whole numbers, nil when it is absent.
 func (f *fields) sizes(field string) []int {
 	var v []int
@@ -210,13 +176,7 @@ func (f *fields) text(field, absent string) string {
 
 // normTopKProb reads norm_topk_prob, false when absent as in transformers' own defaults.
 func (f *fields) normTopKProb() moe.RouterMode {
-	var norm bool
-	if f.has("norm_topk_prob") {
-		if err := json.Unmarshal(f.values["norm_topk_prob"], &norm); err != nil {
-			f.fail("norm_topk_prob", "%s is not true or false", f.values["norm_topk_prob"])
-		}
-	}
-	if norm {
+	if f.boolean("norm_topk_prob", false) {
 		return moe.SoftmaxTopKNorm
 	}
 	return moe.SoftmaxTopK

@@ -106,12 +106,6 @@ func Activate(rec *vk.Recorder, a Activation, z, h *vk.Tensor) error {
 	return activate(rec, "Activate", ActivationConfig{Function: a}, z, h)
 }
 
-// ActivateInterleaved is Activate of a gated activation for z [rows,2H] whose even columns are the gate and odd ones up,
-// as gpt-oss has them. For another activation it fails with a *ConfigError.
-func ActivateInterleaved(rec *vk.Recorder, a Activation, z, h *vk.Tensor) error {
-	return activate(rec, "ActivateInterleaved", ActivationConfig{Function: a, Interleaved: true}, z, h)
-}
-
 // ActivateWith is Activate with all that can be configured.
 func ActivateWith(rec *vk.Recorder, cfg ActivationConfig, z, h *vk.Tensor) error {
 	return activate(rec, "ActivateWith", cfg, z, h)

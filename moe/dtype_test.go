@@ -95,16 +95,18 @@ func tenths(r *rand.Rand, n int) []float32 {
 // TestScatter2scatterIn16Bits covers layouts, biases, gates, weight orders, odd and even widths and alignments.
 func TestScatter2scatterIn16Bits(t *testing.T) {
 	widths := [][2]int{{1, 3}, {3, 1}, {36, 40}, {100, 25}, {25, 100}, {7, 66}}
+	worst := map[vk.DType]float64{}
 	for i, w := range widths {
 		for j, layout := range ref.Layouts {
 			for flags := range 8 {
 				dtype := halfTypes[(flags+i+j)%2]
 				c := linearCase{23, 5, 2, w[0], w[1], spreads[(i+flags)%len(spreads)], layout,
 					flags&1 != 0, flags&2 != 0, flags&4 != 0, (flags + j/2) % 2, Tile{}, nil}
-				c.checkIn(t, uniform(dtype), false)
+				worst[dtype] = max(worst[dtype], c.checkIn(t, uniform(dtype), false))
 			}
 		}
 	}
+	t.Logf("largest error in units of its bound: %v", worst)
 }
 
 func TestScatter2scatterShapesIn16Bits(t *testing.T) {
@@ -112,15 +114,17 @@ func TestScatter2scatterShapesIn16Bits(t *testing.T) {
 		{0, 4, 2, 8, 8}, {1, 1, 1, 1, 1}, {1, 8, 2, 600, 100}, {40, 64, 1, 12, 1}, {64, 8, 2, 100, 600},
 		{60, 4, 2, 1025, 3}, {64, 2, 1, 3, 1025}, {129, 1, 1, 128, 64},
 	}
+	worst := map[vk.DType]float64{}
 	for i, s := range shapes {
 		for j, dtype := range halfTypes {
 			for shift := range 2 {
 				c := linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[(i+j)%len(spreads)], ref.Layouts[(i+j)%len(ref.Layouts)],
 					true, i%2 == 0, (i+shift)%2 == 0, shift, Tile{}, tenths}
-				c.checkIn(t, uniform(dtype), false)
+				worst[dtype] = max(worst[dtype], c.checkIn(t, uniform(dtype), false))
 			}
 		}
 	}
+	t.Logf("largest error in units of its bound: %v", worst)
 }
 
 // TestScatter2scatterMixesStorageTypes runs 16-bit weights with f32 rows on either side or both.

@@ -47,7 +47,7 @@ func TestActivationsIn16Bits(t *testing.T) {
 					h := k.output("h", dtype, s.rows, s.width)
 					x := k.floats("z", dtype, z, s.rows, a.columns(s.width))
 					if interleaved {
-						require.NoError(t, ActivateInterleaved(k.rec, a, x, h))
+						require.NoError(t, ActivateWith(k.rec, ActivationConfig{Function: a, Interleaved: true}, x, h))
 						z = apart(z, s.width)
 					} else {
 						require.NoError(t, Activate(k.rec, a, x, h))
@@ -71,7 +71,7 @@ func TestInterleavedNeedsAGatedActivation(t *testing.T) {
 	require.NoError(t, err)
 	defer rec.Close()
 	var config *ConfigError
-	require.ErrorAs(t, ActivateInterleaved(rec, ReLU, z, h), &config)
+	require.ErrorAs(t, ActivateWith(rec, ActivationConfig{Function: ReLU, Interleaved: true}, z, h), &config)
 	cfg := MLPConfig{Experts: 2, TopK: 1, Width: 4, Hidden: 4, Activation: ReLU, Interleaved: true}
 	require.ErrorAs(t, cfg.Validate(), &config)
 	cfg.Activation = SwiGLU
@@ -132,6 +132,8 @@ func TestMLPIn16Bits(t *testing.T) {
 			{Experts: 8, TopK: 8, Width: 33, Hidden: 7, Activation: GEGLU, Bias: true, RouterBias: true, Interleaved: true},
 			{Experts: 16, TopK: 4, Width: 20, Hidden: 12, Activation: SwiGLU, Mode: TopKSoftmax, Bias: true, InOut: true, Interleaved: true},
 			{Experts: 6, TopK: 4, Width: 64, Hidden: 30, Activation: ReLU2, InOut: true},
+			{Experts: 4, TopK: 2, Width: 20, Hidden: 16, OutputBias: true},
+			{Experts: 4, TopK: 2, Width: 21, Hidden: 16, OutputBias: true},
 		} {
 			cfg.DType = dtype
 			l := newLayer(t, cfg)

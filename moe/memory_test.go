@@ -19,7 +19,7 @@ func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
 		{Experts: 16, TopK: 4, Width: 100, Hidden: 60, Activation: GELU},
 		{Experts: 4, TopK: 2, Width: 24, Hidden: 96, Activation: ReLU},
 		{Experts: 64, TopK: 8, Width: 36, Hidden: 40},
-		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, DType: vk.BF16},
+		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, DType: vk.BF16, OutputBias: true},
 	} {
 		before := dev.Memory().LiveBytes
 		m, err := NewMLP(dev, cfg)

@@ -16,6 +16,7 @@ type MLPConfig struct {
 	Mode       RouterMode
 	RouterBias bool // the router has a bias
 	Bias       bool // the experts have biases
+	OutputBias bool // a bias is added after the weighted sum (JetMoE)
 	InOut      bool // expert weights are stored [E,In,Out] instead of [E,Out,In]
 
 	// DType is the storage of weights, biases, input, output and intermediates: F32, F16 or BF16. Router logits, gates and
@@ -79,7 +80,8 @@ func (c MLPConfig) checkRouter() error {
 
 // An MLP is a sparse mixture of two-layer experts with its router, and perhaps shared experts:
 //
-//	out[t] = Σ_j gate[t,j] · (Down[e]·f(Up[e]·x[t])) + σ(SharedGate·x[t]) · (SharedDown·f(SharedUp·x[t])),  e = ids[t,j]
+//	out[t] = Σ_j gate[t,j] · (Down[e]·f(Up[e]·x[t])) + σ(SharedGate·x[t]) · (SharedDown·f(SharedUp·x[t])) + OutputBias,
+//	e = ids[t,j]
 //
 // (arXiv 2403.08245, section 3.1). Up maps D to H values, or to 2H for a gated activation, gate rows first or Interleaved.
 type MLP struct {
@@ -93,6 +95,8 @@ type MLP struct {
 	// The shared experts have one matrix each; nil without.
 	SharedUp, SharedDown *ParallelLinear // D → SharedHidden (or twice that), SharedHidden → D
 	SharedGate           *ParallelLinear // D → 1
+
+	OutputBias *ExpertBank // [1,D] of the layer's dtype, nil without
 }
 
 // NewMLP allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. It fails with a
@@ -112,6 +116,12 @@ func NewMLP(dev *vk.Device, cfg MLPConfig) (*MLP, error) {
 	if cfg.CorrectionBias {
 		var err error
 		if m.CorrectionBias, err = dev.NewTensor(vk.F32, cfg.Experts); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+	}
+	if cfg.OutputBias {
+		var err error
+		if m.OutputBias, err = NewExpertBank(dev, cfg.DType, 1, cfg.Width); err != nil {
 			return nil, errors.Join(err, m.Close())
 		}
 	}
@@ -154,9 +164,24 @@ func (m *MLP) parts() []mlpPart {
 
 // Close frees the weights. Closing twice does nothing.
 func (m *MLP) Close() error {
-	err := m.CorrectionBias.Close()
+	err := errors.Join(m.CorrectionBias.Close(), m.OutputBias.Close())
 	for _, part := range m.parts() {
 		err = errors.Join(err, (*part.layer).Close())
 	}
 	return err
+}
+
+// outputBias is the tensor of OutputBias, or nil.
+func (m *MLP) outputBias() *vk.Tensor {
+	if m.OutputBias == nil {
+		return nil
+	}
+	return m.OutputBias.parts[0]
+}
+
+func (m *MLP) checkOutputBias(dev *vk.Device, op string) error {
+	if !m.Config.OutputBias {
+		return nil
+	}
+	return m.OutputBias.check(dev, op, "OutputBias", m.Config.DType, 1, m.Config.Width)
 }

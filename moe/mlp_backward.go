@@ -26,6 +26,7 @@ type MLPGrads struct {
 	Logits   *vk.Tensor // F32 [T,E]: of the router's logits
 
 	SharedUp, SharedDown, SharedGate WeightGrads // all nil without shared experts
+	OutputBias                       *ExpertBank // [1,D], of the layer's dtype or F32
 
 	AccumulateX, AccumulateWeights bool
 	// AccumulateLogits adds to what Logits holds, for example the gradients of router losses, before they go on to the
@@ -49,12 +50,18 @@ func (m *MLP) NewGrads() (*MLPGrads, error) {
 			}
 		}
 	}
+	if m.OutputBias != nil {
+		var err error
+		if g.OutputBias, err = NewExpertBank(dev, m.Config.DType, m.OutputBias.shape...); err != nil {
+			return nil, errors.Join(err, g.Close())
+		}
+	}
 	return g, nil
 }
 
 // Close frees the gradients of weights and biases; X, Gates and Logits stay. Closing twice does nothing.
 func (g *MLPGrads) Close() error {
-	var err error
+	err := g.OutputBias.Close()
 	for _, w := range []WeightGrads{g.Router, g.Up, g.Down, g.SharedUp, g.SharedDown, g.SharedGate} {
 		err = errors.Join(err, w.Weight.Close(), w.Bias.Close())
 	}
@@ -106,6 +113,11 @@ func (m *MLP) Backward(rec *vk.Recorder, s *MLPSaved, x, dy *vk.Tensor, g MLPGra
 	}
 	if rec.Err() != nil {
 		return rec.Err()
+	}
+	if g.OutputBias != nil {
+		if err := groupSum(rec, nil, operand{dy, false, 1}, nil, g.OutputBias, g.AccumulateWeights, "output"); err != nil {
+			return err
+		}
 	}
 	if err := m.expertsBackward(rec, s, x, dy, dGates, g); err != nil {
 		return err
@@ -174,7 +186,7 @@ func (m *MLP) inputBackward(rec *vk.Recorder, s *MLPSaved, space *workspace, g M
 	if err := back.Forward(rec, r, s.Z, slots, LinearOptions{In: Grouped}); err != nil {
 		return err
 	}
-	return combine(rec, r, slots, nil, g.X, Scattered, g.AccumulateX)
+	return combine(rec, r, slots, nil, g.X, Scattered, combineOptions{accumulate: g.AccumulateX})
 }
 
 // backwardSpace is memory that is idle until Up's weight gradient is written, or nil.
@@ -233,6 +245,7 @@ func (m *MLP) checkBackward(dev *vk.Device, op string, s *MLPSaved, x, dy *vk.Te
 		return err
 	}
 	all := namedTensors{{"x", x}, {"dy", dy}, {"saved.Z", s.Z}, {"saved.H", s.H}, {"saved.Logits", s.Logits}}
+	all = all.with("OutputBias", m.OutputBias)
 	for _, part := range m.gradParts(&g) {
 		all = append(all, part.layer.operands(part.name)...)
 	}
@@ -241,7 +254,7 @@ func (m *MLP) checkBackward(dev *vk.Device, op string, s *MLPSaved, x, dy *vk.Te
 	for _, part := range m.gradParts(&g) {
 		all = all.with("grads."+part.name+".Weight", part.grads.Weight).with("grads."+part.name+".Bias", part.grads.Bias)
 	}
-	return all.checkApart(op, inputs)
+	return all.with("grads.OutputBias", g.OutputBias).checkApart(op, inputs)
 }
 
 // checkGradBanks checks the gradients of all weights, and that none is asked for that the layer or the pass does not have.
@@ -257,6 +270,12 @@ func (m *MLP) checkGradBanks(dev *vk.Device, op string, s *MLPSaved, g *MLPGrads
 		if part.layer == nil && (part.grads != WeightGrads{}) {
 			return &vk.ShapeError{Op: op, Arg: "grads." + part.name, Want: "nil: the layer has none", Got: "a gradient"}
 		}
+	}
+	if g.OutputBias != nil && m.OutputBias == nil {
+		return &vk.ShapeError{Op: op, Arg: "grads.OutputBias", Want: "nil: the layer has none", Got: g.OutputBias.String()}
+	}
+	if err := m.Router.checkGradBank(dev, op, "grads.OutputBias", g.OutputBias, m.OutputBias); err != nil {
+		return err
 	}
 	for _, part := range m.gradParts(g) {
 		if part.grads.Bias != nil && part.layer.Bias == nil {

@@ -54,6 +54,9 @@ func (l layer) recordBackward(k *kit, x, dy []float32, tokens int, save Save, ac
 			part.grads.Bias = bankOf(k.t, gradient(part.name+" bias", c.DType, part.layer.Bias.Shape()...))
 		}
 	}
+	if l.OutputBias != nil {
+		g.OutputBias = bankOf(k.t, gradient("OutputBias", vk.F32, 1, c.Width))
+	}
 	o := ForwardOptions{Save: save, Jitter: l.jitter}
 	if workspace {
 		o.Workspace = g.Up.Weight.parts[0]
@@ -85,6 +88,7 @@ func (l layer) wantBackward(t testing.TB, run backwardRun, x, dy []float32, toke
 	want := map[string][]float64{
 		"X": g.X, "Logits": g.Logits.Y, "Gates": g.Gates.Y, "Router": g.Router.Weight.Y, "Router bias": g.Router.Bias.Y,
 		"Up": g.Up.Weight.Y, "Up bias": g.Up.Bias.Y, "Down": g.Down.Weight.Y, "Down bias": g.Down.Bias.Y,
+		"OutputBias": g.OutputBias,
 	}
 	if l.oracle.Shared != nil {
 		want["SharedUp"], want["SharedDown"] = g.Shared.Up.Weight.Y, g.Shared.Down.Weight.Y
@@ -131,7 +135,8 @@ func TestMLPBackwardEqualsTheOracle(t *testing.T) {
 		{Experts: 4, TopK: 2, Width: 20, Hidden: 24, Activation: ReLU, RouterBias: true},
 		{Experts: 4, TopK: 2, Width: 20, Hidden: 24, Activation: SiLU},
 		{Experts: 6, TopK: 2, Width: 24, Hidden: 36, Activation: ClampedSwiGLU, Bias: true, Limit: 0.5, Mode: TopKSoftmax},
-		{Experts: 8, TopK: 2, Width: 32, Hidden: 16, SharedHidden: 40, SharedGate: true},
+		{Experts: 8, TopK: 2, Width: 32, Hidden: 16, SharedHidden: 40, SharedGate: true, OutputBias: true},
+		{Experts: 8, TopK: 2, Width: 33, Hidden: 16, Bias: true, OutputBias: true},
 		{Experts: 8, TopK: 3, Width: 30, Hidden: 18, SharedHidden: 21, Mode: SoftmaxTopKNorm},
 		{Experts: 16, TopK: 3, Width: 24, Hidden: 12, SharedHidden: 12, Mode: SigmoidTopKNorm, GateScale: 2.5, Groups: 4,
 			TopGroups: 2, CorrectionBias: true},
@@ -182,7 +187,7 @@ func TestMLPBackwardIn16Bits(t *testing.T) {
 // TestMLPBackwardRepeatsItsBits runs one training step twenty times, in both ways of saving.
 func TestMLPBackwardRepeatsItsBits(t *testing.T) {
 	cfg := MLPConfig{Experts: 16, TopK: 4, Width: 40, Hidden: 24, Mode: SoftmaxTopKNorm, Bias: true, RouterBias: true,
-		SharedHidden: 20, SharedGate: true}
+		SharedHidden: 20, SharedGate: true, OutputBias: true}
 	l := newLayer(t, cfg)
 	const tokens = 150
 	r := rand.New(rand.NewSource(9))
@@ -278,6 +283,7 @@ func TestMLPBackwardArguments(t *testing.T) {
 		"grads.Down.Bias":     {SaveAll, dy, MLPGrads{Down: WeightGrads{Bias: bank}}},
 		"grads.SharedGate":    {SaveAll, dy, MLPGrads{SharedGate: WeightGrads{Weight: bank}}},
 		"grads.Router.Weight": {SaveAll, dy, MLPGrads{Router: WeightGrads{Weight: bank}}},
+		"grads.OutputBias":    {SaveAll, dy, MLPGrads{OutputBias: bank}},
 	} {
 		rec, err := dev.NewRecorder()
 		require.NoError(t, err)

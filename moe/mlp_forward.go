@@ -152,7 +152,7 @@ func (m *MLP) expertsForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions
 	if o.Save == SaveAll {
 		s.H, s.Slots = h, y2
 	}
-	return combine(rec, r, y2, r.Gates, y, Scattered, c.SharedHidden > 0)
+	return combine(rec, r, y2, r.Gates, y, Scattered, combineOptions{bias: m.outputBias(), accumulate: c.SharedHidden > 0})
 }
 
 // check checks the arguments and returns T.
@@ -168,12 +168,13 @@ func (m *MLP) check(dev *vk.Device, x, y *vk.Tensor, o ForwardOptions) (tokens i
 		checkTensor(dev, op, "y", y, c.DType, tokens, c.Width),
 		inRange("ForwardOptions", "Save", int(o.Save), 0, int(SaveNothing)),
 		checkWorkspace(dev, op, o.Workspace, c.DType),
+		m.checkOutputBias(dev, op),
 	)
 	if err == nil && o.Routing != nil && o.Routing.Tokens != tokens {
 		err = &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("of %d tokens", tokens), Got: fmt.Sprint(o.Routing.Tokens)}
 	}
 	if err == nil {
-		all := namedTensors{{"x", x}, {"y", y}, {"Workspace", o.Workspace}}
+		all := namedTensors{{"OutputBias", m.outputBias()}, {"x", x}, {"y", y}, {"Workspace", o.Workspace}}
 		for _, part := range m.parts() {
 			all = append((*part.layer).operands(part.cfg.Label), all...)
 		}

@@ -1,7 +1,8 @@
 package moe
 
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256: with w the dtype's
-// bytes, w·(E·D + E·D·(H or 2H) + E·H·D) and the biases and shared experts. Their gradients (NewGrads) take as much.
+// bytes, w·(E·D + E·D·(H or 2H) + E·H·D) and the biases and shared experts. Their gradients (NewGrads) take as much, but for
+// CorrectionBias, which has none.
 func (c MLPConfig) WeightBytes() uint64 {
 	m := MLP{Config: c}
 	n := uint64(0)
@@ -14,6 +15,9 @@ func (c MLPConfig) WeightBytes() uint64 {
 	}
 	if c.CorrectionBias {
 		n += tensorBytes(4, c.Experts)
+	}
+	if c.OutputBias {
+		n += tensorBytes(c.DType.Bytes(), c.Width)
 	}
 	return n
 }

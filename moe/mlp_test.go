@@ -3,6 +3,7 @@ package moe
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand"
 	"testing"
 
@@ -61,6 +62,10 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		gate := linear(m.SharedGate)
 		oracle.Shared.Gate = &gate
 	}
+	if cfg.OutputBias {
+		oracle.OutputBias = rounded(cfg.DType, normal(r, cfg.Width))
+		require.NoError(t, UploadBank(context.Background(), m.OutputBias, oracle.OutputBias))
+	}
 	return layer{MLP: m, oracle: oracle}
 }
 
@@ -92,6 +97,12 @@ func (l layer) requireStages(t testing.TB, s *MLPSaved, x, y []float32, tokens i
 	gotSlots := download[float32](t, s.Slots)
 	requireClose(t, gotSlots, slots.Y, slots.Bound(dtype, c.Hidden), "slots")
 	out := ref.Combine(gotSlots, gates, routing, c.Width, false)
+	for i := range out.Y {
+		if c.OutputBias {
+			b := float64(l.oracle.OutputBias[i%c.Width])
+			out.Y[i], out.Abs[i] = out.Y[i]+b, out.Abs[i]+math.Abs(b)
+		}
+	}
 	requireClose(t, y, out.Y, out.Bound(dtype, c.TopK), "out")
 }
 
@@ -103,6 +114,8 @@ func TestMLPEqualsTheOracle(t *testing.T) {
 		{Experts: 16, TopK: 4, Width: 20, Hidden: 12, Activation: GELU, Mode: TopKSoftmax, Bias: true, InOut: true},
 		{Experts: 60, TopK: 4, Width: 64, Hidden: 30, Activation: ReLU2, InOut: true},
 		{Experts: 4, TopK: 3, Width: 16, Hidden: 100, Activation: GEGLUTanh, Bias: true},
+		{Experts: 4, TopK: 2, Width: 20, Hidden: 10, Mode: TopKSoftmax, OutputBias: true},
+		{Experts: 4, TopK: 2, Width: 21, Hidden: 10, Bias: true, OutputBias: true},
 	}
 	for _, cfg := range configs {
 		l := newLayer(t, cfg)
@@ -266,4 +279,14 @@ func TestMLPArguments(t *testing.T) {
 	require.NoError(t, closed.Close())
 	_, err = closed.Forward(k.rec, x, y)
 	require.ErrorIs(t, err, vk.ErrClosed)
+
+	biased := good
+	biased.OutputBias = true
+	partly := newLayer(t, biased)
+	require.NoError(t, partly.OutputBias.Close())
+	rec, err = dev.NewRecorder()
+	require.NoError(t, err)
+	_, err = partly.Forward(rec, x, y)
+	require.ErrorIs(t, err, vk.ErrClosed)
+	require.NoError(t, rec.Close())
 }

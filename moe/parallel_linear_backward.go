@@ -144,7 +144,7 @@ func (l *ParallelLinear) inputBackward(rec *vk.Recorder, r *Routing, x operand, 
 	if g.Gates != nil {
 		gates = opts.Gates
 	}
-	return combine(rec, r, slots, gates, g.X, opts.In, g.AccumulateX)
+	return combine(rec, r, slots, gates, g.X, opts.In, combineOptions{accumulate: g.AccumulateX})
 }
 
 // gatesBackward records dGates from Wᵀ·dy of each slot, and scales those rows into dX where each slot has one.

@@ -1,12 +1,13 @@
 #version 460
 // combine: the gate-weighted sum over a token's k choices.
 //
-//   out[t] = Σ_j gates[t,j] · y[row of slot t·k + j],  j ascending
+//   out[t] = Σ_j gates[t,j] · y[row of slot t·k + j] + bias,  j ascending, the bias only when BIASED
 //
 // The row is the slot, or inverse[slot] when GROUPED. A slot whose inverse is −1 has no expert and adds 0. Without gates
-// they count as 1. ACCUMULATE adds the sum to what out holds.
+// they count as 1. ACCUMULATE adds the result to what out holds.
 //
-// Push constants: device addresses of y [T·k,D], gates f32 [T,k] (0: none), inverse i32 [T·k], out [T,D]; T, D, k.
+// Push constants: device addresses of y [T·k,D], gates f32 [T,k] (0: none), inverse i32 [T·k], out [T,D], bias
+// [D]; T, D, k.
 // Mapping: COLUMNS × ROWS invocations, each one element of out, or four (QUADS: D is a multiple of 4 and both addresses
 // are aligned to four values).
 // Accumulation: f32.
@@ -19,6 +20,7 @@ layout(constant_id = 1) const uint ROWS = 1;
 layout(constant_id = 2) const bool QUADS = false;
 layout(constant_id = 3) const bool GROUPED = false;
 layout(constant_id = 4) const bool ACCUMULATE = false;
+layout(constant_id = 5) const bool BIASED = false;
 layout(local_size_x_id = 0, local_size_y_id = 1) in;
 
 layout(push_constant, std430) uniform Push {
@@ -26,6 +28,7 @@ layout(push_constant, std430) uniform Push {
     uvec2 gates;
     uvec2 inverse;
     uvec2 result;
+    uvec2 bias;
     uint tokens;
     uint width;
     uint k;
@@ -56,6 +59,13 @@ void main() {
             sum += gate * load_value4(y, column);
         } else {
             sum.x += gate * load_value(y, column);
+        }
+    }
+    if (BIASED) {
+        if (QUADS) {
+            sum += load_value4(push.bias, column);
+        } else {
+            sum.x += load_value(push.bias, column);
         }
     }
     uvec2 result = address_at(push.result, token, push.width * VALUE_BYTES);

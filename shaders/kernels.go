@@ -73,9 +73,9 @@ var Sources = map[string]string{
 	"activation_backward.f32":       "597d6006a791627ca11395fefdbb0efe8ea0ce0b048f631c23add9626109d5fd",
 	"activation_backward.f16":       "1251444e987407bbb9624c524e74115177ef9739b15799e518810093ac9defcb",
 	"activation_backward.bf16":      "06d6a0b74e3a0a230b6f21f2b5038217ab7503b48833625d4c0231b1046b6131",
-	"combine.f32":                   "79c32d34364b69114e2f4cc934c4f2db11304cb87e73c8edbe9544e8fca86dd1",
-	"combine.f16":                   "4b3bd54cc326638040d7efbb942d54a980df9633748d59016dc4da8b7a8987c1",
-	"combine.bf16":                  "90afa557aaba8468cf07d6f502396b885d9b974420cfafd35ef84e0a49de051d",
+	"combine.f32":                   "5b674665e6a77a8a976f95bd926de0187b607bbb28cb25f2c51969f7246929a9",
+	"combine.f16":                   "1cc63d5dfd02516cadda4bc696b27a6da61776511845b4b5baa5c3d01007ed07",
+	"combine.bf16":                  "54d3a3bc04ce0e3935acc15afe1056d8fc8dbe5e042d5712083980f69a09cb44",
 	"combine_backward.f32":          "b27753de53a21959c86a2b9c44409ceb74db04901bbcfaf8a5ba53cb5fbf9a67",
 	"combine_backward.f16":          "9aecd8a1cbd2525ea45f833b756f492891fa84626538e00c5f594d4105a72ad9",
 	"combine_backward.bf16":         "bd5556b3fc81067f350bfefd2f2f85ad4abd44da2bc2d98d6c235a85e1419080",
@@ -429,15 +429,16 @@ var spvCombineF32 []byte
 var CombineF32 = &kernel.Kernel{
 	Stem: "combine", Variant: "f32",
 	SPIRV:     decodeOnce(&spvCombineF32),
-	PushBytes: 44,
+	PushBytes: 52,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "gates", Offset: 8, Size: 8},
 		{Name: "inverse", Offset: 16, Size: 8},
 		{Name: "result", Offset: 24, Size: 8},
-		{Name: "tokens", Offset: 32, Size: 4},
-		{Name: "width", Offset: 36, Size: 4},
-		{Name: "k", Offset: 40, Size: 4},
+		{Name: "bias", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "k", Offset: 48, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -445,6 +446,7 @@ var CombineF32 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
 		{ID: 4, Name: "ACCUMULATE", Default: 0},
+		{ID: 5, Name: "BIASED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -455,6 +457,7 @@ type CombinePush struct {
 	Gates   uint64
 	Inverse uint64
 	Result  uint64
+	Bias    uint64
 	Tokens  uint32
 	Width   uint32
 	K       uint32
@@ -462,14 +465,15 @@ type CombinePush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c CombinePush) Bytes() []byte {
-	b := make([]byte, 44)
+	b := make([]byte, 52)
 	putU64(b[0:], c.Y)
 	putU64(b[8:], c.Gates)
 	putU64(b[16:], c.Inverse)
 	putU64(b[24:], c.Result)
-	putU32(b[32:], c.Tokens)
-	putU32(b[36:], c.Width)
-	putU32(b[40:], c.K)
+	putU64(b[32:], c.Bias)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Width)
+	putU32(b[48:], c.K)
 	return b
 }
 
@@ -480,6 +484,7 @@ type CombineSpec struct {
 	Quads      bool   // constant 2
 	Grouped    bool   // constant 3
 	Accumulate bool   // constant 4
+	Biased     bool   // constant 5
 }
 
 // DefaultCombineSpec returns the values in the source.
@@ -490,6 +495,7 @@ func DefaultCombineSpec() CombineSpec {
 		Quads:      false,
 		Grouped:    false,
 		Accumulate: false,
+		Biased:     false,
 	}
 }
 
@@ -501,6 +507,7 @@ func (c CombineSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		bitsBool(c.Grouped),
 		bitsBool(c.Accumulate),
+		bitsBool(c.Biased),
 	}
 }
 
@@ -511,15 +518,16 @@ var spvCombineF16 []byte
 var CombineF16 = &kernel.Kernel{
 	Stem: "combine", Variant: "f16",
 	SPIRV:     decodeOnce(&spvCombineF16),
-	PushBytes: 44,
+	PushBytes: 52,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "gates", Offset: 8, Size: 8},
 		{Name: "inverse", Offset: 16, Size: 8},
 		{Name: "result", Offset: 24, Size: 8},
-		{Name: "tokens", Offset: 32, Size: 4},
-		{Name: "width", Offset: 36, Size: 4},
-		{Name: "k", Offset: 40, Size: 4},
+		{Name: "bias", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "k", Offset: 48, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -527,6 +535,7 @@ var CombineF16 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
 		{ID: 4, Name: "ACCUMULATE", Default: 0},
+		{ID: 5, Name: "BIASED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }
@@ -538,15 +547,16 @@ var spvCombineBf16 []byte
 var CombineBf16 = &kernel.Kernel{
 	Stem: "combine", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvCombineBf16),
-	PushBytes: 44,
+	PushBytes: 52,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "gates", Offset: 8, Size: 8},
 		{Name: "inverse", Offset: 16, Size: 8},
 		{Name: "result", Offset: 24, Size: 8},
-		{Name: "tokens", Offset: 32, Size: 4},
-		{Name: "width", Offset: 36, Size: 4},
-		{Name: "k", Offset: 40, Size: 4},
+		{Name: "bias", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "k", Offset: 48, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 64},
@@ -554,6 +564,7 @@ var CombineBf16 = &kernel.Kernel{
 		{ID: 2, Name: "QUADS", Default: 0},
 		{ID: 3, Name: "GROUPED", Default: 0},
 		{ID: 4, Name: "ACCUMULATE", Default: 0},
+		{ID: 5, Name: "BIASED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
 }

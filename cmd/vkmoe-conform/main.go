@@ -1,6 +1,6 @@
 // Command vkmoe-conform checks that a device computes what it should.
 //
-//	vkmoe-conform golden DIR [--device D] [--only mlp,…] [--json]
+//	vkmoe-conform golden DIR [--device D] [--only mlp,…] [--dtype f32|bf16|f16] [--json]
 //
 // It exits with 0 when all that was asked for passes, 1 when something fails, and 2 when the input or the device cannot
 // be used.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,7 +56,7 @@ func needDevice(t *testing.T) {
 
 func TestGoldenPassesOnTheRecordedModels(t *testing.T) {
 	needDevice(t)
-	code, stdout, stderr := conform(t, nil, "golden", dataDir, "--json")
+	code, stdout, stderr := conform(t, nil, "golden", dataDir, "--only", "mlp", "--json")
 	require.Equal(t, 0, code, stdout+stderr)
 	var report struct {
 		Device         struct{ Name, Driver string }
@@ -72,7 +73,7 @@ func TestGoldenPassesOnTheRecordedModels(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(stdout), &report))
 	require.NotEmpty(t, report.Device.Name)
 	require.NotEmpty(t, report.Device.Driver)
-	require.Equal(t, 8, report.Passed)
+	require.Equal(t, 16, report.Passed)
 	require.Len(t, report.Models, 8)
 
 	code, stdout, _ = conform(t, nil, "golden", filepath.Join(dataDir, "olmoe"), "--only", "mlp")
@@ -81,6 +82,20 @@ func TestGoldenPassesOnTheRecordedModels(t *testing.T) {
 	require.Contains(t, stdout, "pass  olmoe model.layers.0.mlp.output  relative error ")
 	require.Contains(t, stdout, "pass  olmoe model.layers.1.mlp.output  relative error ")
 	require.NotContains(t, stdout, "not supported", "nothing but the mlp was asked for")
+	require.Contains(t, stdout, "storage: f32\n")
+}
+
+func TestGoldenPassesIn16Bits(t *testing.T) {
+	needDevice(t)
+	for dtype, limit := range map[string]string{"bf16": "0.0156", "f16": "0.00195"} {
+		code, stdout, stderr := conform(t, nil, "golden", dataDir, "--only", "mlp", "--dtype", dtype)
+		require.Equal(t, 0, code, stdout+stderr)
+		require.Contains(t, stdout, "storage: "+dtype+"\n")
+		require.Equal(t, 16, strings.Count(stdout, "limit "+limit), stdout)
+		require.Contains(t, stdout, "16 passed, 0 failed")
+		_, help, _ := conform(t, nil, "golden", "--help")
+		require.Contains(t, help, limit)
+	}
 }
 
 func TestGoldenFailsOnOtherValues(t *testing.T) {
@@ -118,6 +133,9 @@ func TestGoldenRefusesWhatItCannotUse(t *testing.T) {
 	require.NoError(t, os.Truncate(filepath.Join(truncated, "model.safetensors"), 100_000))
 	unknown := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(unknown, "config.json"), []byte(`{"model_type":"llama"}`), 0o644))
+	quantized := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(quantized, "config.json"), []byte(`{"model_type":"gpt_oss","hidden_size":32,`+
+		`"num_hidden_layers":1,"num_local_experts":8,"num_experts_per_tok":2,"intermediate_size":40,"quantization_config":{}}`), 0o644))
 	noLoader := []string{"VKMOE_LOADER=" + filepath.Join(t.TempDir(), "absent.so")}
 
 	for name, c := range map[string]struct {
@@ -137,7 +155,8 @@ func TestGoldenRefusesWhatItCannotUse(t *testing.T) {
 		"a file":               {[]string{"golden", filepath.Join(mixtral, "config.json")}, nil, "config.json"},
 		"truncated weights":    {[]string{"golden", truncated}, nil, "truncated file"},
 		"unknown architecture": {[]string{"golden", unknown}, nil, `architecture "llama" is not supported`},
-		"unsupported model":    {[]string{"golden", filepath.Join(dataDir, "gptoss")}, nil, "not supported yet"},
+		"unknown dtype":        {[]string{"golden", mixtral, "--dtype", "f8"}, nil, `unknown dtype "f8"`},
+		"quantized weights":    {[]string{"golden", quantized}, nil, "its weights are quantized"},
 		"unsupported part":     {[]string{"golden", mixtral, "--only", "grads"}, nil, "not supported yet  mixtral grads"},
 		"no loader":            {[]string{"golden", mixtral}, noLoader, "no Vulkan loader"},
 	} {

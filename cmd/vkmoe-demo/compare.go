@@ -56,17 +56,18 @@ func compare(l *layer, s sample) (agreement, error) {
 	experts, k := l.Config.Experts, l.Config.TopK
 	a := agreement{Tokens: s.taken}
 	logits := ref.DenseLinear(m.Router, s.x, s.taken)
-	want := ref.SelectTopK(logits.Y, s.taken, experts, k)
-	margins := ref.Margins(logits.Y, s.taken, experts, k)
+	rules := m.Rules()
+	want := ref.Select(rules, logits.Y, s.taken)
+	margins := ref.RouterMargins(rules, logits.Y, s.taken)
 	followed := append([]int32(nil), want...)
 	for t := range s.taken {
 		got := s.ids[t*k : (t+1)*k]
 		switch {
 		case !distinct(got, experts):
 			continue
-		case len(ref.CompareChoices(got, want[t*k:(t+1)*k], logits.Y[t*experts:(t+1)*experts], 1, experts, k)) == 0:
+		case len(ref.CompareChoices(got, want[t*k:(t+1)*k], margins[t:t+1], k)) == 0:
 			a.SameChoices++
-		case margins[t] <= openMargin(logits, t, l):
+		case margins[t] <= rules.NearTie(logits.Abs[t*experts:(t+1)*experts], l.Config.Width, 0):
 			a.NearTies++
 		default:
 			continue
@@ -93,16 +94,6 @@ func distinct(ids []int32, experts int) bool {
 		}
 	}
 	return true
-}
-
-// openMargin is the largest margin of a token's choice that the forward errors of two f32 logits can close.
-func openMargin(logits ref.Result, token int, l *layer) float64 {
-	var largest float64
-	experts := l.Config.Experts
-	for _, a := range logits.Abs[token*experts : (token+1)*experts] {
-		largest = math.Max(largest, a)
-	}
-	return 2 * largest * ref.Tolerance(ref.F32, l.Config.Width)
 }
 
 // A load is how the text's choices spread over the experts.

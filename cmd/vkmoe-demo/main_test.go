@@ -165,17 +165,16 @@ func TestListDevices(t *testing.T) {
 func TestUnusableInput(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.txt")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
-	jetmoe := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(jetmoe, model.ConfigFile),
-		[]byte(`{"model_type":"jetmoe","hidden_size":8,"num_hidden_layers":1}`), 0o600))
-	require.NoError(t, safetensors.WriteFile(filepath.Join(jetmoe, safetensors.SingleFile), nil, nil))
+	llama := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(llama, model.ConfigFile), []byte(`{"model_type":"llama"}`), 0o600))
+	require.NoError(t, safetensors.WriteFile(filepath.Join(llama, safetensors.SingleFile), nil, nil))
 	for name, c := range map[string]struct {
 		args []string
 		want string
 	}{
 		"model":             {[]string{"--model", "gpt-9"}, `no model "gpt-9": it is neither built in (granitemoe, mixtral, olmoe, qwen3moe) nor a folder`},
 		"empty folder":      {[]string{"--model", t.TempDir()}, model.ConfigFile},
-		"unsupported model": {[]string{"--model", jetmoe}, "jetmoe is not supported yet"},
+		"unsupported model": {[]string{"--model", llama}, `architecture "llama" is not supported`},
 		"layer":             {[]string{"--layer", "2"}, "olmoe has layers 0 to 1, not 2"},
 		"negative layer":    {[]string{"--layer", "-1"}, "layers are numbered from 0"},
 		"no text":           {[]string{"--text", filepath.Join(t.TempDir(), "none.txt")}, "none.txt"},

@@ -122,17 +122,16 @@ func (s *sumOfSquares) root() float64 { return s.scale * math.Sqrt(s.sum) }
 type ChoiceDiff struct {
 	Token     int
 	Got, Want []int32
-	Margin    float64 // the oracle's gap between the lowest chosen and the highest unchosen logit
+	Margin    float64 // of the oracle's choice
 }
 
-// CompareChoices lists the tokens whose set of chosen experts differs; the order within a token does not matter. logits
-// [T,E] are the oracle's, got and want are ids [T,k].
-func CompareChoices(got, want []int32, logits []float64, tokens, experts, k int) []ChoiceDiff {
-	requireLen("CompareChoices", "got", len(got), tokens*k)
-	requireLen("CompareChoices", "want", len(want), tokens*k)
+// CompareChoices lists the tokens whose set of chosen experts differs; the order within a token does not matter. got and
+// want are ids [T,k], margins [T] are the oracle's: Margins or RouterMargins.
+func CompareChoices(got, want []int32, margins []float64, k int) []ChoiceDiff {
+	requireLen("CompareChoices", "got", len(got), len(margins)*k)
+	requireLen("CompareChoices", "want", len(want), len(margins)*k)
 	var diffs []ChoiceDiff
-	var margins []float64
-	for t := 0; t < tokens; t++ {
+	for t, margin := range margins {
 		g, w := got[t*k:(t+1)*k], want[t*k:(t+1)*k]
 		count := make(map[int32]int, k)
 		for j := range w {
@@ -141,10 +140,7 @@ func CompareChoices(got, want []int32, logits []float64, tokens, experts, k int)
 		}
 		for _, n := range count {
 			if n != 0 {
-				if margins == nil {
-					margins = Margins(logits, tokens, experts, k)
-				}
-				diffs = append(diffs, ChoiceDiff{t, g, w, margins[t]})
+				diffs = append(diffs, ChoiceDiff{t, g, w, margin})
 				break
 			}
 		}

@@ -61,8 +61,9 @@ func TestCompareChoicesIgnoresOrderWithinAToken(t *testing.T) {
 	logits := []float64{3, 2, 2.25, 0, 1, 0}
 	want := SelectTopK(logits, 2, 3, 2)
 	require.Equal(t, []int32{0, 2, 1, 0}, want)
-	require.Empty(t, CompareChoices([]int32{2, 0, 0, 1}, want, logits, 2, 3, 2))
-	diffs := CompareChoices([]int32{0, 1, 1, 2}, want, logits, 2, 3, 2)
+	margins := Margins(logits, 2, 3, 2)
+	require.Empty(t, CompareChoices([]int32{2, 0, 0, 1}, want, margins, 2))
+	diffs := CompareChoices([]int32{0, 1, 1, 2}, want, margins, 2)
 	require.Len(t, diffs, 2)
 	require.Equal(t, ChoiceDiff{Token: 0, Got: []int32{0, 1}, Want: []int32{0, 2}, Margin: 0.25}, diffs[0])
 	require.Zero(t, diffs[1].Margin)

@@ -2,7 +2,7 @@ package ref
 
 // An MLP is a sparse mixture of two-layer experts:
 //
-//	out[t] = Σ_j gate[t,j] · (Down[e]·act(Up[e]·x[t] + b) + b'),  e = ids[t,j]
+//	out[t] = Σ_j gate[t,j] · (Down[e]·act(Up[e]·x[t] + b) + b') + OutputBias,  e = ids[t,j]
 //
 // with Up: D → H, or D → 2H (gate rows first) when Gated, and Down: H → D.
 type MLP[F Float] struct {
@@ -15,6 +15,7 @@ type MLP[F Float] struct {
 	Gated      bool
 	Clamp      *Clamp     // ActivateClamped in place of Activation and Gated
 	Shared     *Shared[F] // adds its output, nil for none
+	OutputBias []F        // [D], nil for none
 }
 
 // An MLPResult holds every stage of MLP.Forward, so that a device can be compared stage by stage.
@@ -33,14 +34,14 @@ type MLPResult struct {
 // Forward runs the layer on x [T,D].
 func Forward[F, X Float](m MLP[F], x []X, tokens int) MLPResult {
 	logits := DenseLinear(m.Router, x, tokens)
-	ids := Select(m.router(), logits.Y, tokens)
+	ids := Select(m.Rules(), logits.Y, tokens)
 	return ForwardChosen(m, x, tokens, logits, ids)
 }
 
 // ForwardChosen runs the layer on x [T,D] with the experts ids [T,K] already chosen and gates from the given logits
 // [T,E]. It judges a device that broke a near tie differently.
 func ForwardChosen[F, X Float](m MLP[F], x []X, tokens int, logits Result, ids []int32) MLPResult {
-	res := MLPResult{Logits: logits, IDs: ids, Gates: RouterGates(m.router(), logits.Y, ids, tokens)}
+	res := MLPResult{Logits: logits, IDs: ids, Gates: RouterGates(m.Rules(), logits.Y, ids, tokens)}
 	res.Routing = Route(ids, tokens, m.Router.Out, m.K)
 	noGates := []float64(nil)
 	res.Up = Scatter2scatter(m.Up, x, res.Routing, Layout{GroupedOut: true}, noGates)
@@ -52,6 +53,14 @@ func ForwardChosen[F, X Float](m MLP[F], x []X, tokens int, logits Result, ids [
 		for i, v := range res.Shared.Out.Y {
 			res.Out.Y[i] += v
 			res.Out.Abs[i] += res.Shared.Out.Abs[i]
+		}
+	}
+	if m.OutputBias != nil {
+		requireLen("Forward", "OutputBias", len(m.OutputBias), m.Down.Out)
+		for i := range res.Out.Y {
+			b := float64(m.OutputBias[i%m.Down.Out])
+			res.Out.Y[i] += b
+			res.Out.Abs[i] += max(b, -b)
 		}
 	}
 	return res

@@ -8,6 +8,8 @@ type MLPGrads struct {
 	Logits   Result // [T,E]
 	Gates    Result // [T,K]
 	Shared   SharedGrads
+
+	OutputBias []float64 // [D], nil without
 }
 
 // MLPBackward differentiates MLP.Forward at x [T,D], whose result is saved, from dOut [T,D]. The choice of experts has no
@@ -20,7 +22,7 @@ func MLPBackward[F, X, D Float](m MLP[F], x []X, saved MLPResult, dOut []D) MLPG
 	g.Down = Scatter2scatterBackward(m.Down, saved.Hidden.Y, r, Layout{GroupedIn: true}, noGates, dSlots.Y)
 	dz := m.activateBackward(saved.Up.Y, g.Down.X.Y, r.Slots(), m.Down.In)
 	g.Up = Scatter2scatterBackward(m.Up, x, r, Layout{GroupedOut: true}, noGates, dz.Y)
-	g.Logits = RouterGatesBackward(m.router(), saved.Logits.Y, saved.IDs, dGates.Y, r.Tokens)
+	g.Logits = RouterGatesBackward(m.Rules(), saved.Logits.Y, saved.IDs, dGates.Y, r.Tokens)
 	g.Router = Scatter2scatterBackward(m.Router, x, Dense(r.Tokens), Layout{}, noGates, g.Logits.Y)
 	g.X = make([]float64, len(g.Up.X.Y))
 	for i := range g.X {
@@ -30,6 +32,12 @@ func MLPBackward[F, X, D Float](m MLP[F], x []X, saved MLPResult, dOut []D) MLPG
 		g.Shared = sharedBackward(m, x, saved.Shared, dOut, r.Tokens)
 		for i, v := range g.Shared.X {
 			g.X[i] += v
+		}
+	}
+	if m.OutputBias != nil {
+		g.OutputBias = make([]float64, m.Down.Out)
+		for i, d := range dOut {
+			g.OutputBias[i%m.Down.Out] += float64(d)
 		}
 	}
 	return g

@@ -3,6 +3,7 @@ package ref
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // A Router is everything that decides the experts and gates of a token once its logits are known.
@@ -20,8 +21,8 @@ type Router struct {
 	TopGroups  int       // 1 to Groups; its groups hold at least K experts
 }
 
-// router is the router of an MLP.
-func (m MLP[F]) router() Router {
+// Rules are all that decides experts and gates of an MLP from its logits.
+func (m MLP[F]) Rules() Router {
 	r := m.Gating
 	r.Mode, r.Experts, r.K = m.Mode, m.Router.Out, m.K
 	return r
@@ -157,4 +158,20 @@ func RouterMargins[F Float](r Router, logits []F, tokens int) []float64 {
 		}
 	}
 	return margins
+}
+
+// NearTie is the largest margin of a token (RouterMargins) that rounding may close: two keys, each from a logit that is a
+// sum of width products in f32 of operands off by input, relative. abs [E] are the scales of the token's logits.
+func (r Router) NearTie(abs []float64, width int, input float64) float64 {
+	logit := slices.Max(abs) * (Tolerance(F32, width) + input)
+	if !r.Mode.Sigmoid() {
+		return 2 * logit
+	}
+	// The sigmoid's slope is at most 1/4. It has an error of its own, and so has the sum with the bias; as many more as
+	// that come with the sum of a group's two keys, of which RouterMargins takes half.
+	largest := 1.0
+	for _, b := range r.Bias {
+		largest = max(largest, 1+math.Abs(float64(b)))
+	}
+	return 2 * (logit/4 + SigmoidTolerance + 2*largest*UnitF32)
 }

@@ -268,7 +268,7 @@ func TestMLPOfAGroupLimitedRouter(t *testing.T) {
 	m.Gating = Router{Scale: 2.5, Bias: normals(rng, experts), Groups: 4, TopGroups: 2}
 	x, dOut := normals64(rng, tokens*width), normals64(rng, tokens*width)
 	saved := Forward(m, x, tokens)
-	for tok, margin := range RouterMargins(m.router(), saved.Logits.Y, tokens) {
+	for tok, margin := range RouterMargins(m.Rules(), saved.Logits.Y, tokens) {
 		require.Greater(t, margin, 1e-4, "token %d would change experts under the difference", tok)
 		total := 0.0
 		for _, g := range saved.Gates[tok*k : (tok+1)*k] {
@@ -280,4 +280,40 @@ func TestMLPOfAGroupLimitedRouter(t *testing.T) {
 	loss := func() float64 { return dot(Forward(m, x, tokens).Out.Y, dOut) }
 	requireGradient(t, "dX", x, got.X, loss)
 	requireGradient(t, "dRouter", m.Router.Weight, got.Router.Weight.Y, loss)
+}
+
+// TestNearTieCoversFloat32 computes logits, scores and keys in float32 and asks that no key, and no half sum of two, is
+// further off than half a near tie, and that the bound is not wider than a few hundred times what happens.
+func TestNearTieCoversFloat32(t *testing.T) {
+	rng := rand.New(rand.NewPCG(51, 52))
+	const tokens, experts, width = 200, 8, 40
+	m := Linear[float32]{Experts: 1, In: width, Out: experts, Weight: normals(rng, experts*width)}
+	x := normals(rng, tokens*width)
+	logits := DenseLinear(m, x, tokens)
+	for _, r := range []Router{
+		{Mode: SoftmaxTopK, Experts: experts, K: 2}, {Mode: SigmoidTopKNorm, Experts: experts, K: 2},
+		{Mode: SigmoidTopK, Experts: experts, K: 2, Bias: normals(rng, experts), Groups: 4, TopGroups: 2},
+	} {
+		closest := math.Inf(1)
+		for tok := range tokens {
+			tie := r.NearTie(logits.Abs[tok*experts:(tok+1)*experts], width, 0)
+			exact, _ := r.keys(logits.Y[tok*experts : (tok+1)*experts])
+			for e := range experts {
+				var key float32
+				for i := range width {
+					key += m.Weight[e*width+i] * x[tok*width+i]
+				}
+				if r.Mode.Sigmoid() {
+					key = 1 / (1 + float32(math.Exp(-float64(key))))
+				}
+				if r.Bias != nil {
+					key += r.Bias[e]
+				}
+				off := math.Abs(float64(key) - exact[e])
+				require.LessOrEqual(t, off, tie/2)
+				closest = min(closest, tie/2/max(off, 1e-300))
+			}
+		}
+		require.Less(t, closest, 300.0, "%+v", r)
+	}
 }

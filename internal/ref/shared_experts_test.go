@@ -52,6 +52,7 @@ func TestMLPBackwardWithSharedExperts(t *testing.T) {
 			if gate {
 				m.Shared.Gate = &Linear[float64]{Experts: 1, In: width, Out: 1, Weight: normals64(rng, width)}
 			}
+			m.OutputBias = normals64(rng, width)
 			x, dOut := normals64(rng, tokens*width), normals64(rng, tokens*width)
 			saved := Forward(m, x, tokens)
 			for _, margin := range Margins(saved.Logits.Y, tokens, experts, k) {
@@ -60,6 +61,7 @@ func TestMLPBackwardWithSharedExperts(t *testing.T) {
 			loss := func() float64 { return dot(Forward(m, x, tokens).Out.Y, dOut) }
 			got := MLPBackward(m, x, saved, dOut)
 			requireGradient(t, "dX", x, got.X, loss)
+			requireGradient(t, "output bias", m.OutputBias, got.OutputBias, loss)
 			requireGradient(t, "shared up", m.Shared.Up.Weight, got.Shared.Up.Weight.Y, loss)
 			requireGradient(t, "shared down", m.Shared.Down.Weight, got.Shared.Down.Weight.Y, loss)
 			requireGradient(t, "up", m.Up.Weight, got.Up.Weight.Y, loss)

@@ -23,12 +23,12 @@ func (d Device) RunMLP(ctx context.Context, w *model.MLPWeights, x []float32, to
 		return nil, nil, err
 	}
 	defer layer.Close()
-	in, err := d.NewTensor(vk.F32, tokens, w.Config.Width)
+	in, err := d.NewTensor(w.Config.DType, tokens, w.Config.Width)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer in.Close()
-	result, err := d.NewTensor(vk.F32, tokens, w.Config.Width)
+	result, err := d.NewTensor(w.Config.DType, tokens, w.Config.Width)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -52,19 +52,17 @@ func ParseParts(text string) ([]Part, error) {
 	return parts, nil
 }
 
-// Tolerance is the largest relative Frobenius error of an f32 activation that passes.
-const Tolerance = 1e-5
-
 // A Runner runs blocks of a model.
 type Runner interface {
-	// RunMLP runs an MLP block on x [tokens,D] and returns its output [tokens,D] and the experts it chose, ids
+	// RunMLP runs an MLP block in w.Config.DType on x [tokens,D], rounded to it, and returns its output [tokens,D] and the experts it chose, ids
 	// [tokens,K], most probable first.
 	RunMLP(ctx context.Context, w *model.MLPWeights, x []float32, tokens int) (out []float32, ids []int32, err error)
 }
 
 // Options say what to run.
 type Options struct {
-	Only []Part // the parts asked for; none is everything the library supports
+	Only  []Part   // the parts asked for; none is everything the library supports
+	DType vk.DType // F32, F16 or BF16: what weights and activations are stored as
 
 	// Open opens the Runner. It is called once, and only when there is something to run.
 	Open func() (Runner, *DeviceInfo, error)
@@ -73,7 +71,7 @@ type Options struct {
 // Run judges dir, which is one model folder or holds several. What is wrong is part of the Report: a fault of one folder
 // is its ModelReport's, and the other folders are still judged.
 func Run(ctx context.Context, dir string, opts Options) *Report {
-	report := &Report{}
+	report := &Report{DType: opts.DType}
 	folders, err := findFolders(dir)
 	if err != nil {
 		report.Unusable = err
@@ -89,13 +87,13 @@ func Run(ctx context.Context, dir string, opts Options) *Report {
 			continue
 		}
 		m.Type = c.checkpoint.Config.Type
-		m.Unsupported = c.unsupported(opts.Only)
-		if c.runs(opts.Only) {
+		m.Unsupported = unsupported(opts.Only)
+		if runs(opts.Only) {
 			if runner == nil {
 				runner, report.Device, report.Unusable = opts.Open()
 			}
 			if report.Unusable == nil {
-				m.Tensors, m.Unusable = c.runMLPs(ctx, runner)
+				m.Tensors, m.Unusable = c.runMLPs(ctx, runner, opts.DType)
 				report.Unusable = ctx.Err()
 			}
 		}
@@ -170,30 +168,21 @@ func (c *goldenCase) close() {
 }
 
 // runs reports whether anything asked for can run.
-func (c *goldenCase) runs(only []Part) bool {
-	return c.checkpoint.Config.Unsupported == nil && (len(only) == 0 || slices.Contains(only, MLP))
-}
+func runs(only []Part) bool { return len(only) == 0 || slices.Contains(only, MLP) }
 
 // unsupported lists what was asked for, or everything when nothing was named, that the library cannot run.
-func (c *goldenCase) unsupported(only []Part) []UnsupportedPart {
+func unsupported(only []Part) []UnsupportedPart {
 	var list []UnsupportedPart
 	for _, p := range Parts {
-		if len(only) > 0 && !slices.Contains(only, p) {
-			continue
-		}
-		cfg := c.checkpoint.Config
-		switch {
-		case p != MLP:
+		if p != MLP && (len(only) == 0 || slices.Contains(only, p)) {
 			list = append(list, UnsupportedPart{p, "the library does not run it yet"})
-		case cfg.Unsupported != nil:
-			list = append(list, UnsupportedPart{p, cfg.Unsupported.Reason})
 		}
 	}
 	return list
 }
 
 // runMLPs runs and judges the MLP block of every layer.
-func (c *goldenCase) runMLPs(ctx context.Context, runner Runner) ([]TensorReport, error) {
+func (c *goldenCase) runMLPs(ctx context.Context, runner Runner, dtype vk.DType) ([]TensorReport, error) {
 	var reports []TensorReport
 	for layer := range c.checkpoint.Config.Layers {
 		w, err := c.checkpoint.LoadMLP(layer)
@@ -204,7 +193,9 @@ func (c *goldenCase) runMLPs(ctx context.Context, runner Runner) ([]TensorReport
 		if err != nil {
 			return reports, err
 		}
-		got, ids, err := runner.RunMLP(ctx, w, block.in, block.tokens)
+		asked := *w
+		asked.Config.DType = dtype
+		got, ids, err := runner.RunMLP(ctx, &asked, block.in, block.tokens)
 		if beyondDevice(err) {
 			return reports, err
 		}
@@ -212,7 +203,7 @@ func (c *goldenCase) runMLPs(ctx context.Context, runner Runner) ([]TensorReport
 			reports = append(reports, TensorReport{Name: block.name, Part: MLP, Err: err})
 			continue
 		}
-		reports = append(reports, judgeMLP(w, block, got, ids))
+		reports = append(reports, judgeMLP(w, dtype, block, got, ids))
 	}
 	return reports, nil
 }

@@ -45,14 +45,12 @@ func TestRunOfAParentFolder(t *testing.T) {
 	require.Equal(t, 1, opened)
 	require.Len(t, report.Models, 8)
 	passed, failed := report.Counts()
-	require.Equal(t, 8, passed)
+	require.Equal(t, 16, passed)
 	require.Zero(t, failed)
 	require.Equal(t, ExitPass, report.Exit(), "what nobody named and nobody supports does not count")
 
 	report = Run(t.Context(), dataDir, Options{Only: []Part{MLP}, Open: oracleRunner{}.open})
-	passed, _ = report.Counts()
-	require.Equal(t, 8, passed)
-	require.Equal(t, ExitUnusable, report.Exit(), "four models' mlp was asked for and cannot run")
+	require.Equal(t, ExitPass, report.Exit())
 }
 
 func TestRunOfUnsupportedParts(t *testing.T) {
@@ -68,10 +66,6 @@ func TestRunOfUnsupportedParts(t *testing.T) {
 	require.Equal(t, ExitUnusable, report.Exit())
 	passed, _ := report.Counts()
 	require.Equal(t, 2, passed, "what can run still runs")
-
-	report = Run(t.Context(), filepath.Join(dataDir, "jetmoe"), neverOpen(t))
-	require.Equal(t, ExitUnusable, report.Exit(), "nothing at all could run")
-	require.Len(t, report.Models[0].Unsupported, 4)
 }
 
 func TestRunOfDamagedFolders(t *testing.T) {
@@ -204,12 +198,12 @@ func TestParseParts(t *testing.T) {
 
 func TestReportPrints(t *testing.T) {
 	report := &Report{
-		Device: &DeviceInfo{"GPU", "discrete", "drv", "1.2", "1.3.0"},
+		Device: &DeviceInfo{"GPU", "discrete", "drv", "1.2", "1.3.0"}, DType: vk.BF16,
 		Models: []*ModelReport{{
 			Folder: "x/m", Name: "m", Type: "mixtral",
 			Tensors: []TensorReport{
-				{Name: "a", Part: MLP, Error: 1e-7, Tolerance: Tolerance, Pass: true, NearTies: make([]Choice, 2)},
-				{Name: "b", Part: MLP, Error: math.NaN(), Tolerance: Tolerance, WrongChoices: []Choice{{3, []int32{1}, []int32{2}, 0.5}}},
+				{Name: "a", Part: MLP, Error: 1e-7, Tolerance: Tolerance(vk.BF16), Pass: true, NearTies: make([]Choice, 2)},
+				{Name: "b", Part: MLP, Error: math.NaN(), Tolerance: Tolerance(vk.F32), WrongChoices: []Choice{{3, []int32{1}, []int32{2}, 0.5}}},
 				{Name: "c", Part: MLP, Error: math.NaN(), Err: errors.New("boom")},
 			},
 			Unsupported: []UnsupportedPart{{MLP, "that"}, {Logits, "because"}, {Grads, "because"}},
@@ -219,7 +213,8 @@ func TestReportPrints(t *testing.T) {
 	var text bytes.Buffer
 	require.NoError(t, report.WriteText(&text))
 	require.Equal(t, `device: GPU (discrete), driver drv 1.2, Vulkan 1.3.0
-pass  m a  relative error 1e-07, limit 1e-05, 0 tokens; 2 near ties broken differently, judged with the device's choice
+storage: bf16
+pass  m a  relative error 1e-07, limit 0.0156, 0 tokens; 2 of them with other experts than recorded (near tie or rounding), judged with those
 FAIL  m b  relative error NaN, limit 1e-05, 0 tokens; 1 tokens went to wrong experts, first token 3 to [1] instead of [2] with margin 0.5
 FAIL  m c  boom
 not supported yet  m mlp: that
@@ -233,6 +228,7 @@ cannot be used     interrupted
 	require.NoError(t, report.WriteJSON(&raw))
 	var parsed struct {
 		Device DeviceInfo
+		DType  string
 		Models []struct {
 			Name, Unusable string
 			Tensors        []struct {
@@ -247,6 +243,7 @@ cannot be used     interrupted
 	}
 	require.NoError(t, json.Unmarshal(raw.Bytes(), &parsed))
 	require.Equal(t, "GPU", parsed.Device.Name)
+	require.Equal(t, "bf16", parsed.DType)
 	require.Equal(t, 1e-7, parsed.Models[0].Tensors[0].Error)
 	require.Equal(t, "NaN", parsed.Models[0].Tensors[1].Error)
 	require.Equal(t, "boom", parsed.Models[0].Tensors[2].Reason)

@@ -7,49 +7,62 @@ import (
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/model"
 	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
 )
 
-// Oracle returns the float64 oracle of an MLP block.
-func Oracle(w *model.MLPWeights) (ref.MLP[float32], error) {
-	cfg := w.Config
-	m := ref.MLP[float32]{
-		K: cfg.TopK, Gated: true,
-		Router: ref.Linear[float32]{Experts: 1, In: cfg.Width, Out: cfg.Experts, Weight: w.RouterWeight},
-		Up:     ref.Linear[float32]{Experts: cfg.Experts, In: cfg.Width, Out: 2 * cfg.Hidden, Weight: w.Up},
-		Down:   ref.Linear[float32]{Experts: cfg.Experts, In: cfg.Hidden, Out: cfg.Width, Weight: w.Down},
+// Tolerance returns the largest relative Frobenius error of an output that passes: 1e-5 in f32; in a 16-bit dtype four
+// times its unit roundoff u (2^-11 for f16, 2^-8 for bf16).
+//
+// Between input and output of an expert a value is rounded at most nine times: the input, which counts four times, because
+// gate and up share it; the two weights of gate and up, both sums, their product, Down's weight, its sum, and the output;
+// four more are granted for the gate, whose logit comes of a rounded input and a rounded weight. Each rounding is off by
+// at most u, and roundings of different values are independent of each other, so that in the norm of a whole output they
+// add in squares: √16·u.
+func Tolerance(dtype vk.DType) float64 {
+	switch dtype {
+	case vk.F16:
+		return 4 * 0x1p-11
+	case vk.BF16:
+		return 4 * 0x1p-8
 	}
-	switch cfg.Mode {
-	case moe.SoftmaxTopK:
-		m.Mode = ref.SoftmaxTopK
-	case moe.SoftmaxTopKNorm:
-		m.Mode = ref.SoftmaxTopKNorm
-	case moe.TopKSoftmax:
-		m.Mode = ref.TopKSoftmax
-	default:
-		return m, fmt.Errorf("golden: the oracle has no router mode %v", cfg.Mode)
-	}
-	switch cfg.Activation {
-	case moe.SwiGLU:
-		m.Activation = ref.SiLU
-	case moe.GEGLU:
-		m.Activation = ref.GELU
-	case moe.GEGLUTanh:
-		m.Activation = ref.GELUTanh
-	default:
-		return m, fmt.Errorf("golden: the oracle has no activation %v", cfg.Activation)
-	}
-	return m, nil
+	return 1e-5
 }
 
-// judgeMLP compares what a device computed with what was recorded.
+// A choice is what the oracle says of a block's choice of experts.
+type choice struct {
+	logits  ref.Result // [T,E]
+	ids     []int32    // [T,K]
+	margins []float64  // [T]
+	ties    []float64  // [T]: the margins that rounding in f32 may close
+}
+
+// chooseBy runs the oracle's router. input is the relative error of x beside the rounding errors of f32.
+func chooseBy(m ref.MLP[float32], x []float32, tokens int, input float64) choice {
+	rules, experts := m.Rules(), m.Router.Out
+	c := choice{logits: ref.DenseLinear(m.Router, x, tokens)}
+	c.ids = ref.Select(rules, c.logits.Y, tokens)
+	c.margins = ref.RouterMargins(rules, c.logits.Y, tokens)
+	for t := range tokens {
+		c.ties = append(c.ties, rules.NearTie(c.logits.Abs[t*experts:(t+1)*experts], m.Router.In, input))
+	}
+	return c
+}
+
+// judgeMLP compares what a device computed in a dtype with what was recorded.
 //
-// The chosen experts come first. Where the oracle's logits leave a choice open within the rounding errors of f32 (a near
-// tie), a device may choose differently, and so may the recorded implementation; such a token is judged against the
-// oracle with the device's own choice, and counted. Any other choice than the oracle's is wrong, whatever the values.
-func judgeMLP(w *model.MLPWeights, b block, got []float32, ids []int32) TensorReport {
-	r := TensorReport{Name: b.name, Part: MLP, Elements: len(b.out), Tokens: b.tokens, Tolerance: Tolerance, Error: math.NaN()}
+// The chosen experts come first. They must be the oracle's, which computes from weights and input rounded to the dtype.
+// Where its logits leave a choice open within the rounding errors of f32 (a near tie) a device may choose differently. Any
+// other choice is wrong, whatever the values. Values are then compared with what was recorded, except in tokens that
+// were recorded with other experts, be it for a near tie or for the rounding of router and input: there the oracle computes
+// what the experts that the device chose give, from unrounded weights, and the token is counted.
+func judgeMLP(w *model.MLPWeights, dtype vk.DType, b block, got []float32, ids []int32) TensorReport {
+	r := TensorReport{Name: b.name, Part: MLP, Elements: len(b.out), Tokens: b.tokens, Tolerance: Tolerance(dtype), Error: math.NaN()}
 	cfg := w.Config
 	m, err := Oracle(w)
+	var stored ref.MLP[float32]
+	if err == nil {
+		stored, err = Oracle(w.Rounded(dtype))
+	}
 	if err == nil {
 		err = checkLengths(b, cfg, got, ids)
 	}
@@ -57,30 +70,31 @@ func judgeMLP(w *model.MLPWeights, b block, got []float32, ids []int32) TensorRe
 		r.Err = err
 		return r
 	}
-	logits := ref.DenseLinear(m.Router, b.in, b.tokens)
-	chosen := ref.SelectTopK(logits.Y, b.tokens, cfg.Experts, cfg.TopK)
-	margins := ref.Margins(logits.Y, b.tokens, cfg.Experts, cfg.TopK)
-	differ := map[int]bool{}
-	for _, d := range ref.CompareChoices(ids, chosen, logits.Y, b.tokens, cfg.Experts, cfg.TopK) {
-		differ[d.Token] = true
-		if !(d.Margin <= nearTie(logits, d.Token, cfg)) {
+	// The recorded input was rounded to f32 from the one that the recorded choice was made of. What the device gets is exact.
+	recorded := chooseBy(m, b.in, b.tokens, ref.UnitF32)
+	device := chooseBy(stored, vk.Round(dtype, b.in), b.tokens, 0)
+	wrong, differ := map[int]bool{}, map[int]bool{}
+	for _, d := range ref.CompareChoices(ids, device.ids, device.margins, cfg.TopK) {
+		if !(d.Margin <= device.ties[d.Token]) {
 			r.WrongChoices = append(r.WrongChoices, Choice{d.Token, d.Got, d.Want, d.Margin})
+			wrong[d.Token] = true
 		}
+	}
+	for _, d := range ref.CompareChoices(ids, recorded.ids, recorded.margins, cfg.TopK) {
+		differ[d.Token] = true
 	}
 	want := ref.Widen(b.out)
 	for t := range b.tokens {
-		if !(margins[t] <= nearTie(logits, t, cfg)) {
-			continue
-		}
-		row := got[t*cfg.Width : (t+1)*cfg.Width]
-		recorded := want[t*cfg.Width : (t+1)*cfg.Width]
-		if differ[t] || !(ref.RelativeFrobenius(row, recorded) <= Tolerance) {
-			r.NearTies = append(r.NearTies, Choice{t, ids[t*cfg.TopK : (t+1)*cfg.TopK], chosen[t*cfg.TopK : (t+1)*cfg.TopK], margins[t]})
-			copy(recorded, oracleRow(m, b, logits, ids, t))
+		row, was := got[t*cfg.Width:(t+1)*cfg.Width], want[t*cfg.Width:(t+1)*cfg.Width]
+		open := recorded.margins[t] <= recorded.ties[t] && !(ref.RelativeFrobenius(row, was) <= r.Tolerance)
+		if (differ[t] || open) && !wrong[t] {
+			k := cfg.TopK
+			r.NearTies = append(r.NearTies, Choice{t, ids[t*k : (t+1)*k], recorded.ids[t*k : (t+1)*k], recorded.margins[t]})
+			copy(was, oracleRow(m, b, recorded.logits, ids, t))
 		}
 	}
 	r.Error = ref.RelativeFrobenius(got, want)
-	r.Pass = r.Error <= Tolerance && len(r.WrongChoices) == 0
+	r.Pass = r.Error <= r.Tolerance && len(r.WrongChoices) == 0
 	return r
 }
 
@@ -99,16 +113,6 @@ func checkLengths(b block, cfg moe.MLPConfig, got []float32, ids []int32) error 
 		}
 	}
 	return nil
-}
-
-// nearTie is the largest margin of a token that rounding may close: two logits, each off by the forward error of its own
-// sum and by the rounding of the recorded input to f32.
-func nearTie(logits ref.Result, token int, cfg moe.MLPConfig) float64 {
-	largest := 0.0
-	for _, a := range logits.Abs[token*cfg.Experts : (token+1)*cfg.Experts] {
-		largest = math.Max(largest, a)
-	}
-	return 2 * largest * (ref.Tolerance(ref.F32, cfg.Width) + ref.UnitF32)
 }
 
 // oracleRow is the oracle's output [D] for one token whose experts are given.

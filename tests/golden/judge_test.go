@@ -12,14 +12,15 @@ import (
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/model"
 	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
 )
 
 const dataDir = "../testdata/golden"
 
-// supported are the folders whose MLP blocks the library runs.
-var supported = []string{"granitemoe", "mixtral", "olmoe", "qwen3moe"}
+// recorded are the folders in dataDir.
+var recorded = []string{"deepseekv3", "gptoss", "granitemoe", "jetmoe", "mixtral", "olmoe", "qwen2moe", "qwen3moe"}
 
-// oracleRunner runs blocks on the oracle, rounds to float32, and lets a test spoil the result.
+// oracleRunner runs blocks on the oracle, rounds weights, input and output, and lets a test spoil the result.
 type oracleRunner struct {
 	spoil func(w *model.MLPWeights, out []float32, ids []int32)
 	err   error
@@ -29,16 +30,13 @@ func (r oracleRunner) RunMLP(_ context.Context, w *model.MLPWeights, x []float32
 	if r.err != nil {
 		return nil, nil, r.err
 	}
-	m, err := Oracle(w)
+	dtype := w.Config.DType
+	m, err := Oracle(w.Rounded(dtype))
 	if err != nil {
 		return nil, nil, err
 	}
-	res := ref.Forward(m, x, tokens)
-	out := make([]float32, len(res.Out.Y))
-	for i, v := range res.Out.Y {
-		out[i] = float32(v)
-	}
-	ids := append([]int32{}, res.IDs...)
+	res := ref.Forward(m, vk.Round(dtype, x), tokens)
+	out, ids := vk.Round(dtype, narrow(res.Out.Y)), append([]int32{}, res.IDs...)
 	if r.spoil != nil {
 		r.spoil(w, out, ids)
 	}
@@ -50,7 +48,7 @@ func (r oracleRunner) open() (Runner, *DeviceInfo, error) { return r, &DeviceInf
 // TestOracleReproducesTheRecordedOutputs holds the oracle itself to data it did not make. The recorded values are rounded
 // to float32, and transformers evaluates its router's softmax in float32 even when all else is float64.
 func TestOracleReproducesTheRecordedOutputs(t *testing.T) {
-	for _, name := range supported {
+	for _, name := range recorded {
 		report := Run(t.Context(), filepath.Join(dataDir, name), Options{Open: oracleRunner{}.open})
 		require.Equal(t, ExitPass, report.Exit())
 		require.Len(t, report.Models[0].Tensors, 2)
@@ -73,7 +71,7 @@ func runSpoiled(t *testing.T, spoil func(w *model.MLPWeights, out []float32, ids
 
 func TestJudgeFailsWrongResults(t *testing.T) {
 	r := runSpoiled(t, func(_ *model.MLPWeights, out []float32, _ []int32) { out[7] *= 1.01 })
-	require.Greater(t, r.Error, Tolerance)
+	require.Greater(t, r.Error, r.Tolerance)
 
 	r = runSpoiled(t, func(_ *model.MLPWeights, out []float32, _ []int32) { out[7] = float32(math.NaN()) })
 	require.True(t, math.IsNaN(r.Error))
@@ -89,7 +87,7 @@ func TestJudgeFailsWrongChoicesEvenWithRightValues(t *testing.T) {
 	r := runSpoiled(t, func(w *model.MLPWeights, _ []float32, ids []int32) {
 		ids[2*w.Config.TopK] = 7 - ids[2*w.Config.TopK+1] // another expert than the second one, of eight
 	})
-	require.LessOrEqual(t, r.Error, Tolerance)
+	require.LessOrEqual(t, r.Error, r.Tolerance)
 	require.Len(t, r.WrongChoices, 1)
 	require.Equal(t, 2, r.WrongChoices[0].Token)
 	require.Greater(t, r.WrongChoices[0].Margin, 1e-4)
@@ -111,6 +109,70 @@ func TestJudgeReportsARunnerThatFails(t *testing.T) {
 	require.ErrorIs(t, report.Models[0].Tensors[0].Err, boom)
 }
 
+func TestJudgeIn16Bits(t *testing.T) {
+	require.Equal(t, 0x1p-6, Tolerance(vk.BF16))
+	require.Equal(t, 0x1p-9, Tolerance(vk.F16))
+	for _, dtype := range []vk.DType{vk.F16, vk.BF16} {
+		run := func(spoil func(*model.MLPWeights, []float32, []int32)) *Report {
+			return Run(t.Context(), dataDir, Options{DType: dtype, Open: oracleRunner{spoil: spoil}.open})
+		}
+		report := run(nil)
+		require.Equal(t, ExitPass, report.Exit())
+		others := 0
+		for _, m := range report.Models {
+			for _, tensor := range m.Tensors {
+				require.Greater(t, tensor.Error, Tolerance(dtype)/32, "rounding shows")
+				require.Less(t, tensor.Error, Tolerance(dtype)/2, "and intermediates add to it")
+				others += len(tensor.NearTies)
+			}
+		}
+		require.LessOrEqual(t, others, 4)
+		require.Equal(t, dtype == vk.BF16, others > 0, "some token of 768 is so near a tie that bf16 decides it otherwise")
+
+		report = run(func(_ *model.MLPWeights, out []float32, _ []int32) {
+			for i := range out {
+				out[i] *= 1 + 8*float32(Tolerance(dtype)/4)
+			}
+		})
+		passed, failed := report.Counts()
+		require.Equal(t, [2]int{0, 16}, [2]int{passed, failed})
+	}
+}
+
+// Whoever chooses by the recorded weights, not by the rounded ones that the device holds, chooses wrongly.
+func TestJudgeHoldsChoicesToTheRoundedWeights(t *testing.T) {
+	w, _, b := nearTieBlock(t)
+	const down, up = 1 + 3*0x1p-10, 1 + 5*0x1p-10 // the numbers next to 1 in bf16 are 1 and 1 + 8·2^-10
+	w.RouterWeight = []float32{down, down, 1, up}
+	m, err := Oracle(w)
+	require.NoError(t, err)
+	b.in, b.out = []float32{1, 1, -1, -1}, nil
+	exact := ref.Forward(m, b.in, 2)
+	b.out = narrow(exact.Out.Y)
+	require.Equal(t, []int32{0, 1}, exact.IDs)
+	r := judgeMLP(w, vk.F32, b, b.out, exact.IDs)
+	require.True(t, r.Pass, "%+v", r)
+	r = judgeMLP(w, vk.BF16, b, b.out, exact.IDs)
+	require.False(t, r.Pass)
+	require.Len(t, r.WrongChoices, 2)
+	require.Equal(t, 0x1p-7, r.WrongChoices[0].Margin)
+
+	rounded := []int32{1, 0}
+	r = judgeMLP(w, vk.BF16, b, narrow(ref.ForwardChosen(m, b.in, 2, exact.Logits, rounded).Out.Y), rounded)
+	require.True(t, r.Pass, "%+v", r)
+	require.Len(t, r.NearTies, 2)
+	r = judgeMLP(w, vk.BF16, b, b.out, rounded)
+	require.False(t, r.Pass, "the values are those of other experts")
+}
+
+func narrow(values []float64) []float32 {
+	out := make([]float32, len(values))
+	for i, v := range values {
+		out[i] = float32(v)
+	}
+	return out
+}
+
 // nearTieBlock is a layer whose first two experts tie for token 0 and are apart for token 1, with K = 1.
 func nearTieBlock(t *testing.T) (*model.MLPWeights, ref.MLP[float32], block) {
 	w := &model.MLPWeights{
@@ -122,9 +184,7 @@ func nearTieBlock(t *testing.T) (*model.MLPWeights, ref.MLP[float32], block) {
 	m, err := Oracle(w)
 	require.NoError(t, err)
 	b := block{name: "out", tokens: 2, in: []float32{1, 1e-9, 1, 1}}
-	for _, v := range ref.Forward(m, b.in, 2).Out.Y {
-		b.out = append(b.out, float32(v))
-	}
+	b.out = narrow(ref.Forward(m, b.in, 2).Out.Y)
 	return w, m, b
 }
 
@@ -132,13 +192,10 @@ func TestJudgeGrantsANearTie(t *testing.T) {
 	w, m, b := nearTieBlock(t)
 	logits := ref.DenseLinear(m.Router, b.in, 2)
 	flipped := ref.ForwardChosen(m, b.in, 2, logits, []int32{1, 0})
-	got := make([]float32, len(b.out))
-	for i, v := range flipped.Out.Y {
-		got[i] = float32(v)
-	}
+	got := narrow(flipped.Out.Y)
 	require.Greater(t, ref.RelativeFrobenius(got, ref.Widen(b.out)), 0.1, "the choice matters")
 
-	r := judgeMLP(w, b, got, []int32{1, 0})
+	r := judgeMLP(w, vk.F32, b, got, []int32{1, 0})
 	require.True(t, r.Pass, "%+v", r)
 	require.Len(t, r.NearTies, 1)
 	require.Equal(t, Choice{0, []int32{1}, []int32{0}, r.NearTies[0].Margin}, r.NearTies[0])
@@ -146,17 +203,17 @@ func TestJudgeGrantsANearTie(t *testing.T) {
 	// The recorded implementation may be the one that broke the tie differently.
 	recorded := b
 	recorded.out = got
-	r = judgeMLP(w, recorded, b.out, []int32{0, 0})
+	r = judgeMLP(w, vk.F32, recorded, b.out, []int32{0, 0})
 	require.True(t, r.Pass)
 	require.Len(t, r.NearTies, 1)
 
 	// A near tie excuses the choice, not the values.
 	wrong := append([]float32{}, got...)
 	wrong[0] *= 1.001
-	r = judgeMLP(w, b, wrong, []int32{1, 0})
+	r = judgeMLP(w, vk.F32, b, wrong, []int32{1, 0})
 	require.False(t, r.Pass)
 	// Nor does one token's near tie excuse another token.
-	r = judgeMLP(w, b, got, []int32{1, 1})
+	r = judgeMLP(w, vk.F32, b, got, []int32{1, 1})
 	require.False(t, r.Pass)
 	require.Len(t, r.WrongChoices, 1)
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 	"strings"
+
+	"github.com/vkmoe/vkmoe/vk"
 )
 
 // The exit codes of a run.
@@ -18,6 +20,7 @@ const (
 // A Report is the result of a run.
 type Report struct {
 	Device *DeviceInfo // nil when nothing ran
+	DType  vk.DType    // of weights and activations
 	Models []*ModelReport
 
 	// Unusable is what kept every folder from being judged: no folder, no device, or a run that was interrupted.
@@ -61,7 +64,7 @@ type TensorReport struct {
 	Error            float64 // relative Frobenius error; NaN when a value is not finite that should be
 	Tolerance        float64
 	Pass             bool
-	NearTies         []Choice // tokens whose near tie was broken differently; judged against the oracle
+	NearTies         []Choice // tokens recorded with other experts; judged against the oracle
 	WrongChoices     []Choice // tokens whose choice rounding does not explain
 	Err              error    // why the block gave no result; nil when it did
 }
@@ -110,7 +113,7 @@ func (r *Report) Exit() int {
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	if r.Device != nil {
-		fmt.Fprintf(&b, "device: %s\n", r.Device)
+		fmt.Fprintf(&b, "device: %s\nstorage: %v\n", r.Device, r.DType)
 	}
 	for _, m := range r.Models {
 		for i := range m.Tensors {
@@ -158,9 +161,9 @@ func (t *TensorReport) text(b *strings.Builder, modelName string) {
 		fmt.Fprintf(b, "  %v\n", t.Err)
 		return
 	}
-	fmt.Fprintf(b, "  relative error %.3g, limit %.0e, %d tokens", t.Error, t.Tolerance, t.Tokens)
+	fmt.Fprintf(b, "  relative error %.3g, limit %.3g, %d tokens", t.Error, t.Tolerance, t.Tokens)
 	if n := len(t.NearTies); n > 0 {
-		fmt.Fprintf(b, "; %d near ties broken differently, judged with the device's choice", n)
+		fmt.Fprintf(b, "; %d of them with other experts than recorded (near tie or rounding), judged with those", n)
 	}
 	if n := len(t.WrongChoices); n > 0 {
 		c := t.WrongChoices[0]
@@ -207,13 +210,14 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	passed, failed := r.Counts()
 	out := struct {
 		Device *DeviceInfo `json:"device"`
+		DType  string      `json:"dtype"`
 		Models []jsonModel `json:"models"`
 		Passed int         `json:"passed"`
 		Failed int         `json:"failed"`
 		Exit   int         `json:"exit"`
 
 		Unusable string `json:"unusable,omitempty"`
-	}{r.Device, []jsonModel{}, passed, failed, r.Exit(), ""}
+	}{r.Device, r.DType.String(), []jsonModel{}, passed, failed, r.Exit(), ""}
 	if r.Unusable != nil {
 		out.Unusable = r.Unusable.Error()
 	}

@@ -1,5 +1,5 @@
-// Package golden embeds the reference models that the library can run, so that a command finds them wherever it is
-// started. They are tiny decoders with random weights; README.md says how they were made.
+// Package golden embeds the reference models that the demo offers, so that it finds them wherever it is started.
+// They are tiny decoders with random weights; README.md says how they were made.
 package golden
 
 import "embed"

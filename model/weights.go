@@ -1,0 +1,186 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vkmoe/vkmoe/internal/safetensors"
+	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// MLPWeights are the host weights of one layer's MLP block; what the configuration does not have is nil. A layer without
+// experts is one expert that is always chosen: Experts and TopK are 1, RouterWeight is zero, and the softmax over its one
+// logit is exactly 1.
+//
+// H counts hidden values of one expert and S those of the shared experts. Matrices are [out,in] with the gate rows before
+// the up rows, or with Config's InOut [in,out], and with its Interleaved gate and up in turns.
+type MLPWeights struct {
+	Config moe.MLPConfig
+
+	RouterWeight   []float32 // [E,D]
+	RouterBias     []float32 // [E]
+	CorrectionBias []float32 // [E]
+
+	Up, UpBias     []float32 // [E,2H,D] or [E,D,2H]; [E,2H]
+	Down, DownBias []float32 // [E,D,H] or [E,H,D]; [E,D]
+
+	SharedUp, SharedDown []float32 // [2S,D], [D,S]
+	SharedGate           []float32 // [1,D]
+	OutputBias           []float32 // [D]
+}
+
+// Rounded returns the weights as a layer of that dtype stores them, and Config with the dtype set: each value rounded to
+// nearest even, f16 to infinity from 65,520 on. CorrectionBias stays as it is, in F32. NewMLP computes the same from
+// unrounded weights; this is for those who compare.
+func (w *MLPWeights) Rounded(dtype vk.DType) *MLPWeights {
+	out := *w
+	out.Config.DType = dtype
+	for _, a := range []*[]float32{&out.RouterWeight, &out.RouterBias, &out.Up, &out.UpBias, &out.Down, &out.DownBias,
+		&out.SharedUp, &out.SharedDown, &out.SharedGate, &out.OutputBias} {
+		*a = vk.Round(dtype, *a)
+	}
+	return &out
+}
+
+// LoadMLP reads the MLP block of one layer, converting to float32. Every tensor of the block must be there in the shape the
+// configuration asks for, and nothing else may be: a checkpoint with weights that would be ignored is refused with a
+// *TensorError.
+func (c *Checkpoint) LoadMLP(layer int) (*MLPWeights, error) {
+	if layer < 0 || layer >= c.Config.Layers {
+		return nil, fmt.Errorf("model: layer %d of a model with %d layers", layer, c.Config.Layers)
+	}
+	parts := c.mlpParts(layer)
+	if err := c.checkParts(layer, parts); err != nil {
+		return nil, err
+	}
+	// Only now are the sizes of the configuration known to be those of real tensors, and safe to allocate.
+	w := &MLPWeights{Config: c.mlpConfig(layer)}
+	lengths := map[*[]float32]int{}
+	for _, p := range parts {
+		a := p.array(w)
+		lengths[a] = max(lengths[a], p.at+p.elements())
+	}
+	for a, n := range lengths {
+		*a = make([]float32, n)
+	}
+	if w.RouterWeight == nil {
+		w.RouterWeight = make([]float32, w.Config.Experts*w.Config.Width)
+	}
+	for _, p := range parts {
+		if err := c.tensors.ReadFloat32(p.name, (*p.array(w))[p.at:][:p.elements()]); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+func (c *Checkpoint) mlpConfig(layer int) moe.MLPConfig {
+	if c.Config.Dense(layer) {
+		return moe.MLPConfig{Experts: 1, TopK: 1, Width: c.Config.Width, Hidden: c.Config.DenseHidden,
+			Activation: c.Config.MLP.Activation}
+	}
+	return c.Config.MLP
+}
+
+// A part is one tensor of an MLP block and the place of its values in the weights.
+type part struct {
+	name  string
+	shape []int
+	array func(*MLPWeights) *[]float32
+	at    int // the first element within the array
+}
+
+func (p part) elements() int {
+	n := 1
+	for _, s := range p.shape {
+		n *= s
+	}
+	return n
+}
+
+func upArray(w *MLPWeights) *[]float32         { return &w.Up }
+func downArray(w *MLPWeights) *[]float32       { return &w.Down }
+func sharedUpArray(w *MLPWeights) *[]float32   { return &w.SharedUp }
+func sharedDownArray(w *MLPWeights) *[]float32 { return &w.SharedDown }
+
+// mlpParts lists the tensors of a layer's MLP block.
+func (c *Checkpoint) mlpParts(layer int) []part {
+	cfg, arch, prefix := c.mlpConfig(layer), &c.arch, c.arch.prefix(layer)
+	gated := func(gate, up, down string, hidden, e int, ups, downs func(*MLPWeights) *[]float32) []part {
+		inner, outer, size := []int{hidden, cfg.Width}, []int{cfg.Width, hidden}, hidden*cfg.Width
+		return []part{
+			{prefix + gate, inner, ups, 2 * e * size},
+			{prefix + up, inner, ups, (2*e + 1) * size},
+			{prefix + down, outer, downs, e * size},
+		}
+	}
+	if c.Config.Dense(layer) {
+		return gated("gate_proj.weight", "up_proj.weight", "down_proj.weight", cfg.Hidden, 0, upArray, downArray)
+	}
+	whole := func(name string, array func(*MLPWeights) *[]float32, shape ...int) part {
+		return part{prefix + name, shape, array, 0}
+	}
+	parts := []part{whole(arch.router, func(w *MLPWeights) *[]float32 { return &w.RouterWeight }, cfg.Experts, cfg.Width)}
+	switch {
+	case arch.gate != "":
+		for e := range cfg.Experts {
+			parts = append(parts, gated(fmt.Sprintf(arch.gate, e), fmt.Sprintf(arch.up, e), fmt.Sprintf(arch.down, e),
+				cfg.Hidden, e, upArray, downArray)...)
+		}
+	case cfg.InOut:
+		parts = append(parts, whole(arch.fusedUp, upArray, cfg.Experts, cfg.Width, 2*cfg.Hidden),
+			whole(arch.fusedDown, downArray, cfg.Experts, cfg.Hidden, cfg.Width))
+	default:
+		parts = append(parts, whole(arch.fusedUp, upArray, cfg.Experts, 2*cfg.Hidden, cfg.Width),
+			whole(arch.fusedDown, downArray, cfg.Experts, cfg.Width, cfg.Hidden))
+	}
+	if cfg.RouterBias {
+		parts = append(parts, whole(arch.routerBias, func(w *MLPWeights) *[]float32 { return &w.RouterBias }, cfg.Experts))
+	}
+	if cfg.CorrectionBias {
+		parts = append(parts, whole(arch.correctionBias, func(w *MLPWeights) *[]float32 { return &w.CorrectionBias }, cfg.Experts))
+	}
+	if cfg.Bias {
+		parts = append(parts,
+			whole(arch.upBias, func(w *MLPWeights) *[]float32 { return &w.UpBias }, cfg.Experts, 2*cfg.Hidden),
+			whole(arch.downBias, func(w *MLPWeights) *[]float32 { return &w.DownBias }, cfg.Experts, cfg.Width))
+	}
+	if cfg.SharedHidden > 0 {
+		parts = append(parts, gated(arch.shared+"gate_proj.weight", arch.shared+"up_proj.weight", arch.shared+"down_proj.weight",
+			cfg.SharedHidden, 0, sharedUpArray, sharedDownArray)...)
+	}
+	if cfg.SharedGate {
+		parts = append(parts, whole(arch.sharedGate, func(w *MLPWeights) *[]float32 { return &w.SharedGate }, 1, cfg.Width))
+	}
+	if cfg.OutputBias {
+		parts = append(parts, whole(arch.outputBias, func(w *MLPWeights) *[]float32 { return &w.OutputBias }, cfg.Width))
+	}
+	return parts
+}
+
+// checkParts asks that the block holds exactly the tensors listed, in their shapes.
+func (c *Checkpoint) checkParts(layer int, parts []part) error {
+	path, listed := c.tensors.Path(), map[string]bool{}
+	for _, p := range parts {
+		listed[p.name] = true
+		info, err := c.tensors.Info(p.name)
+		var missing *safetensors.MissingTensorError
+		switch {
+		case errors.As(err, &missing):
+			return &TensorError{Path: path, Tensor: p.name, Fault: Missing}
+		case err != nil:
+			return err
+		case !slices.Equal(info.Shape, p.shape):
+			return &TensorError{path, p.name, MisShaped, p.shape, info.Shape}
+		}
+	}
+	for _, name := range c.tensors.Names() {
+		if strings.HasPrefix(name, c.arch.prefix(layer)) && !listed[name] {
+			return &TensorError{Path: path, Tensor: name, Fault: Unexpected}
+		}
+	}
+	return nil
+}
