@@ -147,7 +147,7 @@ func chooseTeam(software bool, width int, quads bool) team {
 		items = width / 4
 	}
 	if software {
-		most = 8
+		most = 16 // maxWidth/16 is below maxLoop
 	}
 	t := team{lanes: 1}
 	for t.lanes < most && t.lanes < items {

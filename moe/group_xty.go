@@ -1,6 +1,8 @@
 package moe
 
 import (
+	"math"
+
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -59,11 +61,43 @@ func xtyTile(software bool, a, b int) Tile {
 	return t
 }
 
+// maxRows is how many rows of an expert one dispatch of group_xty or group_sum adds up on a software device: lavapipe ends
+// loops early (see maxLoop), and group_xty loops 17 times for 16 rows. A longer expert takes several dispatches, each adding
+// to what the one before left.
+const maxRows = 32768
+
+// byRows records a kernel for experts of at most so many rows: once, or once for each per rows of them.
+func byRows(rows, per int, accumulate bool, dispatch func(skip, most uint32, accumulate bool) error) error {
+	for skip := 0; skip == 0 || skip < rows; skip += per {
+		if err := dispatch(uint32(skip), uint32(per), accumulate || skip > 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rowsPer is how many rows a dispatch takes.
+func rowsPer(dev *vk.Device) int {
+	if software(dev) {
+		return maxRows
+	}
+	return math.MaxInt32
+}
+
+// longest is the largest number of rows that an expert may have.
+func (r *Routing) longest() int {
+	if r.Router != nil { // each token chooses an expert once
+		return r.Tokens
+	}
+	return r.Slots()
+}
+
 // groupXTY records c[e] (+)= Σ gate·aᵀ·b over each expert's rows, c being [E, width of a, width of b]. Without a routing
 // there is one expert, which owns all rows of a and b.
 func groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *ExpertBank, accumulate bool,
 	label string) error {
 	m, n, experts, rows := a.t.Dim(1), b.t.Dim(1), 1, a.t.Dim(0)
+	total := rows
 	address, table := c.operand()
 	push := shaders.GroupXtyPush{A: a.t.Address(), B: b.t.Address(), C: address, Gates: gates.Address(),
 		AWidth: uint32(m), BWidth: uint32(n), AFanIn: uint32(a.fanIn), BFanIn: uint32(b.fanIn)}
@@ -72,23 +106,25 @@ func groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *E
 		push.Flags = xtyDense
 		push.Rows = uint32(rows)
 	} else {
-		experts, rows = r.Experts, r.Slots()
+		experts, rows, total = r.Experts, r.longest(), r.Slots()
 		push.Order, push.Offsets = r.Order.Address(), r.Offsets.Address()
 		reads = append(reads, r.Order, r.Offsets)
 	}
 	push.Experts = uint32(experts)
-	push.Flags |= bit(xtyAGrouped, a.grouped) | bit(xtyBGrouped, b.grouped) | bit(xtyAccumulate, accumulate) |
-		bit(xtyTable, table)
+	flags := push.Flags | bit(xtyAGrouped, a.grouped) | bit(xtyBGrouped, b.grouped) | bit(xtyTable, table)
 	tile := xtyTile(software(rec.Device()), m, n)
-	return record(rec, vk.Dispatch{
-		Kernel: groupXTYKernels[[2]vk.DType{a.t.DType(), c.DType()}],
-		Spec: shaders.GroupXtySpec{Threads: uint32(tile.Threads()), BM: uint32(tile.BM), BN: uint32(tile.BN),
-			BK: uint32(tile.BK), TM: uint32(tile.TM), TN: uint32(tile.TN), AQuads: quads(a.t, m), BQuads: quads(b.t, n),
-			CQuads: c.quads(n)}.Values(),
-		Push:  push.Bytes(),
-		Reads: append(reads, c.tensors()...), Writes: c.parts, Label: label + " dW",
-		FLOPs: 2 * float64(rows) * float64(m) * float64(n),
-	}, uint64(experts)*uint64(ceilDiv(m, tile.BM))*uint64(ceilDiv(n, tile.BN)))
+	spec := shaders.GroupXtySpec{Threads: uint32(tile.Threads()), BM: uint32(tile.BM), BN: uint32(tile.BN),
+		BK: uint32(tile.BK), TM: uint32(tile.TM), TN: uint32(tile.TN), AQuads: quads(a.t, m), BQuads: quads(b.t, n),
+		CQuads: c.quads(n)}.Values()
+	return byRows(rows, rowsPer(rec.Device()), accumulate, func(skip, most uint32, accumulate bool) error {
+		push.Skip, push.Most, push.Flags = skip, most, flags|bit(xtyAccumulate, accumulate)
+		return record(rec, vk.Dispatch{
+			Kernel: groupXTYKernels[[2]vk.DType{a.t.DType(), c.DType()}],
+			Spec:   spec, Push: push.Bytes(),
+			Reads: append(reads, c.tensors()...), Writes: c.parts, Label: label + " dW",
+			FLOPs: 2 * float64(min(total, int(most))) * float64(m) * float64(n),
+		}, uint64(experts)*uint64(ceilDiv(m, tile.BM))*uint64(ceilDiv(n, tile.BN)))
+	})
 }
 
 const (
@@ -99,6 +135,7 @@ const (
 // groupSum records sum[e] (+)= Σ gate·y over each expert's rows, sum being [E, width of y].
 func groupSum(rec *vk.Recorder, r *Routing, y operand, gates *vk.Tensor, sum *ExpertBank, accumulate bool, label string) error {
 	width, experts, rows := y.t.Dim(1), 1, y.t.Dim(0)
+	total := rows
 	address, table := sum.operand()
 	push := shaders.GroupSumPush{Y: y.t.Address(), Sum: address, Gates: gates.Address(), Width: uint32(width),
 		FanIn: uint32(y.fanIn)}
@@ -107,19 +144,22 @@ func groupSum(rec *vk.Recorder, r *Routing, y operand, gates *vk.Tensor, sum *Ex
 		push.Flags = xtyDense
 		push.Rows = uint32(rows)
 	} else {
-		experts, rows = r.Experts, r.Slots()
+		experts, rows, total = r.Experts, r.longest(), r.Slots()
 		push.Order, push.Offsets = r.Order.Address(), r.Offsets.Address()
 		reads = append(reads, r.Order, r.Offsets)
 	}
 	push.Experts = uint32(experts)
-	push.Flags |= bit(xtyAGrouped, y.grouped) | bit(xtyAccumulate, accumulate) | bit(xtyTable, table)
-	return record(rec, vk.Dispatch{
-		Kernel: groupSumKernels[[2]vk.DType{y.t.DType(), sum.DType()}],
-		Spec:   shaders.GroupSumSpec{Columns: sumColumns, Rows: sumRows}.Values(),
-		Push:   push.Bytes(),
-		Reads:  append(reads, sum.tensors()...), Writes: sum.parts, Label: label + " db",
-		FLOPs: float64(rows) * float64(width),
-	}, uint64(experts)*uint64(ceilDiv(width, sumColumns)))
+	flags := push.Flags | bit(xtyAGrouped, y.grouped) | bit(xtyTable, table)
+	return byRows(rows, rowsPer(rec.Device()), accumulate, func(skip, most uint32, accumulate bool) error {
+		push.Skip, push.Most, push.Flags = skip, most, flags|bit(xtyAccumulate, accumulate)
+		return record(rec, vk.Dispatch{
+			Kernel: groupSumKernels[[2]vk.DType{y.t.DType(), sum.DType()}],
+			Spec:   shaders.GroupSumSpec{Columns: sumColumns, Rows: sumRows}.Values(),
+			Push:   push.Bytes(),
+			Reads:  append(reads, sum.tensors()...), Writes: sum.parts, Label: label + " db",
+			FLOPs: float64(min(total, int(most))) * float64(width),
+		}, uint64(experts)*uint64(ceilDiv(width, sumColumns)))
+	})
 }
 
 // bit returns flag when on, else 0.

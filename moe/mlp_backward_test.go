@@ -36,22 +36,22 @@ func (l layer) recordBackward(k *kit, x, dy []float32, tokens int, save Save, ac
 		for _, s := range shape {
 			n *= s
 		}
-		run.start[name] = normal(r, n)
-		run.named[name] = k.f32(name, run.start[name], shape...)
+		run.start[name] = rounded(dtype, normal(r, n))
+		run.named[name] = k.floats(name, dtype, run.start[name], shape...)
 		k.bands[len(k.bands)-1].output = true
 		return run.named[name]
 	}
-	xs, dys := k.f32("x", x, tokens, c.Width), k.f32("dy", dy, tokens, c.Width)
-	run.y = k.output("y", vk.F32, tokens, c.Width)
+	xs, dys := k.floats("x", c.DType, x, tokens, c.Width), k.floats("dy", c.DType, dy, tokens, c.Width)
+	run.y = k.output("y", c.DType, tokens, c.Width)
 	g := &run.grads
 	g.AccumulateX, g.AccumulateWeights, g.AccumulateLogits = accumulate, accumulate, accumulate
-	g.X, g.Logits = gradient("X", vk.F32, tokens, c.Width), gradient("Logits", vk.F32, tokens, c.Experts)
+	g.X, g.Logits = gradient("X", c.DType, tokens, c.Width), gradient("Logits", vk.F32, tokens, c.Experts)
 	run.named["Gates"] = k.output("Gates", vk.F32, tokens, c.TopK)
 	g.Gates = run.named["Gates"]
 	for _, part := range l.gradParts(g) {
-		part.grads.Weight = bankOf(k.t, gradient(part.name, vk.F32, part.layer.Weight.Shape()...))
+		part.grads.Weight = bankOf(k.t, gradient(part.name, c.DType, part.layer.Weight.Shape()...))
 		if part.layer.Bias != nil {
-			part.grads.Bias = bankOf(k.t, gradient(part.name+" bias", vk.F32, part.layer.Bias.Shape()...))
+			part.grads.Bias = bankOf(k.t, gradient(part.name+" bias", c.DType, part.layer.Bias.Shape()...))
 		}
 	}
 	if l.OutputBias != nil {
@@ -100,11 +100,17 @@ func (l layer) wantBackward(t testing.TB, run backwardRun, x, dy []float32, toke
 // backwardTolerance is the largest relative error (Frobenius norm) of an output or gradient in f32.
 const backwardTolerance = 1e-5
 
+// tolerance is backwardTolerance, and for 16-bit storage eight roundings: those of z, h, the slots and y on the way there, and
+// as many on the way back.
+func (run backwardRun) tolerance() float64 {
+	return backwardTolerance + 8*storageTypes[run.y.DType()].Storage()
+}
+
 // requireBackward compares y and all gradients with the oracle's, to which what they held before is added.
 func (run backwardRun) requireBackward(t testing.TB, y []float64, want map[string][]float64) {
 	t.Helper()
 	relative := ref.RelativeFrobenius(download[float32](t, run.y), y)
-	require.True(t, relative <= backwardTolerance, "y: relative error %v", relative)
+	require.True(t, relative <= run.tolerance(), "y: relative error %v", relative)
 	for name, tensor := range run.named {
 		w := slices.Clone(want[name])
 		require.Len(t, w, tensor.Elements(), name)
@@ -114,7 +120,7 @@ func (run backwardRun) requireBackward(t testing.TB, y []float64, want map[strin
 			}
 		}
 		relative := ref.RelativeFrobenius(download[float32](t, tensor), w)
-		require.True(t, relative <= backwardTolerance, "%s: relative error %v", name, relative)
+		require.True(t, relative <= run.tolerance(), "%s: relative error %v", name, relative)
 	}
 }
 
@@ -152,6 +158,28 @@ func TestMLPBackwardEqualsTheOracle(t *testing.T) {
 					k.close()
 				}
 			})
+		}
+	}
+}
+
+func TestMLPBackwardIn16Bits(t *testing.T) {
+	for i, cfg := range []MLPConfig{
+		{Experts: 8, TopK: 2, Width: 33, Hidden: 48, Mode: SoftmaxTopKNorm, Bias: true, RouterBias: true},
+		{Experts: 8, TopK: 3, Width: 64, Hidden: 20, Activation: GELU, SharedHidden: 40, SharedGate: true},
+		{Experts: 6, TopK: 1, Width: 24, Hidden: 36, Activation: ClampedSwiGLU, Bias: true, InOut: true},
+	} {
+		for _, cfg.DType = range halfTypes {
+			l := newLayer(t, cfg)
+			for flags := range 4 {
+				k := newKit(t)
+				r := rand.New(rand.NewSource(int64(i)))
+				x, dy := rounded(cfg.DType, normal(r, 61*cfg.Width)), rounded(cfg.DType, normal(r, 61*cfg.Width))
+				run := l.recordBackward(k, x, dy, 61, Save(flags%2), flags == 3, flags == 2)
+				k.run()
+				res, want := l.wantBackward(t, run, x, dy, 61)
+				run.requireBackward(t, res.Out.Y, want)
+				k.close()
+			}
 		}
 	}
 }

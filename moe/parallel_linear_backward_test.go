@@ -163,6 +163,55 @@ func TestBackwardShapes(t *testing.T) {
 	}
 }
 
+// TestBackwardOfLongExperts would show a driver that ends loops early (see maxLoop): one expert has all rows, and each adds 1.
+func TestBackwardOfLongExperts(t *testing.T) {
+	require.Less(t, maxRows/16*17+64, maxLoop)
+	require.Less(t, maxWidth/16, maxLoop)
+	const rows, width = 70000, 4
+	ones := make([]float32, rows*width)
+	for i := range ones {
+		ones[i] = 1
+	}
+	for _, accumulate := range []bool{false, true} {
+		k := newKit(t)
+		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 3, In: width, Out: width, Bias: true}}
+		l.Weight = bankOf(t, k.f32("weight", make([]float32, 3*width*width), 3, width, width))
+		l.Bias = bankOf(t, k.f32("bias", make([]float32, 3*width), 3, width))
+		ids := make([]int32, rows)
+		for i := range ids {
+			ids[i] = 1
+		}
+		routing := k.guardedRouting(ids, rows, 1, 3)
+		dw := k.f32("dw", ones[:3*width*width], 3, width, width)
+		k.bands[len(k.bands)-1].output = true
+		db := k.f32("db", ones[:3*width], 3, width)
+		k.bands[len(k.bands)-1].output = true
+		x, dy := k.f32("x", ones, rows, width), k.f32("dy", ones, rows, width)
+		g := LinearGrads{Weight: bankOf(t, dw), Bias: bankOf(t, db), AccumulateWeights: accumulate}
+		require.NoError(t, l.Backward(k.rec, routing, x, dy, g, LinearOptions{}))
+		k.run()
+		var before float32
+		if accumulate {
+			before = 1
+		}
+		for i, v := range download[float32](t, dw) {
+			want := before
+			if i/(width*width) == 1 {
+				want += rows
+			}
+			require.Equal(t, want, v, "dW[%d]", i)
+		}
+		for i, v := range download[float32](t, db) {
+			want := before
+			if i/width == 1 {
+				want += rows
+			}
+			require.Equal(t, want, v, "db[%d]", i)
+		}
+		k.close()
+	}
+}
+
 func TestBackwardIsExact(t *testing.T) {
 	for _, layout := range ref.Layouts {
 		c := linearCase{65, 4, 2, 40, 36, spreads[0], layout, true, true, false, 0, Tile{}, halves}
@@ -170,20 +219,26 @@ func TestBackwardIsExact(t *testing.T) {
 	}
 }
 
-// TestBackwardOfRandomShapes draws shapes, layouts and what is asked for.
-func TestBackwardOfRandomShapes(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+// randomGrads draws a shape, a layout, a dtype and what is asked for, and checks it.
+func randomGrads(t *testing.T) func(*rapid.T) {
+	return func(rt *rapid.T) {
 		draw := func(name string, low, high int) int { return rapid.IntRange(low, high).Draw(rt, name) }
 		flag := func(name string) bool { return rapid.Bool().Draw(rt, name) }
-		experts := draw("experts", 1, 20)
-		c := gradsCase{linearCase: linearCase{tokens: draw("tokens", 0, 70), experts: experts, k: draw("k", 1, 5), in: draw("in", 1, 70),
-			out: draw("out", 1, 70), spread: rapid.SampledFrom(spreads).Draw(rt, "spread"),
-			layout: rapid.SampledFrom(ref.Layouts).Draw(rt, "layout"), bias: flag("bias"), gates: flag("gates"), inOut: flag("inOut"),
-			shift: draw("shift", 0, 1)}, noX: flag("noX"), noWeight: flag("noWeight"), noGates: flag("noGates"),
-			accumulate: flag("accumulate"), dtype: rapid.SampledFrom([]vk.DType{vk.F32, vk.F16, vk.BF16}).Draw(rt, "dtype"),
-			part: draw("part", 0, 3), wide: flag("wide")}
-		c.check(t, false)
-	})
+		gradsCase{linearCase: linearCase{tokens: draw("tokens", 0, 70), experts: draw("experts", 1, 20), k: draw("k", 1, 5),
+			in: draw("in", 1, 70), out: draw("out", 1, 70), spread: rapid.SampledFrom(spreads).Draw(rt, "spread"),
+			layout: rapid.SampledFrom(ref.Layouts).Draw(rt, "layout"), bias: flag("bias"), gates: flag("gates"),
+			inOut: flag("inOut"), shift: draw("shift", 0, 1), values: tenths},
+			noX: flag("noX"), noWeight: flag("noWeight"), noGates: flag("noGates"), accumulate: flag("accumulate"),
+			dtype: rapid.SampledFrom([]vk.DType{vk.F32, vk.F16, vk.BF16}).Draw(rt, "dtype"), part: draw("part", 0, 3),
+			wide: flag("wide")}.check(t, false)
+	}
+}
+
+func TestBackwardOfRandomShapes(t *testing.T) { rapid.Check(t, randomGrads(t)) }
+
+func FuzzBackward(f *testing.F) {
+	f.Add([]byte("tokens, experts, k, in, out, spread, layout, bias, gates and the rest are drawn from these bytes"))
+	f.Fuzz(func(t *testing.T, data []byte) { rapid.MakeFuzz(randomGrads(t))(t, data) })
 }
 
 // TestBackwardIn16Bits covers layouts, biases, gates, weight orders, alignments, split banks and f32 gradients of weights.

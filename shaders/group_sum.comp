@@ -8,7 +8,8 @@
 // = row, no order and no offsets.
 //
 // Push constants: device addresses of y, sum [E,width], gates f32 [T·k] (0: none), order i32 [T·k], offsets i32 [E + 1];
-// width, fan_in, E, rows (DENSE: number of rows), flags.
+// width, fan_in, E, rows (DENSE: number of rows), skip and most: of each expert's rows, at most so many after the first so
+// many, flags.
 // Mapping: one work-group of COLUMNS × ROWS invocations per expert and COLUMNS columns; an invocation adds every
 // ROWS-th row of a column.
 // Accumulation: f32, rows ascending, then the ROWS partial sums in order.
@@ -31,6 +32,8 @@ layout(push_constant, std430) uniform Push {
     uint fan_in;
     uint experts;
     uint rows;
+    uint skip;
+    uint most;
     uint flags;
 } push;
 
@@ -67,6 +70,11 @@ void main() {
     if (!has(DENSE)) {
         first = uint(load_i32(push.offsets, expert));
         end = uint(load_i32(push.offsets, expert + 1u));
+    }
+    first += min(push.skip, end - first);
+    end = first + min(push.most, end - first);
+    if (first == end && has(ACCUMULATE)) {
+        return;
     }
     float sum = 0.0;
     for (uint p = first + gl_LocalInvocationID.y; p < end && column < push.width; p += ROWS) {

@@ -9,7 +9,8 @@
 // table of one address per expert (include/bank.glsl). DENSE is a plain linear layer: one expert, slot = position = row, no order and no offsets.
 //
 // Push constants: device addresses of a, b, c [E,M,N], gates f32 [T·k] (0: none), order i32 [T·k], offsets i32 [E + 1];
-// M, N, fan-in of a and of b, E, rows (DENSE: number of rows), flags.
+// M, N, fan-in of a and of b, E, rows (DENSE: number of rows), skip and most: of each expert's rows, at most so many after
+// the first so many, flags.
 // Mapping: one work-group per expert and BM × BN tile of c, tiles of N fastest; it walks the expert's rows BK at a time,
 // through shared memory. An invocation owns TM × TN results in groups of four neighbours each way, so TM and TN are
 // multiples of 4 and THREADS = (BM / TM)·(BN / TN).
@@ -45,6 +46,8 @@ layout(push_constant, std430) uniform Push {
     uint b_fan_in;
     uint experts;
     uint rows;
+    uint skip;
+    uint most;
     uint flags;
 } push;
 
@@ -159,6 +162,11 @@ void main() {
     if (!has(DENSE)) {
         first = uint(load_i32(push.offsets, expert));
         end = uint(load_i32(push.offsets, expert + 1u));
+    }
+    first += min(push.skip, end - first);
+    end = first + min(push.most, end - first);
+    if (first == end && has(ACCUMULATE)) {
+        return;
     }
     uint me = gl_LocalInvocationID.x;
     uint my_m = me / ROWS_N;

@@ -86,16 +86,16 @@ var Sources = map[string]string{
 	"expert_histogram":              "aec5a85143f6368871fbc35cef7519fe1b4dfe46c2c6a0b9631b4d60c818334d",
 	"expert_scan":                   "81d6d1cae421d244eb26bcfc3b34ad51e72b2915a1cd75126527109130a1d47d",
 	"expert_scatter":                "8178122389cca429ea892e6782cbf0420fba9bcbcd246de8ffd65cfd933005cf",
-	"group_sum.f32":                 "5a530dcbc727a32ea273987b8acd409cd1dcfd1d4c11cba404bbc9cc9abf0611",
-	"group_sum.f16":                 "ec788b7c4c37676d74f4059c1fffea037a5e167a117df18b844f9c7ae0b7866e",
-	"group_sum.bf16":                "12021c9a4af26aecca9349319e360c0cf6d0887ed73ba355b57cb92ba172d118",
-	"group_sum.f16_f32":             "4b08fc6d61c330dd5d61f5b456cdb224078781bdf490ca77a895053e883dd684",
-	"group_sum.bf16_f32":            "d12e7615ba4e44b28f9768b54ba0b7f9b404c341117bbbf8b36c2f45cc377d72",
-	"group_xty.f32":                 "9010f6a76a273adb4d925361d3c619efdabc6a7adac5e771b00387bd88a007b2",
-	"group_xty.f16":                 "4dd416cf8d572ddd5e027dc53db3978759de41a7a16356436dd231b92c0dfd45",
-	"group_xty.bf16":                "30a3ee51e5b2e5e986172936bae49d038a078023c07cef22ee82d70c43ccf056",
-	"group_xty.f16_f32":             "1f86524c29fd0f5bd7e3ff0ef2b348371e68945793044056f501b59444d1c539",
-	"group_xty.bf16_f32":            "4f75c43686821323e18e7f495393b082f4a349e576d212027a24458b965ffa0a",
+	"group_sum.f32":                 "21dcbc8f957462c2e6c50db67f6f7be84e5098928e4b2d7776d62c4563467f30",
+	"group_sum.f16":                 "f9cd79d14db6d34e61ce79e18770276467741f592eee5b63d2d1ad6c1fd762e3",
+	"group_sum.bf16":                "0413ed9c615493405fa89d596b1007ffe297fb796a449cec4e9aa0b930dcad06",
+	"group_sum.f16_f32":             "8217f28a0f7201389eae22c03ccc732affb9a39d2166ad897061b33c9da583a1",
+	"group_sum.bf16_f32":            "2cabc18df4c698821644e30c1f669cdb1ddff764bbb251ade8ea60e7fd0c7bfc",
+	"group_xty.f32":                 "0b15c4d992cc22e7d41144edeb3cfabe8a8a8d63d3d55f71b79845983625cd4b",
+	"group_xty.f16":                 "56af54295133100dda18d7b84efc2b0d90ca08fbfe5ea282eaf2ec5f312648e5",
+	"group_xty.bf16":                "c1cd31c333cbb79c5cc1fd2b9d139018fd707810201d50a3a33895c7543ec097",
+	"group_xty.f16_f32":             "2a1d73ebb9e2a259f98f4006acf925e40a6b0fac9c8b2832a5906314088ab508",
+	"group_xty.bf16_f32":            "57e2d54b4318412031cc00c2eae5191b60f101a42f301d91ffdb66410fec97c0",
 	"jitter.f32":                    "928542fcfbc87b1be5b47e094e48e9054461a30cdb3bf629485585db6b9032f7",
 	"jitter.f16":                    "14311f40e08a511b61f1f1272b797076b7abf60413b12192177d6f8c4f9f030f",
 	"jitter.bf16":                   "f4841b04aabd49ff5dddee2436397bdc21950e9db166a0238dffa3a6786b6e40",
@@ -1072,7 +1072,7 @@ var spvGroupSumF32 []byte
 var GroupSumF32 = &kernel.Kernel{
 	Stem: "group_sum", Variant: "f32",
 	SPIRV:     decodeOnce(&spvGroupSumF32),
-	PushBytes: 60,
+	PushBytes: 68,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "sum", Offset: 8, Size: 8},
@@ -1083,7 +1083,9 @@ var GroupSumF32 = &kernel.Kernel{
 		{Name: "fan_in", Offset: 44, Size: 4},
 		{Name: "experts", Offset: 48, Size: 4},
 		{Name: "rows", Offset: 52, Size: 4},
-		{Name: "flags", Offset: 56, Size: 4},
+		{Name: "skip", Offset: 56, Size: 4},
+		{Name: "most", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 32},
@@ -1103,12 +1105,14 @@ type GroupSumPush struct {
 	FanIn   uint32
 	Experts uint32
 	Rows    uint32
+	Skip    uint32
+	Most    uint32
 	Flags   uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c GroupSumPush) Bytes() []byte {
-	b := make([]byte, 60)
+	b := make([]byte, 68)
 	putU64(b[0:], c.Y)
 	putU64(b[8:], c.Sum)
 	putU64(b[16:], c.Gates)
@@ -1118,7 +1122,9 @@ func (c GroupSumPush) Bytes() []byte {
 	putU32(b[44:], c.FanIn)
 	putU32(b[48:], c.Experts)
 	putU32(b[52:], c.Rows)
-	putU32(b[56:], c.Flags)
+	putU32(b[56:], c.Skip)
+	putU32(b[60:], c.Most)
+	putU32(b[64:], c.Flags)
 	return b
 }
 
@@ -1151,7 +1157,7 @@ var spvGroupSumF16 []byte
 var GroupSumF16 = &kernel.Kernel{
 	Stem: "group_sum", Variant: "f16",
 	SPIRV:     decodeOnce(&spvGroupSumF16),
-	PushBytes: 60,
+	PushBytes: 68,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "sum", Offset: 8, Size: 8},
@@ -1162,7 +1168,9 @@ var GroupSumF16 = &kernel.Kernel{
 		{Name: "fan_in", Offset: 44, Size: 4},
 		{Name: "experts", Offset: 48, Size: 4},
 		{Name: "rows", Offset: 52, Size: 4},
-		{Name: "flags", Offset: 56, Size: 4},
+		{Name: "skip", Offset: 56, Size: 4},
+		{Name: "most", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 32},
@@ -1178,7 +1186,7 @@ var spvGroupSumBf16 []byte
 var GroupSumBf16 = &kernel.Kernel{
 	Stem: "group_sum", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvGroupSumBf16),
-	PushBytes: 60,
+	PushBytes: 68,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "sum", Offset: 8, Size: 8},
@@ -1189,7 +1197,9 @@ var GroupSumBf16 = &kernel.Kernel{
 		{Name: "fan_in", Offset: 44, Size: 4},
 		{Name: "experts", Offset: 48, Size: 4},
 		{Name: "rows", Offset: 52, Size: 4},
-		{Name: "flags", Offset: 56, Size: 4},
+		{Name: "skip", Offset: 56, Size: 4},
+		{Name: "most", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 32},
@@ -1205,7 +1215,7 @@ var spvGroupSumF16F32 []byte
 var GroupSumF16F32 = &kernel.Kernel{
 	Stem: "group_sum", Variant: "f16_f32",
 	SPIRV:     decodeOnce(&spvGroupSumF16F32),
-	PushBytes: 60,
+	PushBytes: 68,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "sum", Offset: 8, Size: 8},
@@ -1216,7 +1226,9 @@ var GroupSumF16F32 = &kernel.Kernel{
 		{Name: "fan_in", Offset: 44, Size: 4},
 		{Name: "experts", Offset: 48, Size: 4},
 		{Name: "rows", Offset: 52, Size: 4},
-		{Name: "flags", Offset: 56, Size: 4},
+		{Name: "skip", Offset: 56, Size: 4},
+		{Name: "most", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 32},
@@ -1232,7 +1244,7 @@ var spvGroupSumBf16F32 []byte
 var GroupSumBf16F32 = &kernel.Kernel{
 	Stem: "group_sum", Variant: "bf16_f32",
 	SPIRV:     decodeOnce(&spvGroupSumBf16F32),
-	PushBytes: 60,
+	PushBytes: 68,
 	Push: []kernel.Field{
 		{Name: "y", Offset: 0, Size: 8},
 		{Name: "sum", Offset: 8, Size: 8},
@@ -1243,7 +1255,9 @@ var GroupSumBf16F32 = &kernel.Kernel{
 		{Name: "fan_in", Offset: 44, Size: 4},
 		{Name: "experts", Offset: 48, Size: 4},
 		{Name: "rows", Offset: 52, Size: 4},
-		{Name: "flags", Offset: 56, Size: 4},
+		{Name: "skip", Offset: 56, Size: 4},
+		{Name: "most", Offset: 60, Size: 4},
+		{Name: "flags", Offset: 64, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "COLUMNS", Default: 32},
@@ -1259,7 +1273,7 @@ var spvGroupXtyF32 []byte
 var GroupXtyF32 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "f32",
 	SPIRV:     decodeOnce(&spvGroupXtyF32),
-	PushBytes: 76,
+	PushBytes: 84,
 	Push: []kernel.Field{
 		{Name: "a", Offset: 0, Size: 8},
 		{Name: "b", Offset: 8, Size: 8},
@@ -1273,7 +1287,9 @@ var GroupXtyF32 = &kernel.Kernel{
 		{Name: "b_fan_in", Offset: 60, Size: 4},
 		{Name: "experts", Offset: 64, Size: 4},
 		{Name: "rows", Offset: 68, Size: 4},
-		{Name: "flags", Offset: 72, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1303,12 +1319,14 @@ type GroupXtyPush struct {
 	BFanIn  uint32
 	Experts uint32
 	Rows    uint32
+	Skip    uint32
+	Most    uint32
 	Flags   uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c GroupXtyPush) Bytes() []byte {
-	b := make([]byte, 76)
+	b := make([]byte, 84)
 	putU64(b[0:], c.A)
 	putU64(b[8:], c.B)
 	putU64(b[16:], c.C)
@@ -1321,7 +1339,9 @@ func (c GroupXtyPush) Bytes() []byte {
 	putU32(b[60:], c.BFanIn)
 	putU32(b[64:], c.Experts)
 	putU32(b[68:], c.Rows)
-	putU32(b[72:], c.Flags)
+	putU32(b[72:], c.Skip)
+	putU32(b[76:], c.Most)
+	putU32(b[80:], c.Flags)
 	return b
 }
 
@@ -1375,7 +1395,7 @@ var spvGroupXtyF16 []byte
 var GroupXtyF16 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "f16",
 	SPIRV:     decodeOnce(&spvGroupXtyF16),
-	PushBytes: 76,
+	PushBytes: 84,
 	Push: []kernel.Field{
 		{Name: "a", Offset: 0, Size: 8},
 		{Name: "b", Offset: 8, Size: 8},
@@ -1389,7 +1409,9 @@ var GroupXtyF16 = &kernel.Kernel{
 		{Name: "b_fan_in", Offset: 60, Size: 4},
 		{Name: "experts", Offset: 64, Size: 4},
 		{Name: "rows", Offset: 68, Size: 4},
-		{Name: "flags", Offset: 72, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1412,7 +1434,7 @@ var spvGroupXtyBf16 []byte
 var GroupXtyBf16 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvGroupXtyBf16),
-	PushBytes: 76,
+	PushBytes: 84,
 	Push: []kernel.Field{
 		{Name: "a", Offset: 0, Size: 8},
 		{Name: "b", Offset: 8, Size: 8},
@@ -1426,7 +1448,9 @@ var GroupXtyBf16 = &kernel.Kernel{
 		{Name: "b_fan_in", Offset: 60, Size: 4},
 		{Name: "experts", Offset: 64, Size: 4},
 		{Name: "rows", Offset: 68, Size: 4},
-		{Name: "flags", Offset: 72, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1449,7 +1473,7 @@ var spvGroupXtyF16F32 []byte
 var GroupXtyF16F32 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "f16_f32",
 	SPIRV:     decodeOnce(&spvGroupXtyF16F32),
-	PushBytes: 76,
+	PushBytes: 84,
 	Push: []kernel.Field{
 		{Name: "a", Offset: 0, Size: 8},
 		{Name: "b", Offset: 8, Size: 8},
@@ -1463,7 +1487,9 @@ var GroupXtyF16F32 = &kernel.Kernel{
 		{Name: "b_fan_in", Offset: 60, Size: 4},
 		{Name: "experts", Offset: 64, Size: 4},
 		{Name: "rows", Offset: 68, Size: 4},
-		{Name: "flags", Offset: 72, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1486,7 +1512,7 @@ var spvGroupXtyBf16F32 []byte
 var GroupXtyBf16F32 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "bf16_f32",
 	SPIRV:     decodeOnce(&spvGroupXtyBf16F32),
-	PushBytes: 76,
+	PushBytes: 84,
 	Push: []kernel.Field{
 		{Name: "a", Offset: 0, Size: 8},
 		{Name: "b", Offset: 8, Size: 8},
@@ -1500,7 +1526,9 @@ var GroupXtyBf16F32 = &kernel.Kernel{
 		{Name: "b_fan_in", Offset: 60, Size: 4},
 		{Name: "experts", Offset: 64, Size: 4},
 		{Name: "rows", Offset: 68, Size: 4},
-		{Name: "flags", Offset: 72, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
