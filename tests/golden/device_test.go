@@ -1,6 +1,7 @@
 package golden
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -42,6 +43,56 @@ func TestDeviceReproducesTheRecordedOutputs(t *testing.T) {
 				t.Logf("%v %s %s: %.3g", opts.DType, name, tensor.Name, tensor.Error)
 				require.True(t, opts.DType != vk.F32 || len(tensor.NearTies) == 0)
 			}
+		}
+	}
+}
+
+// emptied runs blocks on a device without some of their weights.
+type emptied struct {
+	Device
+	array func(*model.MLPWeights) *[]float32
+}
+
+func (e emptied) RunMLP(ctx context.Context, w *model.MLPWeights, x []float32, tokens int) ([]float32, []int32, error) {
+	without := *w
+	a := e.array(&without)
+	*a = make([]float32, len(*a))
+	return e.Device.RunMLP(ctx, &without, x, tokens)
+}
+
+// TestEveryWeightMatters zeroes one array at a time and asks that the judge sees it, so that a pass says that all were used.
+func TestEveryWeightMatters(t *testing.T) {
+	opts := openDevice(t)
+	runner, info, err := opts.Open()
+	require.NoError(t, err)
+	arrays := map[string]func(*model.MLPWeights) *[]float32{
+		"RouterWeight": func(w *model.MLPWeights) *[]float32 { return &w.RouterWeight },
+		"Up":           func(w *model.MLPWeights) *[]float32 { return &w.Up },
+		"Down":         func(w *model.MLPWeights) *[]float32 { return &w.Down },
+		"RouterBias":   func(w *model.MLPWeights) *[]float32 { return &w.RouterBias },
+		"UpBias":       func(w *model.MLPWeights) *[]float32 { return &w.UpBias },
+		"DownBias":     func(w *model.MLPWeights) *[]float32 { return &w.DownBias },
+		"Correction":   func(w *model.MLPWeights) *[]float32 { return &w.CorrectionBias },
+		"SharedUp":     func(w *model.MLPWeights) *[]float32 { return &w.SharedUp },
+		"SharedDown":   func(w *model.MLPWeights) *[]float32 { return &w.SharedDown },
+		"SharedGate":   func(w *model.MLPWeights) *[]float32 { return &w.SharedGate },
+		"OutputBias":   func(w *model.MLPWeights) *[]float32 { return &w.OutputBias },
+	}
+	for _, name := range []string{"jetmoe", "qwen2moe", "gptoss", "deepseekv3"} {
+		dir := filepath.Join(dataDir, name)
+		checkpoint, err := model.Open(dir)
+		require.NoError(t, err)
+		w, err := checkpoint.LoadMLP(1)
+		require.NoError(t, err)
+		require.NoError(t, checkpoint.Close())
+		for what, array := range arrays {
+			if *array(w) == nil {
+				continue
+			}
+			opts.Open = func() (Runner, *DeviceInfo, error) { return emptied{runner.(Device), array}, info, nil }
+			report := Run(t.Context(), dir, opts)
+			require.Empty(t, report.Models[0].Unusable)
+			require.False(t, report.Models[0].Tensors[1].Pass, "%s without %s", name, what)
 		}
 	}
 }
