@@ -41,10 +41,8 @@ void main() {
     if (!find_element(push.tokens, push.width, token, column)) {
         return;
     }
-    // lavapipe 26.2 executes a load from an address that is the same for all invocations even where none of them takes the
-    // branch it is in, so every address here is one that may be read: without gates that of inverse, which is as long.
     bool gated = !address_is_null(push.gates);
-    uvec2 gates = gated ? push.gates : push.inverse;
+    uvec2 gates = readable(push.gates, push.inverse); // as long
     vec4 sum = vec4(0.0);
     for (uint j = 0u; j < push.k; j++) {
         uint slot = token * push.k + j;

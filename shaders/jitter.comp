@@ -45,7 +45,8 @@ void main() {
     if (group_id() > (push.quads - 1u) / THREADS || quad >= push.quads) {
         return;
     }
-    uint step = address_is_null(push.step) ? 0u : load_u32(push.step, 0u);
+    uint step = load_u32(readable(push.step, push.x), 0u);
+    step = address_is_null(push.step) ? 0u : step;
     uvec4 words = philox(uvec4(quad, 0u, step, push.stream), push.seed);
     uvec2 x = address_at(push.x, quad, 4u * VALUE_BYTES);
     uvec2 y = address_at(push.y, quad, 4u * VALUE_BYTES);

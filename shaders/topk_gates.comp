@@ -104,9 +104,8 @@ float load_keys(uvec2 logits) {
         nans += key == KEY_NAN ? 1.0 : 0.0;
         if (SIGMOID && key != KEY_NAN) {
             precise float biased = sigmoid(logit);
-            if (!address_is_null(push.bias)) {
-                biased += load_f32(push.bias, e);
-            }
+            float bias = load_f32(readable(push.bias, logits), e);
+            biased += address_is_null(push.bias) ? 0.0 : bias;
             key = key_of(biased);
             nans += key == KEY_NAN ? 1.0 : 0.0;
         }

@@ -22,4 +22,10 @@ bool address_is_null(uvec2 address) {
     return (address.x | address.y) == 0u;
 }
 
+// readable is an optional address, or in its absence another that may be read in its place: lavapipe 26.2 executes a load from
+// an address that is the same for all invocations even where none of them takes the branch it is in.
+uvec2 readable(uvec2 address, uvec2 other) {
+    return address_is_null(address) ? other : address;
+}
+
 #endif
