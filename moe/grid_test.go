@@ -3,6 +3,7 @@ package moe
 import (
 	"fmt"
 	"math/rand"
+	"os"
 	"testing"
 	"time"
 
@@ -24,15 +25,18 @@ func (c gridCase) config() MLPConfig {
 		Mode: SoftmaxTopKNorm, DType: c.dtype}
 }
 
-// grid lists the shapes in every storage type, with -short the smaller ones.
+// grid lists the shapes in every storage type. With -short it leaves out the larger ones, and in 16 bits always unless
+// VKMOE_FULL_GRID=1 asks for them: they take minutes.
 func grid() []gridCase {
 	var cases []gridCase
+	full := os.Getenv("VKMOE_FULL_GRID") == "1"
 	for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
 		for _, tokens := range []int{1, 256, 512} {
 			for _, width := range []int{100, 128, 256, 512, 600} {
 				for _, k := range []int{2, 3, 4} {
 					for _, bias := range []bool{false, true} {
-						if !testing.Short() || tokens*width <= 256*128 {
+						large := tokens*width > 256*128
+						if !large || full || dtype == vk.F32 && !testing.Short() {
 							cases = append(cases, gridCase{tokens, width, k, bias, dtype})
 						}
 					}
