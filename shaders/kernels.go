@@ -33,6 +33,16 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	FlashAttentionBackwardKvF32,
+	FlashAttentionBackwardKvF16,
+	FlashAttentionBackwardKvBf16,
+	FlashAttentionBackwardQF32,
+	FlashAttentionBackwardQF16,
+	FlashAttentionBackwardQBf16,
+	FlashAttentionDeltaF32,
+	FlashAttentionDeltaF16,
+	FlashAttentionDeltaBf16,
+	FlashAttentionSinksBackward,
 	GroupSumF32,
 	GroupSumF16,
 	GroupSumBf16,
@@ -67,55 +77,65 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "fa9a330f06f416b56be6804bd7e29a043b4b07b3470c5a254ae337978f91a40f",
-	"activation.f16":                "c9374a1d88338c4fde35f897936778d1a1d098d274c853c727bd7f199d6a5b7a",
-	"activation.bf16":               "304bf7921bb1049cee78c643cc173e3e14e2fac53b144b4de7e8d00506dede6e",
-	"activation_backward.f32":       "7d62c2de66f2fabb061a37f8619ba81fed67700d9c1f0b1c1b8e50542e29c04b",
-	"activation_backward.f16":       "fc9deb795e849bc4e203bb6a6a7c58d08a3a3d710ee9a980fe8aba7b77195f4d",
-	"activation_backward.bf16":      "867c53f82eb15b190b62eb6e1a223b1259504413b3f04b899e65fb42bc92d439",
-	"combine.f32":                   "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
-	"combine.f16":                   "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
-	"combine.bf16":                  "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
-	"combine_backward.f32":          "becb4460061979438c2a1e4f9666f89389fd675ff6c1ca8abaccd035b463dd08",
-	"combine_backward.f16":          "ca655aebb8ee45bd4f7a7a2b5fdcc1aca193175241697ecbf48c26a058667fdc",
-	"combine_backward.bf16":         "07e186c9310f4981a3458923056ebdd544001bc093b339d91903e5668552b621",
-	"convert.f32_f16":               "22acb7a972f652669b227fd4080d0df9137b2e6b0f5a8b1282f55ca616ff117e",
-	"convert.f16_f32":               "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
-	"convert.f32_bf16":              "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
-	"convert.bf16_f32":              "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
-	"expert_histogram":              "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
-	"expert_scan":                   "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
-	"expert_scatter":                "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
-	"group_sum.f32":                 "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
-	"group_sum.f16":                 "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
-	"group_sum.bf16":                "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
-	"group_sum.f16_f32":             "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
-	"group_sum.bf16_f32":            "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
-	"group_xty.f32":                 "2ae96e3759202cbad8b3c7da5c7195ea583b9e4e1d6f3025cfb8ab36d5bf6743",
-	"group_xty.f16":                 "591a4a6373d2bb34a8c7a24b18b363df57aae2d169831d7dfbf87496c5ff8ad2",
-	"group_xty.bf16":                "40e1a5079b69f6570b976266b188999688d65f4f7327dcfa15abc4b3e79bfe38",
-	"group_xty.f16_f32":             "cfd68affbf0403a6de1b09c428d563389abc9f50a670c88dfc1644814ada77b1",
-	"group_xty.bf16_f32":            "385081d71bd82def78beae18be91e7eb9851f2c803d28deb3e763cd0bdda382f",
-	"jitter.f32":                    "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
-	"jitter.f16":                    "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
-	"jitter.bf16":                   "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
-	"router_losses":                 "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
-	"router_losses_backward":        "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
-	"router_stats":                  "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
-	"router_stats_sum":              "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
-	"scatter2scatter.f32":           "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
-	"scatter2scatter.f16":           "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
-	"scatter2scatter.bf16":          "87b144c6fcf2e241deaacf33aea4553172abc846ceefa2f60b59cdc3b5f26867",
-	"scatter2scatter.f32_f16_f16":   "538ed6d93a96fdda85418805ad1f535c11325c1423ab8605536cd60bffad407b",
-	"scatter2scatter.f16_f16_f32":   "196086333c9101a5ce3b9e90684cb302c983b8ae31e69c4b0eb75799b61f34e0",
-	"scatter2scatter.f32_f16_f32":   "5724e348fc2bdf7ce90884cfbd28ae641aa73f5d4466dfe18f594772b0e5f6e6",
-	"scatter2scatter.f32_bf16_bf16": "16c47678afc1105103750bc05ccef19ade1cbd89cf6cbf94f7180ed2693e408e",
-	"scatter2scatter.bf16_bf16_f32": "f516c40b7ae0030cdfb7d2b45c654f7546e2f8fe8629587525a616fbee13ae4d",
-	"scatter2scatter.f32_bf16_f32":  "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
-	"scatter2scatter_coopmat.f16":   "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
-	"scatter2scatter_coopmat.bf16":  "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
-	"topk_gates":                    "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
-	"topk_gates_backward":           "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
+	"activation.f32":                   "fa9a330f06f416b56be6804bd7e29a043b4b07b3470c5a254ae337978f91a40f",
+	"activation.f16":                   "c9374a1d88338c4fde35f897936778d1a1d098d274c853c727bd7f199d6a5b7a",
+	"activation.bf16":                  "304bf7921bb1049cee78c643cc173e3e14e2fac53b144b4de7e8d00506dede6e",
+	"activation_backward.f32":          "7d62c2de66f2fabb061a37f8619ba81fed67700d9c1f0b1c1b8e50542e29c04b",
+	"activation_backward.f16":          "fc9deb795e849bc4e203bb6a6a7c58d08a3a3d710ee9a980fe8aba7b77195f4d",
+	"activation_backward.bf16":         "867c53f82eb15b190b62eb6e1a223b1259504413b3f04b899e65fb42bc92d439",
+	"combine.f32":                      "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
+	"combine.f16":                      "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
+	"combine.bf16":                     "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
+	"combine_backward.f32":             "becb4460061979438c2a1e4f9666f89389fd675ff6c1ca8abaccd035b463dd08",
+	"combine_backward.f16":             "ca655aebb8ee45bd4f7a7a2b5fdcc1aca193175241697ecbf48c26a058667fdc",
+	"combine_backward.bf16":            "07e186c9310f4981a3458923056ebdd544001bc093b339d91903e5668552b621",
+	"convert.f32_f16":                  "22acb7a972f652669b227fd4080d0df9137b2e6b0f5a8b1282f55ca616ff117e",
+	"convert.f16_f32":                  "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
+	"convert.f32_bf16":                 "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
+	"convert.bf16_f32":                 "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
+	"expert_histogram":                 "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
+	"expert_scan":                      "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
+	"expert_scatter":                   "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
+	"flash_attention_backward_kv.f32":  "5e501de6b2a5827f7f41a57f7d38b8ff957537ccfd016612b3702d4a51f789a0",
+	"flash_attention_backward_kv.f16":  "8b248e66d5cb56116b5303683f4a91aa3c20d5e7bb579c6848199214872da609",
+	"flash_attention_backward_kv.bf16": "2170f4dbe2a9761e1780b9129e0938fe1d45a3e172649256e01db4f47c87302e",
+	"flash_attention_backward_q.f32":   "791964b3c8fce8352823ffc87a5803c96fe33273a7e52394e1ead60437a97444",
+	"flash_attention_backward_q.f16":   "5522b869c3c4129898283ddfa99056a602c0a15aa68e6f14b6f49860c2ab5c84",
+	"flash_attention_backward_q.bf16":  "daaae2ae323641aaae211a6a32816301dc2e68c9cae458d0861f4cd73c847948",
+	"flash_attention_delta.f32":        "db5351e6ed9bbc36bd05efd21cab36df6b4d69a989f0489f3563824475a61390",
+	"flash_attention_delta.f16":        "bedb60ac6159d584b62364724b4a9373b76d7532cddd227faba7ad6d19d28a6e",
+	"flash_attention_delta.bf16":       "39eaf8a61c67986db540d07bfad9f5306aa5349df3bae7265e30a2fa34af5401",
+	"flash_attention_sinks_backward":   "5b9c3d49b4e4aea7ff5c03b7ffdbd8e37d63c6e4cb2e28d2583fd4c1430daf67",
+	"group_sum.f32":                    "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
+	"group_sum.f16":                    "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
+	"group_sum.bf16":                   "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
+	"group_sum.f16_f32":                "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
+	"group_sum.bf16_f32":               "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
+	"group_xty.f32":                    "2ae96e3759202cbad8b3c7da5c7195ea583b9e4e1d6f3025cfb8ab36d5bf6743",
+	"group_xty.f16":                    "591a4a6373d2bb34a8c7a24b18b363df57aae2d169831d7dfbf87496c5ff8ad2",
+	"group_xty.bf16":                   "40e1a5079b69f6570b976266b188999688d65f4f7327dcfa15abc4b3e79bfe38",
+	"group_xty.f16_f32":                "cfd68affbf0403a6de1b09c428d563389abc9f50a670c88dfc1644814ada77b1",
+	"group_xty.bf16_f32":               "385081d71bd82def78beae18be91e7eb9851f2c803d28deb3e763cd0bdda382f",
+	"jitter.f32":                       "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
+	"jitter.f16":                       "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
+	"jitter.bf16":                      "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
+	"router_losses":                    "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
+	"router_losses_backward":           "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
+	"router_stats":                     "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
+	"router_stats_sum":                 "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
+	"scatter2scatter.f32":              "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
+	"scatter2scatter.f16":              "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
+	"scatter2scatter.bf16":             "87b144c6fcf2e241deaacf33aea4553172abc846ceefa2f60b59cdc3b5f26867",
+	"scatter2scatter.f32_f16_f16":      "538ed6d93a96fdda85418805ad1f535c11325c1423ab8605536cd60bffad407b",
+	"scatter2scatter.f16_f16_f32":      "196086333c9101a5ce3b9e90684cb302c983b8ae31e69c4b0eb75799b61f34e0",
+	"scatter2scatter.f32_f16_f32":      "5724e348fc2bdf7ce90884cfbd28ae641aa73f5d4466dfe18f594772b0e5f6e6",
+	"scatter2scatter.f32_bf16_bf16":    "16c47678afc1105103750bc05ccef19ade1cbd89cf6cbf94f7180ed2693e408e",
+	"scatter2scatter.bf16_bf16_f32":    "f516c40b7ae0030cdfb7d2b45c654f7546e2f8fe8629587525a616fbee13ae4d",
+	"scatter2scatter.f32_bf16_f32":     "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
+	"scatter2scatter_coopmat.f16":      "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
+	"scatter2scatter_coopmat.bf16":     "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
+	"topk_gates":                       "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
+	"topk_gates_backward":              "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
 }
 
 //go:embed spv/activation.f32.spv
@@ -1062,6 +1082,863 @@ func DefaultExpertScatterSpec() ExpertScatterSpec {
 func (c ExpertScatterSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
+	}
+}
+
+//go:embed spv/flash_attention_backward_kv.f32.spv
+var spvFlashAttentionBackwardKvF32 []byte
+
+// FlashAttentionBackwardKvF32 is flash_attention_backward_kv.comp with STORAGE_F32.
+var FlashAttentionBackwardKvF32 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvF32),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "most", Offset: 120, Size: 4},
+		{Name: "flags", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "HEADS", Default: 1},
+		{ID: 8, Name: "KV_HEADS", Default: 1},
+		{ID: 9, Name: "TILED", Default: 0},
+		{ID: 10, Name: "WIDTH", Default: 64},
+		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "WINDOW", Default: 0},
+		{ID: 14, Name: "SOFT_CAP", Default: 0},
+		{ID: 15, Name: "SCALE", Default: 1065353216},
+		{ID: 16, Name: "QUADS", Default: 0},
+		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 18, Name: "Q_STRIDE", Default: 64},
+		{ID: 19, Name: "K_STRIDE", Default: 64},
+		{ID: 20, Name: "V_STRIDE", Default: 64},
+		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 22, Name: "DK_STRIDE", Default: 64},
+		{ID: 23, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionBackwardKvPush holds the push constants of flash_attention_backward_kv.comp; uint64 members are device addresses.
+type FlashAttentionBackwardKvPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Dout         uint64
+	Lse          uint64
+	Delta        uint64
+	Dk           uint64
+	Dv           uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	QStride      uint32
+	KStride      uint32
+	VStride      uint32
+	DoutStride   uint32
+	DkStride     uint32
+	DvStride     uint32
+	Sequences    uint32
+	Queries      uint32
+	Keys         uint32
+	Skip         uint32
+	Most         uint32
+	Flags        uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionBackwardKvPush) Bytes() []byte {
+	b := make([]byte, 128)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Dout)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.Delta)
+	putU64(b[48:], c.Dk)
+	putU64(b[56:], c.Dv)
+	putU64(b[64:], c.QueryOffsets)
+	putU64(b[72:], c.KeyOffsets)
+	putU32(b[80:], c.QStride)
+	putU32(b[84:], c.KStride)
+	putU32(b[88:], c.VStride)
+	putU32(b[92:], c.DoutStride)
+	putU32(b[96:], c.DkStride)
+	putU32(b[100:], c.DvStride)
+	putU32(b[104:], c.Sequences)
+	putU32(b[108:], c.Queries)
+	putU32(b[112:], c.Keys)
+	putU32(b[116:], c.Skip)
+	putU32(b[120:], c.Most)
+	putU32(b[124:], c.Flags)
+	return b
+}
+
+// FlashAttentionBackwardKvSpec holds the specialization constants of flash_attention_backward_kv.comp.
+type FlashAttentionBackwardKvSpec struct {
+	Threads    uint32  // constant 0
+	Own        uint32  // constant 1
+	Other      uint32  // constant 2
+	TO         uint32  // constant 3
+	TX         uint32  // constant 4
+	Chunk      uint32  // constant 5
+	Lanes      uint32  // constant 6
+	Heads      uint32  // constant 7
+	KvHeads    uint32  // constant 8
+	Tiled      bool    // constant 9
+	Width      uint32  // constant 10
+	ValueWidth uint32  // constant 11
+	Causal     bool    // constant 12
+	Window     int32   // constant 13
+	SoftCap    float32 // constant 14
+	Scale      float32 // constant 15
+	Quads      uint32  // constant 16
+	HeadMajor  uint32  // constant 17
+	QStride    uint32  // constant 18
+	KStride    uint32  // constant 19
+	VStride    uint32  // constant 20
+	DoutStride uint32  // constant 21
+	DkStride   uint32  // constant 22
+	DvStride   uint32  // constant 23
+}
+
+// DefaultFlashAttentionBackwardKvSpec returns the values in the source.
+func DefaultFlashAttentionBackwardKvSpec() FlashAttentionBackwardKvSpec {
+	return FlashAttentionBackwardKvSpec{
+		Threads:    64,
+		Own:        32,
+		Other:      16,
+		TO:         4,
+		TX:         2,
+		Chunk:      32,
+		Lanes:      16,
+		Heads:      1,
+		KvHeads:    1,
+		Tiled:      false,
+		Width:      64,
+		ValueWidth: 64,
+		Causal:     false,
+		Window:     0,
+		SoftCap:    0,
+		Scale:      1,
+		Quads:      0,
+		HeadMajor:  0,
+		QStride:    64,
+		KStride:    64,
+		VStride:    64,
+		DoutStride: 64,
+		DkStride:   64,
+		DvStride:   64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionBackwardKvSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Own,
+		c.Other,
+		c.TO,
+		c.TX,
+		c.Chunk,
+		c.Lanes,
+		c.Heads,
+		c.KvHeads,
+		bitsBool(c.Tiled),
+		c.Width,
+		c.ValueWidth,
+		bitsBool(c.Causal),
+		uint32(c.Window),
+		math.Float32bits(c.SoftCap),
+		math.Float32bits(c.Scale),
+		c.Quads,
+		c.HeadMajor,
+		c.QStride,
+		c.KStride,
+		c.VStride,
+		c.DoutStride,
+		c.DkStride,
+		c.DvStride,
+	}
+}
+
+//go:embed spv/flash_attention_backward_kv.f16.spv
+var spvFlashAttentionBackwardKvF16 []byte
+
+// FlashAttentionBackwardKvF16 is flash_attention_backward_kv.comp with STORAGE_F16.
+var FlashAttentionBackwardKvF16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvF16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "most", Offset: 120, Size: 4},
+		{Name: "flags", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "HEADS", Default: 1},
+		{ID: 8, Name: "KV_HEADS", Default: 1},
+		{ID: 9, Name: "TILED", Default: 0},
+		{ID: 10, Name: "WIDTH", Default: 64},
+		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "WINDOW", Default: 0},
+		{ID: 14, Name: "SOFT_CAP", Default: 0},
+		{ID: 15, Name: "SCALE", Default: 1065353216},
+		{ID: 16, Name: "QUADS", Default: 0},
+		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 18, Name: "Q_STRIDE", Default: 64},
+		{ID: 19, Name: "K_STRIDE", Default: 64},
+		{ID: 20, Name: "V_STRIDE", Default: 64},
+		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 22, Name: "DK_STRIDE", Default: 64},
+		{ID: 23, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_kv.bf16.spv
+var spvFlashAttentionBackwardKvBf16 []byte
+
+// FlashAttentionBackwardKvBf16 is flash_attention_backward_kv.comp with STORAGE_BF16.
+var FlashAttentionBackwardKvBf16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvBf16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "most", Offset: 120, Size: 4},
+		{Name: "flags", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "HEADS", Default: 1},
+		{ID: 8, Name: "KV_HEADS", Default: 1},
+		{ID: 9, Name: "TILED", Default: 0},
+		{ID: 10, Name: "WIDTH", Default: 64},
+		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "WINDOW", Default: 0},
+		{ID: 14, Name: "SOFT_CAP", Default: 0},
+		{ID: 15, Name: "SCALE", Default: 1065353216},
+		{ID: 16, Name: "QUADS", Default: 0},
+		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 18, Name: "Q_STRIDE", Default: 64},
+		{ID: 19, Name: "K_STRIDE", Default: 64},
+		{ID: 20, Name: "V_STRIDE", Default: 64},
+		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 22, Name: "DK_STRIDE", Default: 64},
+		{ID: 23, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_q.f32.spv
+var spvFlashAttentionBackwardQF32 []byte
+
+// FlashAttentionBackwardQF32 is flash_attention_backward_q.comp with STORAGE_F32.
+var FlashAttentionBackwardQF32 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQF32),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "most", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "HEADS", Default: 1},
+		{ID: 8, Name: "KV_HEADS", Default: 1},
+		{ID: 9, Name: "TILED", Default: 0},
+		{ID: 10, Name: "WIDTH", Default: 64},
+		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "WINDOW", Default: 0},
+		{ID: 14, Name: "SOFT_CAP", Default: 0},
+		{ID: 15, Name: "SCALE", Default: 1065353216},
+		{ID: 16, Name: "QUADS", Default: 0},
+		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 18, Name: "Q_STRIDE", Default: 64},
+		{ID: 19, Name: "K_STRIDE", Default: 64},
+		{ID: 20, Name: "V_STRIDE", Default: 64},
+		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 22, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionBackwardQPush holds the push constants of flash_attention_backward_q.comp; uint64 members are device addresses.
+type FlashAttentionBackwardQPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Dout         uint64
+	Lse          uint64
+	Delta        uint64
+	Dq           uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	QStride      uint32
+	KStride      uint32
+	VStride      uint32
+	DoutStride   uint32
+	DqStride     uint32
+	Sequences    uint32
+	Queries      uint32
+	Keys         uint32
+	Skip         uint32
+	Most         uint32
+	Flags        uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionBackwardQPush) Bytes() []byte {
+	b := make([]byte, 116)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Dout)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.Delta)
+	putU64(b[48:], c.Dq)
+	putU64(b[56:], c.QueryOffsets)
+	putU64(b[64:], c.KeyOffsets)
+	putU32(b[72:], c.QStride)
+	putU32(b[76:], c.KStride)
+	putU32(b[80:], c.VStride)
+	putU32(b[84:], c.DoutStride)
+	putU32(b[88:], c.DqStride)
+	putU32(b[92:], c.Sequences)
+	putU32(b[96:], c.Queries)
+	putU32(b[100:], c.Keys)
+	putU32(b[104:], c.Skip)
+	putU32(b[108:], c.Most)
+	putU32(b[112:], c.Flags)
+	return b
+}
+
+// FlashAttentionBackwardQSpec holds the specialization constants of flash_attention_backward_q.comp.
+type FlashAttentionBackwardQSpec struct {
+	Threads    uint32  // constant 0
+	Own        uint32  // constant 1
+	Other      uint32  // constant 2
+	TO         uint32  // constant 3
+	TX         uint32  // constant 4
+	Chunk      uint32  // constant 5
+	Lanes      uint32  // constant 6
+	Heads      uint32  // constant 7
+	KvHeads    uint32  // constant 8
+	Tiled      bool    // constant 9
+	Width      uint32  // constant 10
+	ValueWidth uint32  // constant 11
+	Causal     bool    // constant 12
+	Window     int32   // constant 13
+	SoftCap    float32 // constant 14
+	Scale      float32 // constant 15
+	Quads      uint32  // constant 16
+	HeadMajor  uint32  // constant 17
+	QStride    uint32  // constant 18
+	KStride    uint32  // constant 19
+	VStride    uint32  // constant 20
+	DoutStride uint32  // constant 21
+	DqStride   uint32  // constant 22
+}
+
+// DefaultFlashAttentionBackwardQSpec returns the values in the source.
+func DefaultFlashAttentionBackwardQSpec() FlashAttentionBackwardQSpec {
+	return FlashAttentionBackwardQSpec{
+		Threads:    64,
+		Own:        32,
+		Other:      16,
+		TO:         4,
+		TX:         2,
+		Chunk:      32,
+		Lanes:      16,
+		Heads:      1,
+		KvHeads:    1,
+		Tiled:      false,
+		Width:      64,
+		ValueWidth: 64,
+		Causal:     false,
+		Window:     0,
+		SoftCap:    0,
+		Scale:      1,
+		Quads:      0,
+		HeadMajor:  0,
+		QStride:    64,
+		KStride:    64,
+		VStride:    64,
+		DoutStride: 64,
+		DqStride:   64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionBackwardQSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Own,
+		c.Other,
+		c.TO,
+		c.TX,
+		c.Chunk,
+		c.Lanes,
+		c.Heads,
+		c.KvHeads,
+		bitsBool(c.Tiled),
+		c.Width,
+		c.ValueWidth,
+		bitsBool(c.Causal),
+		uint32(c.Window),
+		math.Float32bits(c.SoftCap),
+		math.Float32bits(c.Scale),
+		c.Quads,
+		c.HeadMajor,
+		c.QStride,
+		c.KStride,
+		c.VStride,
+		c.DoutStride,
+		c.DqStride,
+	}
+}
+
+//go:embed spv/flash_attention_backward_q.f16.spv
+var spvFlashAttentionBackwardQF16 []byte
+
+// FlashAttentionBackwardQF16 is flash_attention_backward_q.comp with STORAGE_F16.
+var FlashAttentionBackwardQF16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQF16),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "most", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "HEADS", Default: 1},
+		{ID: 8, Name: "KV_HEADS", Default: 1},
+		{ID: 9, Name: "TILED", Default: 0},
+		{ID: 10, Name: "WIDTH", Default: 64},
+		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "WINDOW", Default: 0},
+		{ID: 14, Name: "SOFT_CAP", Default: 0},
+		{ID: 15, Name: "SCALE", Default: 1065353216},
+		{ID: 16, Name: "QUADS", Default: 0},
+		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 18, Name: "Q_STRIDE", Default: 64},
+		{ID: 19, Name: "K_STRIDE", Default: 64},
+		{ID: 20, Name: "V_STRIDE", Default: 64},
+		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 22, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_q.bf16.spv
+var spvFlashAttentionBackwardQBf16 []byte
+
+// FlashAttentionBackwardQBf16 is flash_attention_backward_q.comp with STORAGE_BF16.
+var FlashAttentionBackwardQBf16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQBf16),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "most", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "HEADS", Default: 1},
+		{ID: 8, Name: "KV_HEADS", Default: 1},
+		{ID: 9, Name: "TILED", Default: 0},
+		{ID: 10, Name: "WIDTH", Default: 64},
+		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "WINDOW", Default: 0},
+		{ID: 14, Name: "SOFT_CAP", Default: 0},
+		{ID: 15, Name: "SCALE", Default: 1065353216},
+		{ID: 16, Name: "QUADS", Default: 0},
+		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 18, Name: "Q_STRIDE", Default: 64},
+		{ID: 19, Name: "K_STRIDE", Default: 64},
+		{ID: 20, Name: "V_STRIDE", Default: 64},
+		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 22, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_delta.f32.spv
+var spvFlashAttentionDeltaF32 []byte
+
+// FlashAttentionDeltaF32 is flash_attention_delta.comp with STORAGE_F32.
+var FlashAttentionDeltaF32 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaF32),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashAttentionDeltaPush holds the push constants of flash_attention_delta.comp; uint64 members are device addresses.
+type FlashAttentionDeltaPush struct {
+	O              uint64
+	Dout           uint64
+	Delta          uint64
+	OutRowStride   uint32
+	OutHeadStride  uint32
+	DoutRowStride  uint32
+	DoutHeadStride uint32
+	Tokens         uint32
+	Heads          uint32
+	Width          uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionDeltaPush) Bytes() []byte {
+	b := make([]byte, 52)
+	putU64(b[0:], c.O)
+	putU64(b[8:], c.Dout)
+	putU64(b[16:], c.Delta)
+	putU32(b[24:], c.OutRowStride)
+	putU32(b[28:], c.OutHeadStride)
+	putU32(b[32:], c.DoutRowStride)
+	putU32(b[36:], c.DoutHeadStride)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Width)
+	return b
+}
+
+// FlashAttentionDeltaSpec holds the specialization constants of flash_attention_delta.comp.
+type FlashAttentionDeltaSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+}
+
+// DefaultFlashAttentionDeltaSpec returns the values in the source.
+func DefaultFlashAttentionDeltaSpec() FlashAttentionDeltaSpec {
+	return FlashAttentionDeltaSpec{
+		Lanes: 16,
+		Rows:  4,
+		Quads: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionDeltaSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/flash_attention_delta.f16.spv
+var spvFlashAttentionDeltaF16 []byte
+
+// FlashAttentionDeltaF16 is flash_attention_delta.comp with STORAGE_F16.
+var FlashAttentionDeltaF16 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaF16),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_attention_delta.bf16.spv
+var spvFlashAttentionDeltaBf16 []byte
+
+// FlashAttentionDeltaBf16 is flash_attention_delta.comp with STORAGE_BF16.
+var FlashAttentionDeltaBf16 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaBf16),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_attention_sinks_backward.spv
+var spvFlashAttentionSinksBackward []byte
+
+// FlashAttentionSinksBackward is flash_attention_sinks_backward.comp.
+var FlashAttentionSinksBackward = &kernel.Kernel{
+	Stem: "flash_attention_sinks_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvFlashAttentionSinksBackward),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "sinks", Offset: 0, Size: 8},
+		{Name: "lse", Offset: 8, Size: 8},
+		{Name: "terms", Offset: 16, Size: 8},
+		{Name: "sums", Offset: 24, Size: 8},
+		{Name: "query_offsets", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "sequences", Offset: 48, Size: 4},
+		{Name: "flags", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 8},
+		{ID: 2, Name: "BLOCK", Default: 1024},
+		{ID: 3, Name: "FINAL", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashAttentionSinksBackwardPush holds the push constants of flash_attention_sinks_backward.comp; uint64 members are device addresses.
+type FlashAttentionSinksBackwardPush struct {
+	Sinks        uint64
+	Lse          uint64
+	Terms        uint64
+	Sums         uint64
+	QueryOffsets uint64
+	Rows         uint32
+	Heads        uint32
+	Sequences    uint32
+	Flags        uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionSinksBackwardPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Sinks)
+	putU64(b[8:], c.Lse)
+	putU64(b[16:], c.Terms)
+	putU64(b[24:], c.Sums)
+	putU64(b[32:], c.QueryOffsets)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Sequences)
+	putU32(b[52:], c.Flags)
+	return b
+}
+
+// FlashAttentionSinksBackwardSpec holds the specialization constants of flash_attention_sinks_backward.comp.
+type FlashAttentionSinksBackwardSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Block   uint32 // constant 2
+	Final   bool   // constant 3
+}
+
+// DefaultFlashAttentionSinksBackwardSpec returns the values in the source.
+func DefaultFlashAttentionSinksBackwardSpec() FlashAttentionSinksBackwardSpec {
+	return FlashAttentionSinksBackwardSpec{
+		Columns: 16,
+		Rows:    8,
+		Block:   1024,
+		Final:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionSinksBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		c.Block,
+		bitsBool(c.Final),
 	}
 }
 
