@@ -7,11 +7,11 @@
 //   ds_ij = p_ij·(dOut_i·v_j − delta_i)·(1 − tanh²)
 //   dv_j  = Σ_i p_ij·dOut_i        dk_j = SCALE·Σ_i ds_ij·q_i
 //
-// Head h reads key/value head h / (HEADS / KV_HEADS), or h mod KV_HEADS when TILED. Query i of a sequence of n queries and
-// m keys stands at key i + m − n; it sees no key after that when CAUSAL, and with a WINDOW none at that − WINDOW or before.
+// Head h reads key/value head h / (Hq / Hkv), or h mod Hkv when TILED. Query i of a sequence of n queries and
+// m keys stands at key i + m − n; it sees no key after that when CAUSAL, and with a window none at that − window or before.
 // Keys that no query sees get zeros.
 //
-// Push constants: device addresses of q, k, v, dout, lse f32 [T,HEADS], delta f32 [T,HEADS] (flash_attention_delta), dk and dv
+// Push constants: device addresses of q, k, v, dout, lse f32 [T,Hq], delta f32 [T,Hq] (flash_attention_delta), dk and dv
 // (0: not wanted), query_offsets and key_offsets i32 [sequences + 1]; strides as include/flash_backward.glsl has them;
 // sequences, queries (T), keys; skip and most: of the steps of a tile, each OTHER queries of one head, at most so many
 // after the first so many; flags: 1 adds to dk and dv.
@@ -43,19 +43,18 @@ layout(push_constant, std430) uniform Push {
     uint queries;
     uint keys;
     uint skip;
-    uint most;
-    uint flags;
+    uint heads;
+    int window;
 } push;
 
 #define OWN_QUERIES 0
 #include "include/flash_backward.glsl"
 
-layout(constant_id = 22) const uint DK_STRIDE = 64;
-layout(constant_id = 23) const uint DV_STRIDE = 64;
+layout(constant_id = 21) const uint DK_STRIDE = 64;
+layout(constant_id = 22) const uint DV_STRIDE = 64;
 
 const uint DK = 16u; // bits in QUADS and HEAD_MAJOR
 const uint DV = 32u;
-const uint ACCUMULATE = 1u;
 
 const uint K_COLUMNS = (WIDTH + 4u * LANES - 1u) / (4u * LANES); // quads of an invocation
 const uint V_COLUMNS = (VALUE_WIDTH + 4u * LANES - 1u) / (4u * LANES);
@@ -64,7 +63,7 @@ vec4 dk_sums[OWNS * K_COLUMNS]; // [own][column / 4]
 vec4 dv_sums[OWNS * V_COLUMNS];
 
 uint head_of(uint kv, uint member) {
-    return TILED ? member * KV_HEADS + kv : kv * (HEADS / KV_HEADS) + member;
+    return TILED ? member * kv_heads() + kv : kv * group_heads() + member;
 }
 
 // add_tile adds the products of the pairs in shared memory with the rows of q and dOut.
@@ -105,18 +104,17 @@ void store_tile(uint me, uint first, uint count, uint kv) {
     uint lane = me % LANES;
     Span dk = span(push.dk, DK, push.dk_stride, DK_STRIDE, first, count, kv);
     Span dv = span(push.dv, DV, push.dv_stride, DV_STRIDE, first, count, kv);
-    bool accumulate = (push.flags & ACCUMULATE) != 0u;
     [[unroll]] for (uint o = 0u; o < OWNS; o++) {
         uint row = me / LANES * OWNS + o;
         if (row < count && !address_is_null(push.dk)) {
             [[unroll]] for (uint j = 0u; j < K_COLUMNS; j++) {
-                store_sums(row_of(dk, row), 4u * (lane + j * LANES), WIDTH, (QUADS & DK) != 0u, accumulate,
+                store_sums(row_of(dk, row), 4u * (lane + j * LANES), WIDTH, (QUADS & DK) != 0u, accumulates(),
                     SCALE * dk_sums[o * K_COLUMNS + j]);
             }
         }
         if (row < count && !address_is_null(push.dv)) {
             [[unroll]] for (uint j = 0u; j < V_COLUMNS; j++) {
-                store_sums(row_of(dv, row), 4u * (lane + j * LANES), VALUE_WIDTH, (QUADS & DV) != 0u, accumulate,
+                store_sums(row_of(dv, row), 4u * (lane + j * LANES), VALUE_WIDTH, (QUADS & DV) != 0u, accumulates(),
                     dv_sums[o * V_COLUMNS + j]);
             }
         }
@@ -127,7 +125,7 @@ void main() {
     uint tiles = push.keys / OWN + push.sequences;
     uint kv = group_id() / tiles;
     uint key;
-    if (kv >= KV_HEADS || !find_sequence(group_id() - kv * tiles, push.key_offsets, push.keys, key)) {
+    if (kv >= kv_heads() || !find_sequence(group_id() - kv * tiles, push.key_offsets, push.keys, key)) {
         return;
     }
     uint count = min(OWN, uint(sequence.end_key) - key);
@@ -136,12 +134,12 @@ void main() {
     if (CAUSAL) {
         first = max(first, int(key) - sequence.shift);
     }
-    if (WINDOW > 0) {
-        end = min(end, int(key + count) - 1 + WINDOW - sequence.shift);
+    if (push.window > 0) {
+        end = min(end, int(key + count) - 1 + push.window - sequence.shift);
     }
     uint steps = (uint(max(end - first, 0)) + OTHER - 1u) / OTHER; // of one head
-    uint last = min(steps * (HEADS / KV_HEADS), push.skip + push.most);
-    if (push.skip >= last && (push.flags & ACCUMULATE) != 0u) {
+    uint last = min(steps * group_heads(), push.skip + MOST);
+    if (push.skip >= last && accumulates()) {
         return;
     }
     uint me = gl_LocalInvocationID.x;

@@ -8,7 +8,7 @@
 //
 // Heads, sequences and what a query sees: flash_attention_backward_kv.comp. A query that sees no key gets zeros.
 //
-// Push constants: device addresses of q, k, v, dout, lse f32 [T,HEADS], delta f32 [T,HEADS] (flash_attention_delta), dq,
+// Push constants: device addresses of q, k, v, dout, lse f32 [T,Hq], delta f32 [T,Hq] (flash_attention_delta), dq,
 // query_offsets and key_offsets i32 [sequences + 1]; strides as include/flash_backward.glsl has them; sequences, queries (T),
 // keys; skip and most: of the steps of a tile, each OTHER keys, at most so many after the first so many; flags: 1 adds to dq.
 // Mapping: include/flash_backward.glsl, with queries as the own side; one work-group per OWN queries of a sequence and head,
@@ -37,23 +37,22 @@ layout(push_constant, std430) uniform Push {
     uint queries;
     uint keys;
     uint skip;
-    uint most;
-    uint flags;
+    uint heads;
+    int window;
 } push;
 
 #define OWN_QUERIES 1
 #include "include/flash_backward.glsl"
 
-layout(constant_id = 22) const uint DQ_STRIDE = 64;
+layout(constant_id = 21) const uint DQ_STRIDE = 64;
 
 const uint DQ = 16u; // bit in QUADS and HEAD_MAJOR
-const uint ACCUMULATE = 1u;
 
 const uint COLUMNS = (WIDTH + 4u * LANES - 1u) / (4u * LANES); // quads of an invocation
 
 vec4 dq_sums[OWNS * COLUMNS]; // [own][column / 4]
 
-uint kv_head(uint head) { return TILED ? head % KV_HEADS : head / (HEADS / KV_HEADS); }
+uint kv_head(uint head) { return TILED ? head % kv_heads() : head / group_heads(); }
 
 // add_tile adds the products of the pairs in shared memory with the rows of k.
 void add_tile(uint me, Span k) {
@@ -81,12 +80,11 @@ void add_tile(uint me, Span k) {
 void store_tile(uint me, uint first, uint count, uint head) {
     uint lane = me % LANES;
     Span dq = span(push.dq, DQ, push.dq_stride, DQ_STRIDE, first, count, head);
-    bool accumulate = (push.flags & ACCUMULATE) != 0u;
     [[unroll]] for (uint o = 0u; o < OWNS; o++) {
         uint row = me / LANES * OWNS + o;
         if (row < count) {
             [[unroll]] for (uint j = 0u; j < COLUMNS; j++) {
-                store_sums(row_of(dq, row), 4u * (lane + j * LANES), WIDTH, (QUADS & DQ) != 0u, accumulate,
+                store_sums(row_of(dq, row), 4u * (lane + j * LANES), WIDTH, (QUADS & DQ) != 0u, accumulates(),
                     SCALE * dq_sums[o * COLUMNS + j]);
             }
         }
@@ -97,7 +95,7 @@ void main() {
     uint tiles = push.queries / OWN + push.sequences;
     uint head = group_id() / tiles;
     uint query;
-    if (head >= HEADS || !find_sequence(group_id() - head * tiles, push.query_offsets, push.queries, query)) {
+    if (head >= kv_heads() * group_heads() || !find_sequence(group_id() - head * tiles, push.query_offsets, push.queries, query)) {
         return;
     }
     uint count = min(OWN, uint(sequence.end_query) - query);
@@ -106,12 +104,12 @@ void main() {
     if (CAUSAL) {
         end = min(end, int(query + count) + sequence.shift);
     }
-    if (WINDOW > 0) {
-        first = max(first, int(query) + sequence.shift - WINDOW + 1);
+    if (push.window > 0) {
+        first = max(first, int(query) + sequence.shift - push.window + 1);
     }
     uint steps = (uint(max(end - first, 0)) + OTHER - 1u) / OTHER;
-    uint last = min(steps, push.skip + push.most);
-    if (push.skip >= last && (push.flags & ACCUMULATE) != 0u) {
+    uint last = min(steps, push.skip + MOST);
+    if (push.skip >= last && accumulates()) {
         return;
     }
     uint me = gl_LocalInvocationID.x;

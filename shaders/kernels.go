@@ -96,12 +96,12 @@ var Sources = map[string]string{
 	"expert_histogram":                 "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
 	"expert_scan":                      "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
 	"expert_scatter":                   "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
-	"flash_attention_backward_kv.f32":  "5e501de6b2a5827f7f41a57f7d38b8ff957537ccfd016612b3702d4a51f789a0",
-	"flash_attention_backward_kv.f16":  "8b248e66d5cb56116b5303683f4a91aa3c20d5e7bb579c6848199214872da609",
-	"flash_attention_backward_kv.bf16": "2170f4dbe2a9761e1780b9129e0938fe1d45a3e172649256e01db4f47c87302e",
-	"flash_attention_backward_q.f32":   "791964b3c8fce8352823ffc87a5803c96fe33273a7e52394e1ead60437a97444",
-	"flash_attention_backward_q.f16":   "5522b869c3c4129898283ddfa99056a602c0a15aa68e6f14b6f49860c2ab5c84",
-	"flash_attention_backward_q.bf16":  "daaae2ae323641aaae211a6a32816301dc2e68c9cae458d0861f4cd73c847948",
+	"flash_attention_backward_kv.f32":  "12a5dc26dfa2227857dea8870edf5d2e644ae06b00652ddfd1bc1fa20eb721b3",
+	"flash_attention_backward_kv.f16":  "3afc63b7dc80f2982a4a6710e60e3944d2fc67acce1c8be2028164b341141bcf",
+	"flash_attention_backward_kv.bf16": "466917c04870f476765472d5ad9af638ca65ac521f993d806df2e6c5f6143712",
+	"flash_attention_backward_q.f32":   "121b2d24efb6b477b846e8debd6bb3130df9e26bdc0901f39dc9fbd4c9dcd94b",
+	"flash_attention_backward_q.f16":   "b844898da21e872bf015e13f08263529d7751ea753dd0911563f5f8cef3b7bcb",
+	"flash_attention_backward_q.bf16":  "a9410eb5e415080db4c5d6ae7063ab1c24b5cb570411caa2182c37546572960b",
 	"flash_attention_delta.f32":        "db5351e6ed9bbc36bd05efd21cab36df6b4d69a989f0489f3563824475a61390",
 	"flash_attention_delta.f16":        "bedb60ac6159d584b62364724b4a9373b76d7532cddd227faba7ad6d19d28a6e",
 	"flash_attention_delta.bf16":       "39eaf8a61c67986db540d07bfad9f5306aa5349df3bae7265e30a2fa34af5401",
@@ -1114,8 +1114,8 @@ var FlashAttentionBackwardKvF32 = &kernel.Kernel{
 		{Name: "queries", Offset: 108, Size: 4},
 		{Name: "keys", Offset: 112, Size: 4},
 		{Name: "skip", Offset: 116, Size: 4},
-		{Name: "most", Offset: 120, Size: 4},
-		{Name: "flags", Offset: 124, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1125,23 +1125,22 @@ var FlashAttentionBackwardKvF32 = &kernel.Kernel{
 		{ID: 4, Name: "TX", Default: 2},
 		{ID: 5, Name: "CHUNK", Default: 32},
 		{ID: 6, Name: "LANES", Default: 16},
-		{ID: 7, Name: "HEADS", Default: 1},
-		{ID: 8, Name: "KV_HEADS", Default: 1},
-		{ID: 9, Name: "TILED", Default: 0},
-		{ID: 10, Name: "WIDTH", Default: 64},
-		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
 		{ID: 12, Name: "CAUSAL", Default: 0},
-		{ID: 13, Name: "WINDOW", Default: 0},
-		{ID: 14, Name: "SOFT_CAP", Default: 0},
-		{ID: 15, Name: "SCALE", Default: 1065353216},
-		{ID: 16, Name: "QUADS", Default: 0},
-		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
-		{ID: 18, Name: "Q_STRIDE", Default: 64},
-		{ID: 19, Name: "K_STRIDE", Default: 64},
-		{ID: 20, Name: "V_STRIDE", Default: 64},
-		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
-		{ID: 22, Name: "DK_STRIDE", Default: 64},
-		{ID: 23, Name: "DV_STRIDE", Default: 64},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -1168,8 +1167,8 @@ type FlashAttentionBackwardKvPush struct {
 	Queries      uint32
 	Keys         uint32
 	Skip         uint32
-	Most         uint32
-	Flags        uint32
+	Heads        uint32
+	Window       int32
 }
 
 // Bytes lays the push constants out as the shader reads them.
@@ -1195,8 +1194,8 @@ func (c FlashAttentionBackwardKvPush) Bytes() []byte {
 	putU32(b[108:], c.Queries)
 	putU32(b[112:], c.Keys)
 	putU32(b[116:], c.Skip)
-	putU32(b[120:], c.Most)
-	putU32(b[124:], c.Flags)
+	putU32(b[120:], c.Heads)
+	putU32(b[124:], uint32(c.Window))
 	return b
 }
 
@@ -1209,23 +1208,22 @@ type FlashAttentionBackwardKvSpec struct {
 	TX         uint32  // constant 4
 	Chunk      uint32  // constant 5
 	Lanes      uint32  // constant 6
-	Heads      uint32  // constant 7
-	KvHeads    uint32  // constant 8
-	Tiled      bool    // constant 9
-	Width      uint32  // constant 10
-	ValueWidth uint32  // constant 11
+	Most       uint32  // constant 7
+	Width      uint32  // constant 8
+	ValueWidth uint32  // constant 9
+	Scale      float32 // constant 10
+	SoftCap    float32 // constant 11
 	Causal     bool    // constant 12
-	Window     int32   // constant 13
-	SoftCap    float32 // constant 14
-	Scale      float32 // constant 15
-	Quads      uint32  // constant 16
-	HeadMajor  uint32  // constant 17
-	QStride    uint32  // constant 18
-	KStride    uint32  // constant 19
-	VStride    uint32  // constant 20
-	DoutStride uint32  // constant 21
-	DkStride   uint32  // constant 22
-	DvStride   uint32  // constant 23
+	Tiled      bool    // constant 13
+	Accumulate bool    // constant 14
+	Quads      uint32  // constant 15
+	HeadMajor  uint32  // constant 16
+	QStride    uint32  // constant 17
+	KStride    uint32  // constant 18
+	VStride    uint32  // constant 19
+	DoutStride uint32  // constant 20
+	DkStride   uint32  // constant 21
+	DvStride   uint32  // constant 22
 }
 
 // DefaultFlashAttentionBackwardKvSpec returns the values in the source.
@@ -1238,15 +1236,14 @@ func DefaultFlashAttentionBackwardKvSpec() FlashAttentionBackwardKvSpec {
 		TX:         2,
 		Chunk:      32,
 		Lanes:      16,
-		Heads:      1,
-		KvHeads:    1,
-		Tiled:      false,
+		Most:       1073741823,
 		Width:      64,
 		ValueWidth: 64,
-		Causal:     false,
-		Window:     0,
-		SoftCap:    0,
 		Scale:      1,
+		SoftCap:    0,
+		Causal:     false,
+		Tiled:      false,
+		Accumulate: false,
 		Quads:      0,
 		HeadMajor:  0,
 		QStride:    64,
@@ -1268,15 +1265,14 @@ func (c FlashAttentionBackwardKvSpec) Values() []uint32 {
 		c.TX,
 		c.Chunk,
 		c.Lanes,
-		c.Heads,
-		c.KvHeads,
-		bitsBool(c.Tiled),
+		c.Most,
 		c.Width,
 		c.ValueWidth,
-		bitsBool(c.Causal),
-		uint32(c.Window),
-		math.Float32bits(c.SoftCap),
 		math.Float32bits(c.Scale),
+		math.Float32bits(c.SoftCap),
+		bitsBool(c.Causal),
+		bitsBool(c.Tiled),
+		bitsBool(c.Accumulate),
 		c.Quads,
 		c.HeadMajor,
 		c.QStride,
@@ -1317,8 +1313,8 @@ var FlashAttentionBackwardKvF16 = &kernel.Kernel{
 		{Name: "queries", Offset: 108, Size: 4},
 		{Name: "keys", Offset: 112, Size: 4},
 		{Name: "skip", Offset: 116, Size: 4},
-		{Name: "most", Offset: 120, Size: 4},
-		{Name: "flags", Offset: 124, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1328,23 +1324,22 @@ var FlashAttentionBackwardKvF16 = &kernel.Kernel{
 		{ID: 4, Name: "TX", Default: 2},
 		{ID: 5, Name: "CHUNK", Default: 32},
 		{ID: 6, Name: "LANES", Default: 16},
-		{ID: 7, Name: "HEADS", Default: 1},
-		{ID: 8, Name: "KV_HEADS", Default: 1},
-		{ID: 9, Name: "TILED", Default: 0},
-		{ID: 10, Name: "WIDTH", Default: 64},
-		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
 		{ID: 12, Name: "CAUSAL", Default: 0},
-		{ID: 13, Name: "WINDOW", Default: 0},
-		{ID: 14, Name: "SOFT_CAP", Default: 0},
-		{ID: 15, Name: "SCALE", Default: 1065353216},
-		{ID: 16, Name: "QUADS", Default: 0},
-		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
-		{ID: 18, Name: "Q_STRIDE", Default: 64},
-		{ID: 19, Name: "K_STRIDE", Default: 64},
-		{ID: 20, Name: "V_STRIDE", Default: 64},
-		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
-		{ID: 22, Name: "DK_STRIDE", Default: 64},
-		{ID: 23, Name: "DV_STRIDE", Default: 64},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -1378,8 +1373,8 @@ var FlashAttentionBackwardKvBf16 = &kernel.Kernel{
 		{Name: "queries", Offset: 108, Size: 4},
 		{Name: "keys", Offset: 112, Size: 4},
 		{Name: "skip", Offset: 116, Size: 4},
-		{Name: "most", Offset: 120, Size: 4},
-		{Name: "flags", Offset: 124, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1389,23 +1384,22 @@ var FlashAttentionBackwardKvBf16 = &kernel.Kernel{
 		{ID: 4, Name: "TX", Default: 2},
 		{ID: 5, Name: "CHUNK", Default: 32},
 		{ID: 6, Name: "LANES", Default: 16},
-		{ID: 7, Name: "HEADS", Default: 1},
-		{ID: 8, Name: "KV_HEADS", Default: 1},
-		{ID: 9, Name: "TILED", Default: 0},
-		{ID: 10, Name: "WIDTH", Default: 64},
-		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
 		{ID: 12, Name: "CAUSAL", Default: 0},
-		{ID: 13, Name: "WINDOW", Default: 0},
-		{ID: 14, Name: "SOFT_CAP", Default: 0},
-		{ID: 15, Name: "SCALE", Default: 1065353216},
-		{ID: 16, Name: "QUADS", Default: 0},
-		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
-		{ID: 18, Name: "Q_STRIDE", Default: 64},
-		{ID: 19, Name: "K_STRIDE", Default: 64},
-		{ID: 20, Name: "V_STRIDE", Default: 64},
-		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
-		{ID: 22, Name: "DK_STRIDE", Default: 64},
-		{ID: 23, Name: "DV_STRIDE", Default: 64},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -1437,8 +1431,8 @@ var FlashAttentionBackwardQF32 = &kernel.Kernel{
 		{Name: "queries", Offset: 96, Size: 4},
 		{Name: "keys", Offset: 100, Size: 4},
 		{Name: "skip", Offset: 104, Size: 4},
-		{Name: "most", Offset: 108, Size: 4},
-		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1448,22 +1442,21 @@ var FlashAttentionBackwardQF32 = &kernel.Kernel{
 		{ID: 4, Name: "TX", Default: 2},
 		{ID: 5, Name: "CHUNK", Default: 32},
 		{ID: 6, Name: "LANES", Default: 16},
-		{ID: 7, Name: "HEADS", Default: 1},
-		{ID: 8, Name: "KV_HEADS", Default: 1},
-		{ID: 9, Name: "TILED", Default: 0},
-		{ID: 10, Name: "WIDTH", Default: 64},
-		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
 		{ID: 12, Name: "CAUSAL", Default: 0},
-		{ID: 13, Name: "WINDOW", Default: 0},
-		{ID: 14, Name: "SOFT_CAP", Default: 0},
-		{ID: 15, Name: "SCALE", Default: 1065353216},
-		{ID: 16, Name: "QUADS", Default: 0},
-		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
-		{ID: 18, Name: "Q_STRIDE", Default: 64},
-		{ID: 19, Name: "K_STRIDE", Default: 64},
-		{ID: 20, Name: "V_STRIDE", Default: 64},
-		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
-		{ID: 22, Name: "DQ_STRIDE", Default: 64},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -1488,8 +1481,8 @@ type FlashAttentionBackwardQPush struct {
 	Queries      uint32
 	Keys         uint32
 	Skip         uint32
-	Most         uint32
-	Flags        uint32
+	Heads        uint32
+	Window       int32
 }
 
 // Bytes lays the push constants out as the shader reads them.
@@ -1513,8 +1506,8 @@ func (c FlashAttentionBackwardQPush) Bytes() []byte {
 	putU32(b[96:], c.Queries)
 	putU32(b[100:], c.Keys)
 	putU32(b[104:], c.Skip)
-	putU32(b[108:], c.Most)
-	putU32(b[112:], c.Flags)
+	putU32(b[108:], c.Heads)
+	putU32(b[112:], uint32(c.Window))
 	return b
 }
 
@@ -1527,22 +1520,21 @@ type FlashAttentionBackwardQSpec struct {
 	TX         uint32  // constant 4
 	Chunk      uint32  // constant 5
 	Lanes      uint32  // constant 6
-	Heads      uint32  // constant 7
-	KvHeads    uint32  // constant 8
-	Tiled      bool    // constant 9
-	Width      uint32  // constant 10
-	ValueWidth uint32  // constant 11
+	Most       uint32  // constant 7
+	Width      uint32  // constant 8
+	ValueWidth uint32  // constant 9
+	Scale      float32 // constant 10
+	SoftCap    float32 // constant 11
 	Causal     bool    // constant 12
-	Window     int32   // constant 13
-	SoftCap    float32 // constant 14
-	Scale      float32 // constant 15
-	Quads      uint32  // constant 16
-	HeadMajor  uint32  // constant 17
-	QStride    uint32  // constant 18
-	KStride    uint32  // constant 19
-	VStride    uint32  // constant 20
-	DoutStride uint32  // constant 21
-	DqStride   uint32  // constant 22
+	Tiled      bool    // constant 13
+	Accumulate bool    // constant 14
+	Quads      uint32  // constant 15
+	HeadMajor  uint32  // constant 16
+	QStride    uint32  // constant 17
+	KStride    uint32  // constant 18
+	VStride    uint32  // constant 19
+	DoutStride uint32  // constant 20
+	DqStride   uint32  // constant 21
 }
 
 // DefaultFlashAttentionBackwardQSpec returns the values in the source.
@@ -1555,15 +1547,14 @@ func DefaultFlashAttentionBackwardQSpec() FlashAttentionBackwardQSpec {
 		TX:         2,
 		Chunk:      32,
 		Lanes:      16,
-		Heads:      1,
-		KvHeads:    1,
-		Tiled:      false,
+		Most:       1073741823,
 		Width:      64,
 		ValueWidth: 64,
-		Causal:     false,
-		Window:     0,
-		SoftCap:    0,
 		Scale:      1,
+		SoftCap:    0,
+		Causal:     false,
+		Tiled:      false,
+		Accumulate: false,
 		Quads:      0,
 		HeadMajor:  0,
 		QStride:    64,
@@ -1584,15 +1575,14 @@ func (c FlashAttentionBackwardQSpec) Values() []uint32 {
 		c.TX,
 		c.Chunk,
 		c.Lanes,
-		c.Heads,
-		c.KvHeads,
-		bitsBool(c.Tiled),
+		c.Most,
 		c.Width,
 		c.ValueWidth,
-		bitsBool(c.Causal),
-		uint32(c.Window),
-		math.Float32bits(c.SoftCap),
 		math.Float32bits(c.Scale),
+		math.Float32bits(c.SoftCap),
+		bitsBool(c.Causal),
+		bitsBool(c.Tiled),
+		bitsBool(c.Accumulate),
 		c.Quads,
 		c.HeadMajor,
 		c.QStride,
@@ -1630,8 +1620,8 @@ var FlashAttentionBackwardQF16 = &kernel.Kernel{
 		{Name: "queries", Offset: 96, Size: 4},
 		{Name: "keys", Offset: 100, Size: 4},
 		{Name: "skip", Offset: 104, Size: 4},
-		{Name: "most", Offset: 108, Size: 4},
-		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1641,22 +1631,21 @@ var FlashAttentionBackwardQF16 = &kernel.Kernel{
 		{ID: 4, Name: "TX", Default: 2},
 		{ID: 5, Name: "CHUNK", Default: 32},
 		{ID: 6, Name: "LANES", Default: 16},
-		{ID: 7, Name: "HEADS", Default: 1},
-		{ID: 8, Name: "KV_HEADS", Default: 1},
-		{ID: 9, Name: "TILED", Default: 0},
-		{ID: 10, Name: "WIDTH", Default: 64},
-		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
 		{ID: 12, Name: "CAUSAL", Default: 0},
-		{ID: 13, Name: "WINDOW", Default: 0},
-		{ID: 14, Name: "SOFT_CAP", Default: 0},
-		{ID: 15, Name: "SCALE", Default: 1065353216},
-		{ID: 16, Name: "QUADS", Default: 0},
-		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
-		{ID: 18, Name: "Q_STRIDE", Default: 64},
-		{ID: 19, Name: "K_STRIDE", Default: 64},
-		{ID: 20, Name: "V_STRIDE", Default: 64},
-		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
-		{ID: 22, Name: "DQ_STRIDE", Default: 64},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -1688,8 +1677,8 @@ var FlashAttentionBackwardQBf16 = &kernel.Kernel{
 		{Name: "queries", Offset: 96, Size: 4},
 		{Name: "keys", Offset: 100, Size: 4},
 		{Name: "skip", Offset: 104, Size: 4},
-		{Name: "most", Offset: 108, Size: 4},
-		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1699,22 +1688,21 @@ var FlashAttentionBackwardQBf16 = &kernel.Kernel{
 		{ID: 4, Name: "TX", Default: 2},
 		{ID: 5, Name: "CHUNK", Default: 32},
 		{ID: 6, Name: "LANES", Default: 16},
-		{ID: 7, Name: "HEADS", Default: 1},
-		{ID: 8, Name: "KV_HEADS", Default: 1},
-		{ID: 9, Name: "TILED", Default: 0},
-		{ID: 10, Name: "WIDTH", Default: 64},
-		{ID: 11, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
 		{ID: 12, Name: "CAUSAL", Default: 0},
-		{ID: 13, Name: "WINDOW", Default: 0},
-		{ID: 14, Name: "SOFT_CAP", Default: 0},
-		{ID: 15, Name: "SCALE", Default: 1065353216},
-		{ID: 16, Name: "QUADS", Default: 0},
-		{ID: 17, Name: "HEAD_MAJOR", Default: 0},
-		{ID: 18, Name: "Q_STRIDE", Default: 64},
-		{ID: 19, Name: "K_STRIDE", Default: 64},
-		{ID: 20, Name: "V_STRIDE", Default: 64},
-		{ID: 21, Name: "DOUT_STRIDE", Default: 64},
-		{ID: 22, Name: "DQ_STRIDE", Default: 64},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }

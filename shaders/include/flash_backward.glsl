@@ -24,21 +24,20 @@ layout(constant_id = 3) const uint TO = 4;
 layout(constant_id = 4) const uint TX = 2;
 layout(constant_id = 5) const uint CHUNK = 32;
 layout(constant_id = 6) const uint LANES = 16;
-layout(constant_id = 7) const uint HEADS = 1;
-layout(constant_id = 8) const uint KV_HEADS = 1;
-layout(constant_id = 9) const bool TILED = false;
-layout(constant_id = 10) const uint WIDTH = 64;
-layout(constant_id = 11) const uint VALUE_WIDTH = 64;
+layout(constant_id = 7) const uint MOST = 0x3fffffff;
+layout(constant_id = 8) const uint WIDTH = 64;
+layout(constant_id = 9) const uint VALUE_WIDTH = 64;
+layout(constant_id = 10) const float SCALE = 1.0;
+layout(constant_id = 11) const float SOFT_CAP = 0.0;
 layout(constant_id = 12) const bool CAUSAL = false;
-layout(constant_id = 13) const int WINDOW = 0;
-layout(constant_id = 14) const float SOFT_CAP = 0.0;
-layout(constant_id = 15) const float SCALE = 1.0;
-layout(constant_id = 16) const uint QUADS = 0;
-layout(constant_id = 17) const uint HEAD_MAJOR = 0;
-layout(constant_id = 18) const uint Q_STRIDE = 64;
-layout(constant_id = 19) const uint K_STRIDE = 64;
-layout(constant_id = 20) const uint V_STRIDE = 64;
-layout(constant_id = 21) const uint DOUT_STRIDE = 64;
+layout(constant_id = 13) const bool TILED = false;
+layout(constant_id = 14) const bool ACCUMULATE = false;
+layout(constant_id = 15) const uint QUADS = 0;
+layout(constant_id = 16) const uint HEAD_MAJOR = 0;
+layout(constant_id = 17) const uint Q_STRIDE = 64;
+layout(constant_id = 18) const uint K_STRIDE = 64;
+layout(constant_id = 19) const uint V_STRIDE = 64;
+layout(constant_id = 20) const uint DOUT_STRIDE = 64;
 layout(local_size_x_id = 0) in;
 
 // The operands' bits in QUADS and HEAD_MAJOR.
@@ -112,12 +111,20 @@ Span span(uvec2 operand, uint bit, uint push_stride, uint spec_stride, uint firs
     return Span(address_at(address_at(operand, first, row_bytes), head, head_bytes), row_bytes, count);
 }
 
+uint kv_heads() { return push.heads & 0xffffu; }
+
+// group_heads is how many query heads read a key/value head.
+uint group_heads() { return push.heads >> 16u; }
+
+// accumulates says whether results are added to what is there: by order, or by an earlier dispatch for fewer steps.
+bool accumulates() { return ACCUMULATE || push.skip > 0u; }
+
 uvec2 row_of(Span rows, uint row) { return address_add(rows.base, row * rows.step); }
 
 // load_chunks brings columns [first, first + CHUNK) of both sides to shared memory, 0 where there are none. Own row r lies at
 // r / 4 + OWN_QUADS·(r mod 4).
 void load_chunks(uint me, Span own, bool own_quads, Span other, bool other_quads, uint first, uint width) {
-    [[unroll]] for (uint i = 0u; i < OWN_LOADS; i++) {
+    for (uint i = 0u; i < OWN_LOADS; i++) {
         uint at = me + i * THREADS;
         uint row = at / CHUNK_QUADS;
         if (row < OWN) {
@@ -128,7 +135,7 @@ void load_chunks(uint me, Span own, bool own_quads, Span other, bool other_quads
             tile[((row & 3u) * OWN_QUADS + (row >> 2u)) * STRIDE + at % CHUNK_QUADS] = v;
         }
     }
-    [[unroll]] for (uint i = 0u; i < OTHER_LOADS; i++) {
+    for (uint i = 0u; i < OTHER_LOADS; i++) {
         uint at = me + i * THREADS;
         uint row = at / CHUNK_QUADS;
         if (row < OTHER) {
@@ -174,8 +181,8 @@ void multiply(uint me, Span own, bool own_quads, Span other, bool other_quads, u
 // load_statistics brings LSE and D of the tile's queries, count from row first on, to shared memory.
 void load_statistics(uint me, uint first, uint count, uint head) {
     for (uint i = me; i < count; i += THREADS) {
-        uvec2 lse = address_at(push.lse, first + i, HEADS * 4u);
-        uvec2 delta = address_at(push.delta, first + i, HEADS * 4u);
+        uvec2 lse = address_at(push.lse, first + i, kv_heads() * group_heads() * 4u);
+        uvec2 delta = address_at(push.delta, first + i, kv_heads() * group_heads() * 4u);
         row_lse[i] = load_f32(lse, head);
         row_delta[i] = load_f32(delta, head);
     }
@@ -184,7 +191,7 @@ void load_statistics(uint me, uint first, uint count, uint head) {
 bool sees(int query, int key) {
     int position = query + sequence.shift;
     return query < sequence.end_query && key < sequence.end_key && (!CAUSAL || key <= position)
-        && (WINDOW == 0 || key > position - WINDOW);
+        && (push.window == 0 || key > position - push.window);
 }
 
 // pair is p and ds/SCALE of one query and key from their products; statistic is the query's place in row_lse.
@@ -203,21 +210,24 @@ vec2 pair(float qk, float dv, int query, int key, uint statistic) {
 // weigh_pairs computes p and ds/SCALE of the tile's pairs and leaves them in shared memory, readable after its last barrier.
 // q and dout are rows of the tile's queries, first_query on; k and v of its keys.
 void weigh_pairs(uint me, Span q, Span dout, int first_query, Span k, Span v, int first_key) {
-    bool q_quads = (QUADS & Q) != 0u, k_quads = (QUADS & K) != 0u;
-    bool v_quads = (QUADS & V) != 0u, d_quads = (QUADS & DOUT) != 0u;
     vec4 logits[TX * GROUPS];
-    if (OWN_QUERIES == 1) {
-        multiply(me, q, q_quads, k, k_quads, WIDTH);
-    } else {
-        multiply(me, k, k_quads, q, q_quads, WIDTH);
-    }
-    [[unroll]] for (uint i = 0u; i < TX * GROUPS; i++) {
-        logits[i] = products[i];
-    }
-    if (OWN_QUERIES == 1) {
-        multiply(me, dout, d_quads, v, v_quads, VALUE_WIDTH);
-    } else {
-        multiply(me, v, v_quads, dout, d_quads, VALUE_WIDTH);
+    [[dont_unroll]] for (uint values = 0u; values < 2u; values++) { // q·k, then dOut·v; the code once
+        Span query_rows = q, key_rows = k;
+        if (values > 0u) {
+            query_rows = dout;
+            key_rows = v;
+        }
+        bool query_quads = (QUADS & (values > 0u ? DOUT : Q)) != 0u;
+        bool key_quads = (QUADS & (values > 0u ? V : K)) != 0u;
+        uint width = values > 0u ? VALUE_WIDTH : WIDTH;
+        if (OWN_QUERIES == 1) {
+            multiply(me, query_rows, query_quads, key_rows, key_quads, width);
+        } else {
+            multiply(me, key_rows, key_quads, query_rows, query_quads, width);
+        }
+        [[unroll]] for (uint i = 0u; i < TX * GROUPS; i++) {
+            logits[i] = values > 0u ? logits[i] : products[i];
+        }
     }
     barrier(); // the chunks make room for the results
     [[unroll]] for (uint i = 0u; i < TX * GROUPS; i++) {
