@@ -33,6 +33,12 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	FlashAttentionF32,
+	FlashAttentionF16,
+	FlashAttentionBf16,
+	FlashMergeF32,
+	FlashMergeF16,
+	FlashMergeBf16,
 	GroupSumF32,
 	GroupSumF16,
 	GroupSumBf16,
@@ -67,12 +73,12 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "fa9a330f06f416b56be6804bd7e29a043b4b07b3470c5a254ae337978f91a40f",
-	"activation.f16":                "c9374a1d88338c4fde35f897936778d1a1d098d274c853c727bd7f199d6a5b7a",
-	"activation.bf16":               "304bf7921bb1049cee78c643cc173e3e14e2fac53b144b4de7e8d00506dede6e",
-	"activation_backward.f32":       "7d62c2de66f2fabb061a37f8619ba81fed67700d9c1f0b1c1b8e50542e29c04b",
-	"activation_backward.f16":       "fc9deb795e849bc4e203bb6a6a7c58d08a3a3d710ee9a980fe8aba7b77195f4d",
-	"activation_backward.bf16":      "867c53f82eb15b190b62eb6e1a223b1259504413b3f04b899e65fb42bc92d439",
+	"activation.f32":                "cf01a364c9a4d84131fa37d3479c777b522b7a8747e8c33c590efb41ea94d142",
+	"activation.f16":                "baec511d9014eaca42d9abbf3dde3ce7fa2fc5e56a1d621009b8eb320e86ee26",
+	"activation.bf16":               "2f7812103e5d22f543466cf02a7d16b74044bfc512f128bcf1440b1e441a5298",
+	"activation_backward.f32":       "138424bc3032db2cb7aec37276c39a172dba60c3df9d3d677d88779e068cc1c8",
+	"activation_backward.f16":       "a71a4961d9e84b4e3c74aefcca5ab06638fe19db78a648da39236fdbc5f1137a",
+	"activation_backward.bf16":      "96bf73b146923acc1edf38631f03307d16aa873bc5545c57cc8947985b856c08",
 	"combine.f32":                   "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
 	"combine.f16":                   "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
 	"combine.bf16":                  "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
@@ -86,6 +92,12 @@ var Sources = map[string]string{
 	"expert_histogram":              "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
 	"expert_scan":                   "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
 	"expert_scatter":                "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
+	"flash_attention.f32":           "a7c9a07e144f1e107bd50d0cb1bfc7b0be7e81f188fd6b9e52af9ef415b80a70",
+	"flash_attention.f16":           "cfe9a76af0bce126ce96abbade83b55b897ed1b289045e7511bc9d010d0ff283",
+	"flash_attention.bf16":          "d9976002f4f9f3904cc894c0a68d0c24a3e3542564644d28d939530f9ce211f4",
+	"flash_merge.f32":               "49ee0625a238d8f0de060cec8ed3f7221738bc4e81f58d57840ebccff6f4e3f7",
+	"flash_merge.f16":               "ad97cb803f0fdb68691ddd51c1090e0cb05fc7936a05f597c7e9bffac129144e",
+	"flash_merge.bf16":              "f2f9b8a007cd9fd42d4a122734d336b4dbfc4b9e6c21bb9ee823eb94180fc9ee",
 	"group_sum.f32":                 "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
 	"group_sum.f16":                 "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
 	"group_sum.bf16":                "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
@@ -99,9 +111,9 @@ var Sources = map[string]string{
 	"jitter.f32":                    "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
 	"jitter.f16":                    "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
 	"jitter.bf16":                   "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
-	"router_losses":                 "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
-	"router_losses_backward":        "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
-	"router_stats":                  "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
+	"router_losses":                 "00f27416364a1fdc3115928f97e8be4ded33fa22b0af908b81a1a9f49caa7d41",
+	"router_losses_backward":        "ae80424a679996113e48f93e8166b8b6f419007136be1c0869bc8c21365a3a62",
+	"router_stats":                  "5687fe0360df2efe45b98b562ab56bb169662ce8ba1b0e62170c5ef26db70524",
 	"router_stats_sum":              "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
 	"scatter2scatter.f32":           "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
 	"scatter2scatter.f16":           "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
@@ -114,8 +126,8 @@ var Sources = map[string]string{
 	"scatter2scatter.f32_bf16_f32":  "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
 	"scatter2scatter_coopmat.f16":   "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
 	"scatter2scatter_coopmat.bf16":  "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
-	"topk_gates":                    "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
-	"topk_gates_backward":           "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
+	"topk_gates":                    "60d1df5bdf539f15a86167f8e712aaaea970e922ef08ff2741b48e0046f77c6a",
+	"topk_gates_backward":           "cc7703ba192978f5226e0faba1cb8e2f4afa0af8f875870b7e436f68a0d8bf9d",
 }
 
 //go:embed spv/activation.f32.spv
@@ -1063,6 +1075,424 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
+}
+
+//go:embed spv/flash_attention.f32.spv
+var spvFlashAttentionF32 []byte
+
+// FlashAttentionF32 is flash_attention.comp with STORAGE_F32.
+var FlashAttentionF32 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionF32),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionPush holds the push constants of flash_attention.comp; uint64 members are device addresses.
+type FlashAttentionPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Result       uint64
+	Lse          uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	Sinks        uint64
+	QRow         uint32
+	QHead        uint32
+	KRow         uint32
+	KHead        uint32
+	VRow         uint32
+	VHead        uint32
+	ResultRow    uint32
+	ResultHead   uint32
+	Tokens       uint32
+	KeyRows      uint32
+	Sequences    uint32
+	Heads        uint32
+	Flags        uint32
+	Window       int32
+	Scale        float32
+	Splits       uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionPush) Bytes() []byte {
+	b := make([]byte, 128)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Result)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.QueryOffsets)
+	putU64(b[48:], c.KeyOffsets)
+	putU64(b[56:], c.Sinks)
+	putU32(b[64:], c.QRow)
+	putU32(b[68:], c.QHead)
+	putU32(b[72:], c.KRow)
+	putU32(b[76:], c.KHead)
+	putU32(b[80:], c.VRow)
+	putU32(b[84:], c.VHead)
+	putU32(b[88:], c.ResultRow)
+	putU32(b[92:], c.ResultHead)
+	putU32(b[96:], c.Tokens)
+	putU32(b[100:], c.KeyRows)
+	putU32(b[104:], c.Sequences)
+	putU32(b[108:], c.Heads)
+	putU32(b[112:], c.Flags)
+	putU32(b[116:], uint32(c.Window))
+	putU32(b[120:], math.Float32bits(c.Scale))
+	putU32(b[124:], c.Splits)
+	return b
+}
+
+// FlashAttentionSpec holds the specialization constants of flash_attention.comp.
+type FlashAttentionSpec struct {
+	Threads    uint32  // constant 0
+	BM         uint32  // constant 1
+	BN         uint32  // constant 2
+	TM         uint32  // constant 3
+	TN         uint32  // constant 4
+	BK         uint32  // constant 5
+	BV         uint32  // constant 6
+	Width      uint32  // constant 7
+	ValueWidth uint32  // constant 8
+	Quads      bool    // constant 9
+	Partial    bool    // constant 10
+	Cap        float32 // constant 11
+}
+
+// DefaultFlashAttentionSpec returns the values in the source.
+func DefaultFlashAttentionSpec() FlashAttentionSpec {
+	return FlashAttentionSpec{
+		Threads:    64,
+		BM:         32,
+		BN:         32,
+		TM:         4,
+		TN:         4,
+		BK:         8,
+		BV:         8,
+		Width:      64,
+		ValueWidth: 64,
+		Quads:      false,
+		Partial:    false,
+		Cap:        0,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.BN,
+		c.TM,
+		c.TN,
+		c.BK,
+		c.BV,
+		c.Width,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+		bitsBool(c.Partial),
+		math.Float32bits(c.Cap),
+	}
+}
+
+//go:embed spv/flash_attention.f16.spv
+var spvFlashAttentionF16 []byte
+
+// FlashAttentionF16 is flash_attention.comp with STORAGE_F16.
+var FlashAttentionF16 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionF16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention.bf16.spv
+var spvFlashAttentionBf16 []byte
+
+// FlashAttentionBf16 is flash_attention.comp with STORAGE_BF16.
+var FlashAttentionBf16 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBf16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_merge.f32.spv
+var spvFlashMergeF32 []byte
+
+// FlashMergeF32 is flash_merge.comp with STORAGE_F32.
+var FlashMergeF32 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashMergeF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashMergePush holds the push constants of flash_merge.comp; uint64 members are device addresses.
+type FlashMergePush struct {
+	Parts        uint64
+	Stats        uint64
+	Result       uint64
+	Lse          uint64
+	Sinks        uint64
+	QueryOffsets uint64
+	ResultRow    uint32
+	ResultHead   uint32
+	Tokens       uint32
+	Heads        uint32
+	Splits       uint32
+	Sequences    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashMergePush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.Parts)
+	putU64(b[8:], c.Stats)
+	putU64(b[16:], c.Result)
+	putU64(b[24:], c.Lse)
+	putU64(b[32:], c.Sinks)
+	putU64(b[40:], c.QueryOffsets)
+	putU32(b[48:], c.ResultRow)
+	putU32(b[52:], c.ResultHead)
+	putU32(b[56:], c.Tokens)
+	putU32(b[60:], c.Heads)
+	putU32(b[64:], c.Splits)
+	putU32(b[68:], c.Sequences)
+	return b
+}
+
+// FlashMergeSpec holds the specialization constants of flash_merge.comp.
+type FlashMergeSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	ValueWidth uint32 // constant 2
+	Quads      bool   // constant 3
+}
+
+// DefaultFlashMergeSpec returns the values in the source.
+func DefaultFlashMergeSpec() FlashMergeSpec {
+	return FlashMergeSpec{
+		Lanes:      32,
+		Rows:       2,
+		ValueWidth: 64,
+		Quads:      false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashMergeSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/flash_merge.f16.spv
+var spvFlashMergeF16 []byte
+
+// FlashMergeF16 is flash_merge.comp with STORAGE_F16.
+var FlashMergeF16 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashMergeF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_merge.bf16.spv
+var spvFlashMergeBf16 []byte
+
+// FlashMergeBf16 is flash_merge.comp with STORAGE_BF16.
+var FlashMergeBf16 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashMergeBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/group_sum.f32.spv

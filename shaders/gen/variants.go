@@ -18,6 +18,8 @@ var variants = slices.Concat(
 	storages("combine_backward"),
 	conversions("convert"),
 	plain("expert_histogram", "expert_scan", "expert_scatter"),
+	storages("flash_attention"),
+	storages("flash_merge"),
 	storages("group_sum"),
 	widening("group_sum"),
 	storages("group_xty"),
