@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -72,38 +73,25 @@ type flashBackward struct {
 // maxRowStride bounds the distance of rows: the kernels' distances within a tile are 32-bit numbers of bytes.
 const maxRowStride = 1 << 23
 
-// A headsArg is an argument of FlashBackward: its heads, rows and widths.
-type headsArg struct {
-	name  string
-	heads Heads
-	shape [3]int // rows, heads, width
-}
-
-// inputs lists what is read, the plain matrices as one row of one head.
-func (b *flashBackward) inputs() []headsArg {
-	list := []headsArg{
-		{"Q", b.in.Q, [3]int{b.tokens, b.cfg.Heads, b.cfg.Width}},
+// inputs lists what is read, the five operands that are heads first.
+func (b *flashBackward) inputs() []operand {
+	queries := [3]int{b.tokens, b.cfg.Heads, b.cfg.Width}
+	values := [3]int{b.tokens, b.cfg.Heads, b.cfg.ValueWidth}
+	return []operand{
+		{"Q", b.in.Q, queries},
 		{"K", b.in.K, [3]int{b.keys, b.cfg.KVHeads, b.cfg.Width}},
 		{"V", b.in.V, [3]int{b.keys, b.cfg.KVHeads, b.cfg.ValueWidth}},
-		{"out", b.out, [3]int{b.tokens, b.cfg.Heads, b.cfg.ValueWidth}},
-		{"dOut", b.dOut, [3]int{b.tokens, b.cfg.Heads, b.cfg.ValueWidth}},
+		{"out", b.out, values},
+		{"dOut", b.dOut, values},
+		wholeOperand("lse", b.lse), wholeOperand("Sinks", b.in.Sinks),
+		wholeOperand("QueryOffsets", b.in.QueryOffsets), wholeOperand("KeyOffsets", b.in.KeyOffsets),
 	}
-	plain := func(name string, t *vk.Tensor) {
-		if t != nil {
-			list = append(list, headsArg{name, DenseHeads(t, 1, t.Elements()), [3]int{1, 1, t.Elements()}})
-		}
-	}
-	plain("lse", b.lse)
-	plain("Sinks", b.in.Sinks)
-	plain("QueryOffsets", b.in.QueryOffsets)
-	plain("KeyOffsets", b.in.KeyOffsets)
-	return list
 }
 
 // outputs lists what is written.
-func (b *flashBackward) outputs() []headsArg {
-	var list []headsArg
-	for _, g := range []headsArg{
+func (b *flashBackward) outputs() []operand {
+	var list []operand
+	for _, g := range []operand{
 		{"grads.Q", b.grads.Q, [3]int{b.tokens, b.cfg.Heads, b.cfg.Width}},
 		{"grads.K", b.grads.K, [3]int{b.keys, b.cfg.KVHeads, b.cfg.Width}},
 		{"grads.V", b.grads.V, [3]int{b.keys, b.cfg.KVHeads, b.cfg.ValueWidth}},
@@ -118,46 +106,46 @@ func (b *flashBackward) outputs() []headsArg {
 // check checks the operands beside FlashInput.
 func (b *flashBackward) check(op string) error {
 	dev := b.rec.Device()
+	if err := checkTensor(dev, op, "lse", b.lse, vk.F32, b.tokens, b.cfg.Heads); err != nil {
+		return err
+	}
 	inputs, outputs := b.inputs(), b.outputs()
-	err := checkTensor(dev, op, "lse", b.lse, vk.F32, b.tokens, b.cfg.Heads)
-	for _, arg := range append(inputs[:5:5], outputs...) {
-		err = firstError(err, arg.heads.check(dev, op, arg.name, b.cfg.DType),
-			checkRowStride(op, arg))
+	for _, o := range slices.Concat(inputs[:5], outputs) {
+		err := firstError(o.heads.check(dev, op, o.name, b.cfg.DType), checkRowStride(op, o))
 		if err == nil {
-			err = arg.heads.checkRows(op, arg.name, arg.shape[0], arg.shape[1], arg.shape[2])
+			err = o.heads.checkRows(op, o.name, o.shape[0], o.shape[1], o.shape[2])
+		}
+		if err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		return err
+	if b.grads.Sinks != nil {
+		if b.in.Sinks == nil {
+			return &vk.ShapeError{Op: op, Arg: "grads.Sinks", Want: "nil without sinks", Got: b.grads.Sinks.String()}
+		}
+		if err := checkTensor(dev, op, "grads.Sinks", b.grads.Sinks, vk.F32, b.cfg.Heads); err != nil {
+			return err
+		}
+		outputs = append(outputs, wholeOperand("grads.Sinks", b.grads.Sinks))
 	}
 	for i, out := range outputs {
-		err = firstError(err, out.heads.checkDistinct(op, out.name, out.shape[0], out.shape[1], out.shape[2]))
-		for _, in := range append(inputs[:len(inputs):len(inputs)], outputs[:i]...) {
-			err = firstError(err, checkHeadsApart(op, out.name, out.heads, out.shape, in.name, in.heads, in.shape))
+		err := out.heads.checkDistinct(op, out.name, out.shape[0], out.shape[1], out.shape[2])
+		for _, other := range slices.Concat(inputs, outputs[:i]) {
+			err = firstError(err, checkHeadsApart(op, out.name, out, other))
+		}
+		if err != nil {
+			return err
 		}
 	}
-	if err != nil || b.grads.Sinks == nil {
-		return err
-	}
-	if b.in.Sinks == nil {
-		return &vk.ShapeError{Op: op, Arg: "grads.Sinks", Want: "nil without sinks", Got: b.grads.Sinks.String()}
-	}
-	err = checkTensor(dev, op, "grads.Sinks", b.grads.Sinks, vk.F32, b.cfg.Heads)
-	for _, other := range append(inputs, outputs...) {
-		if err == nil {
-			sinks := DenseHeads(b.grads.Sinks, 1, b.cfg.Heads)
-			err = checkHeadsApart(op, "grads.Sinks", sinks, [3]int{1, 1, b.cfg.Heads}, other.name, other.heads, other.shape)
-		}
-	}
-	return err
+	return nil
 }
 
-func checkRowStride(op string, arg headsArg) error {
-	if arg.heads.RowStride <= maxRowStride {
+func checkRowStride(op string, o operand) error {
+	if o.heads.RowStride <= maxRowStride {
 		return nil
 	}
-	return &vk.ShapeError{Op: op, Arg: arg.name, Want: fmt.Sprintf("rows at most %d elements apart", maxRowStride),
-		Got: fmt.Sprint(arg.heads.RowStride)}
+	return &vk.ShapeError{Op: op, Arg: o.name, Want: fmt.Sprintf("rows at most %d elements apart", maxRowStride),
+		Got: fmt.Sprint(o.heads.RowStride)}
 }
 
 // longest bounds the rows of one sequence by what the caller knows, if he does, and by all there are.

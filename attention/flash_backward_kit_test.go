@@ -79,9 +79,6 @@ func gather(t testing.TB, h Heads, rows, heads, width int) []float32 {
 	return out
 }
 
-// backwardStorage maps the storage types to the oracle's.
-var backwardStorage = map[vk.DType]ref.DType{vk.F32: ref.F32, vk.F16: ref.F16, vk.BF16: ref.BF16}
-
 // A flashProblem is one attention with its operands and what the oracle says of it.
 type flashProblem struct {
 	cfg           FlashConfig
@@ -93,15 +90,6 @@ type flashProblem struct {
 	want          ref.AttentionGrads
 }
 
-// offsetsOf adds lengths up.
-func offsetsOf(lengths ...int) []int32 {
-	offsets := []int32{0}
-	for _, n := range lengths {
-		offsets = append(offsets, offsets[len(offsets)-1]+int32(n))
-	}
-	return offsets
-}
-
 func (p *flashProblem) oracle() ref.Attention {
 	c := p.cfg
 	return ref.Attention{Heads: c.Heads, KVHeads: c.KVHeads, Width: c.Width, ValueWidth: c.ValueWidth, Tiled: c.Tiled,
@@ -111,9 +99,9 @@ func (p *flashProblem) oracle() ref.Attention {
 
 // newFlashProblem draws operands for a configuration and computes the oracle's gradients. lengths of keys may be nil.
 func newFlashProblem(r *rand.Rand, cfg FlashConfig, queries, keys []int, sinks bool) *flashProblem {
-	p := &flashProblem{cfg: cfg, queries: offsetsOf(queries...)}
+	p := &flashProblem{cfg: cfg, queries: offsetsOf(queries)}
 	if keys != nil {
-		p.keys = offsetsOf(keys...)
+		p.keys = offsetsOf(keys)
 	}
 	if sinks {
 		p.sinks = normal(r, cfg.Heads)
@@ -142,8 +130,8 @@ func (p *flashProblem) judge() {
 	p.want = ref.AttentionBackward(a, p.q, p.k, p.v, p.dOut)
 }
 
-// A flashRun are the device's gradients.
-type flashRun struct{ dq, dk, dv, dsinks []float32 }
+// flashGradients are the device's gradients.
+type flashGradients struct{ dq, dk, dv, dsinks []float32 }
 
 // A backwardOption is how a test calls FlashBackward.
 type backwardOption struct {
@@ -164,7 +152,7 @@ func repeat(data []float32, n int) []float32 {
 }
 
 // backward records FlashBackward of a problem; the results are there once the recorder has run.
-func (p *flashProblem) backward(k *kit, o backwardOption) func() flashRun {
+func (p *flashProblem) backward(k *kit, o backwardOption) func() flashGradients {
 	k.t.Helper()
 	c, a := p.cfg, p.oracle()
 	tokens, rows := a.Queries(), a.Keys()
@@ -190,15 +178,9 @@ func (p *flashProblem) backward(k *kit, o backwardOption) func() flashRun {
 	out := k.headsOf("out", c.DType, o.spread, p.out, nil, tokens, c.Heads, c.ValueWidth)
 	dOut := k.headsOf("dOut", c.DType, o.spread, p.dOut, nil, tokens, c.Heads, c.ValueWidth)
 	lse := k.f32("lse", p.lse, tokens, c.Heads)
-	if zzOnly == "q" {
-		grads.K, grads.V = Heads{}, Heads{}
-	}
-	if zzOnly == "kv" {
-		grads.Q = Heads{}
-	}
 	require.NoError(k.t, FlashBackward(k.rec, c, in, out, lse, dOut, grads))
-	return func() flashRun {
-		r := flashRun{
+	return func() flashGradients {
+		r := flashGradients{
 			dq: gather(k.t, grads.Q, tokens, c.Heads, c.Width),
 			dk: gather(k.t, grads.K, rows, c.KVHeads, c.Width),
 			dv: gather(k.t, grads.V, rows, c.KVHeads, c.ValueWidth),
@@ -212,9 +194,9 @@ func (p *flashProblem) backward(k *kit, o backwardOption) func() flashRun {
 
 // requireGrads judges gradients by the oracle's bounds. Where they were added to what was there, and where sums were stored
 // in parts, each part is one more sum to round.
-func (p *flashProblem) requireGrads(t testing.TB, got flashRun, o backwardOption, parts int, what string) {
+func (p *flashProblem) requireGrads(t testing.TB, got flashGradients, o backwardOption, parts int, what string) {
 	t.Helper()
-	dtype := backwardStorage[p.cfg.DType]
+	dtype := storageTypes[p.cfg.DType]
 	dq, dk, dv, dsinks := p.want.Bounds(dtype)
 	for _, g := range []struct {
 		name  string
@@ -239,4 +221,3 @@ func (p *flashProblem) requireGrads(t testing.TB, got flashRun, o backwardOption
 	}
 }
 
-var zzOnly string

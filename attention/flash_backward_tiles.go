@@ -50,9 +50,6 @@ func chooseBackwardTile(software bool, width int) backwardTile {
 	return t
 }
 
-// maxLoop is how many iterations all loops of an invocation may have on lavapipe 22.3, which then ends them without a word.
-const maxLoop = 65535
-
 // steps is how many steps over the other side one dispatch may take on a device.
 func (t backwardTile) steps(software bool, cfg FlashConfig) int {
 	if !software {

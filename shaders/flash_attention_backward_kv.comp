@@ -12,9 +12,7 @@
 // Keys that no query sees get zeros.
 //
 // Push constants: device addresses of q, k, v, dout, lse f32 [T,Hq], delta f32 [T,Hq] (flash_attention_delta), dk and dv
-// (0: not wanted), query_offsets and key_offsets i32 [sequences + 1]; strides as include/flash_backward.glsl has them;
-// sequences, queries (T), keys; skip and most: of the steps of a tile, each OTHER queries of one head, at most so many
-// after the first so many; flags: 1 adds to dk and dv.
+// (0: not wanted); the rest as include/flash_backward.glsl has it. A step is OTHER queries of one head.
 // Mapping: include/flash_backward.glsl, with keys as the own side; one work-group per OWN keys of a sequence and key/value
 // head, tiles of keys fastest.
 // Accumulation: f32, heads and queries in ascending order.
@@ -49,6 +47,7 @@ layout(push_constant, std430) uniform Push {
 
 #define OWN_QUERIES 0
 #include "include/flash_backward.glsl"
+#include "include/flash_backward_pairs.glsl"
 
 layout(constant_id = 21) const uint DK_STRIDE = 64;
 layout(constant_id = 22) const uint DV_STRIDE = 64;

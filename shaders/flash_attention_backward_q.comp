@@ -8,9 +8,8 @@
 //
 // Heads, sequences and what a query sees: flash_attention_backward_kv.comp. A query that sees no key gets zeros.
 //
-// Push constants: device addresses of q, k, v, dout, lse f32 [T,Hq], delta f32 [T,Hq] (flash_attention_delta), dq,
-// query_offsets and key_offsets i32 [sequences + 1]; strides as include/flash_backward.glsl has them; sequences, queries (T),
-// keys; skip and most: of the steps of a tile, each OTHER keys, at most so many after the first so many; flags: 1 adds to dq.
+// Push constants: device addresses of q, k, v, dout, lse f32 [T,Hq], delta f32 [T,Hq] (flash_attention_delta) and dq; the rest
+// as include/flash_backward.glsl has it. A step is OTHER keys.
 // Mapping: include/flash_backward.glsl, with queries as the own side; one work-group per OWN queries of a sequence and head,
 // tiles of queries fastest.
 // Accumulation: f32, keys in ascending order.
@@ -43,6 +42,7 @@ layout(push_constant, std430) uniform Push {
 
 #define OWN_QUERIES 1
 #include "include/flash_backward.glsl"
+#include "include/flash_backward_pairs.glsl"
 
 layout(constant_id = 21) const uint DQ_STRIDE = 64;
 
