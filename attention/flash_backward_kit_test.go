@@ -220,4 +220,3 @@ func (p *flashProblem) requireGrads(t testing.TB, got flashGradients, o backward
 		requireClose(t, g.got, want, bound, fmt.Sprintf("%s: %s", what, g.name))
 	}
 }
-

@@ -55,14 +55,6 @@ func defaults(stem string) []uint32 {
 		return DefaultExpertScanSpec().Values()
 	case "expert_scatter":
 		return DefaultExpertScatterSpec().Values()
-	case "flash_attention_backward_kv":
-		return DefaultFlashAttentionBackwardKvSpec().Values()
-	case "flash_attention_backward_q":
-		return DefaultFlashAttentionBackwardQSpec().Values()
-	case "flash_attention_delta":
-		return DefaultFlashAttentionDeltaSpec().Values()
-	case "flash_attention_sinks_backward":
-		return DefaultFlashAttentionSinksBackwardSpec().Values()
 	case "jitter":
 		return DefaultJitterSpec().Values()
 	case "router_losses":
