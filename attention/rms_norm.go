@@ -43,14 +43,11 @@ func RMSNormHeads(rec *vk.Recorder, tokens, heads int, x Heads, weight *vk.Tenso
 	dev := rec.Device()
 	width, err := checkNorm(dev, op, tokens, heads, weight, eps, x)
 	if err == nil {
-		err = firstError(checkHeads(dev, op, "y", y, tokens, heads, width, true))
+		err = checkHeads(dev, op, "y", y, tokens, heads, width, true)
 	}
 	if err == nil {
-		others := []span{tensorSpan("weight", weight)}
-		if !x.same(y) {
-			others = append(others, headSpan("x", x, tokens, heads, width))
-		}
-		err = firstError(sameDType(op, "y", x, y), checkSpansApart(op, headSpan("y", y, tokens, heads, width), others...))
+		err = firstError(sameDType(op, "y", x, y), checkApartOrSame(op, "y", y, "x", x, tokens, heads, width),
+			checkSpansApart(op, headSpan("y", y, tokens, heads, width), tensorSpan("weight", weight)))
 	}
 	if err != nil || tokens == 0 {
 		return rec.Fail(err)

@@ -104,14 +104,17 @@ func checkNormGrads(dev *vk.Device, op string, tokens, heads, width int, x Heads
 	if err = checkHeads(dev, op, "grads.X", g.X, tokens, heads, width, true); err != nil {
 		return err
 	}
-	others := []span{inputs[0], tensorSpan("grads.Weight", g.Weight)}
-	if !(g.X.same(x) && !g.AccumulateX) {
-		others = append(others, inputs[1])
+	dx := headSpan("grads.X", g.X, tokens, heads, width)
+	err = firstError(
+		sameDType(op, "grads.X", x, g.X),
+		checkSpansApart(op, dx, inputs[0], tensorSpan("grads.Weight", g.Weight)),
+		checkApartOrSame(op, "grads.X", g.X, "x", x, tokens, heads, width),
+		checkApartOrSame(op, "grads.X", g.X, "dy", dy, tokens, heads, width),
+	)
+	if err == nil && g.AccumulateX && g.X.same(x) {
+		err = checkSpansApart(op, dx, inputs[1])
 	}
-	if !g.X.same(dy) {
-		others = append(others, inputs[2])
-	}
-	return firstError(sameDType(op, "grads.X", x, g.X), checkSpansApart(op, headSpan("grads.X", g.X, tokens, heads, width), others...))
+	return err
 }
 
 // normBackward is one backward pass.

@@ -139,20 +139,16 @@ func (r *RoPE) record(rec *vk.Recorder, op string, args [2]string, positions *vk
 			checkHeads(dev, op, args[1], y, tokens, heads, width, true),
 		)
 	}
-	inPlace := false
 	if err == nil {
-		inPlace = x.same(y)
-		others := []span{tensorSpan("positions", positions), tensorSpan("table", table)}
-		if !inPlace {
-			others = append(others, headSpan(args[0], x, tokens, heads, width))
-		}
-		err = firstError(sameDType(op, args[1], x, y), checkSpansApart(op, headSpan(args[1], y, tokens, heads, width), others...))
+		err = firstError(sameDType(op, args[1], x, y),
+			checkApartOrSame(op, args[1], y, args[0], x, tokens, heads, width),
+			checkSpansApart(op, headSpan(args[1], y, tokens, heads, width), tensorSpan("positions", positions), tensorSpan("table", table)))
 	}
 	if err != nil || tokens == 0 {
 		return rec.Fail(err)
 	}
 	items := ceilDiv(r.Config.Width/2, 2)
-	if !inPlace {
+	if !x.same(y) {
 		items += ceilDiv(width-r.Config.Width, 4)
 	}
 	shape := chooseTeam(items, 64)

@@ -70,6 +70,16 @@ func checkHeads(dev *vk.Device, op, arg string, h Heads, tokens, heads, width in
 	return nil
 }
 
+// checkApartOrSame reports an output that shares memory with an input, unless it is the same heads, or other columns of the same
+// rows.
+func checkApartOrSame(op, arg string, out Heads, inArg string, in Heads, tokens, heads, width int) error {
+	if out.same(in) {
+		return nil
+	}
+	shape := [3]int{tokens, heads, width}
+	return checkHeadsApart(op, arg, operand{arg, out, shape}, operand{inArg, in, shape})
+}
+
 // sameDType reports a second argument of another dtype than the first.
 func sameDType(op, arg string, x, y Heads) error {
 	if x.Tensor.DType() == y.Tensor.DType() {
@@ -97,7 +107,7 @@ func headSpan(arg string, h Heads, tokens, heads, width int) span {
 	if h.Tensor == nil {
 		return span{arg: arg}
 	}
-	from, to := h.span(tokens, heads, width)
+	from, to := operand{arg, h, [3]int{tokens, heads, width}}.span()
 	return span{arg, from, to}
 }
 
