@@ -7,9 +7,6 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// byStorage is a kernel's variants for F32, F16 and BF16.
-type byStorage [3]*vk.Kernel
-
 var (
 	flashBackwardKVKernels = byStorage{shaders.FlashAttentionBackwardKvF32, shaders.FlashAttentionBackwardKvF16,
 		shaders.FlashAttentionBackwardKvBf16}
