@@ -135,9 +135,9 @@ var Sources = map[string]string{
 	"expert_histogram":              "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
 	"expert_scan":                   "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
 	"expert_scatter":                "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
-	"flash_attention.f32":           "c7e262e9403ea36668982cbac57ce6c17762e500934604ad6aa7ab64b84d7df3",
-	"flash_attention.f16":           "b4382dead43d2fa7fa4c81a0a58fad40f20013d73565cfb8efc2b8f7e053e43f",
-	"flash_attention.bf16":          "89ed38596bfd879beb9ac7db41d8928b66e4bd71972652bf7e8d59835bcf95e0",
+	"flash_attention.f32":           "0069b837827b31d759a72efbac8476bdfdc25d45d5065054ba49275e88a9ffae",
+	"flash_attention.f16":           "f37de967e9c4762198418cc704173a4b190a85600272a5d12e99781d15362968",
+	"flash_attention.bf16":          "b5e099ec7891e3f6673c22691fadde52a8aa731a8628c8a1b299fabaa03ff57e",
 	"flash_merge.f32":               "49ee0625a238d8f0de060cec8ed3f7221738bc4e81f58d57840ebccff6f4e3f7",
 	"flash_merge.f16":               "ad97cb803f0fdb68691ddd51c1090e0cb05fc7936a05f597c7e9bffac129144e",
 	"flash_merge.bf16":              "f2f9b8a007cd9fd42d4a122734d336b4dbfc4b9e6c21bb9ee823eb94180fc9ee",
@@ -1790,6 +1790,8 @@ var FlashAttentionF32 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -1866,6 +1868,8 @@ type FlashAttentionSpec struct {
 	Quads      bool    // constant 9
 	Partial    bool    // constant 10
 	Cap        float32 // constant 11
+	UK         uint32  // constant 12
+	UV         uint32  // constant 13
 }
 
 // DefaultFlashAttentionSpec returns the values in the source.
@@ -1883,6 +1887,8 @@ func DefaultFlashAttentionSpec() FlashAttentionSpec {
 		Quads:      false,
 		Partial:    false,
 		Cap:        0,
+		UK:         8,
+		UV:         8,
 	}
 }
 
@@ -1901,6 +1907,8 @@ func (c FlashAttentionSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		bitsBool(c.Partial),
 		math.Float32bits(c.Cap),
+		c.UK,
+		c.UV,
 	}
 }
 
@@ -1951,6 +1959,8 @@ var FlashAttentionF16 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -2002,6 +2012,8 @@ var FlashAttentionBf16 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
