@@ -254,10 +254,8 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
 	columns := tile.BN
-	if push.Flags&flagAccumulate == 0 { // the tensor path only overwrites
-		if bn, ok := tensorDispatch(rec.Device(), l.tensorTile(rec.Device(), rows), l, x, y, &d); ok {
-			columns = bn
-		}
+	if bn, ok := tensorDispatch(rec.Device(), l.tensorTile(rec.Device(), rows), l, x, y, &d); ok {
+		columns = bn
 	}
 	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
 }

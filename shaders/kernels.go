@@ -43,6 +43,10 @@ var All = []*kernel.Kernel{
 	GroupXtyBf16,
 	GroupXtyF16F32,
 	GroupXtyBf16F32,
+	GroupXtyCoopmatF16,
+	GroupXtyCoopmatBf16,
+	GroupXtyCoopmatF16F32,
+	GroupXtyCoopmatBf16F32,
 	JitterF32,
 	JitterF16,
 	JitterBf16,
@@ -91,11 +95,15 @@ var Sources = map[string]string{
 	"group_sum.bf16":                "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
 	"group_sum.f16_f32":             "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
 	"group_sum.bf16_f32":            "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
-	"group_xty.f32":                 "2ae96e3759202cbad8b3c7da5c7195ea583b9e4e1d6f3025cfb8ab36d5bf6743",
-	"group_xty.f16":                 "591a4a6373d2bb34a8c7a24b18b363df57aae2d169831d7dfbf87496c5ff8ad2",
-	"group_xty.bf16":                "40e1a5079b69f6570b976266b188999688d65f4f7327dcfa15abc4b3e79bfe38",
-	"group_xty.f16_f32":             "cfd68affbf0403a6de1b09c428d563389abc9f50a670c88dfc1644814ada77b1",
-	"group_xty.bf16_f32":            "385081d71bd82def78beae18be91e7eb9851f2c803d28deb3e763cd0bdda382f",
+	"group_xty.f32":                 "e2e55532ea2fe01c42dfdd1c7e4b8819f60bb8be6b61e946061bd8bbb4da9592",
+	"group_xty.f16":                 "448152bf03f1494976ffcec0941c5096395f84b7d95c47565eaf2a7ffd6d71e2",
+	"group_xty.bf16":                "a3acbf596fdc4f9fdc18e039dd94a89b535cc6ce6c75b52ad9ef42edc83801d5",
+	"group_xty.f16_f32":             "05f90c19984198b784aa18a7ce2eefc0e0d295c7f50c617de36362bc9ca0d18b",
+	"group_xty.bf16_f32":            "4b18fcb570a777e65540765c60ee8ea708ba3887d12470b8122997d5de6239f6",
+	"group_xty_coopmat.f16":         "c5be691fee7087cf5b4a50339299ed4baeeeb6db6025d89dc9f3a99a2a786bfe",
+	"group_xty_coopmat.bf16":        "dc6097f60eebe0ac7bf6b10f22e6f978ee6aede552824aa1567ac015ae7a8e51",
+	"group_xty_coopmat.f16_f32":     "63aec398d2e3545568d35101f4f43e8acf4b0e7970b74075548821a66060bfe0",
+	"group_xty_coopmat.bf16_f32":    "4cfcc3fac08a522bcb8d303d2e2daa2d0995c4ce2d4460090d634f3a70e248e7",
 	"jitter.f32":                    "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
 	"jitter.f16":                    "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
 	"jitter.bf16":                   "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
@@ -103,17 +111,17 @@ var Sources = map[string]string{
 	"router_losses_backward":        "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
 	"router_stats":                  "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
 	"router_stats_sum":              "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
-	"scatter2scatter.f32":           "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
-	"scatter2scatter.f16":           "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
-	"scatter2scatter.bf16":          "87b144c6fcf2e241deaacf33aea4553172abc846ceefa2f60b59cdc3b5f26867",
-	"scatter2scatter.f32_f16_f16":   "538ed6d93a96fdda85418805ad1f535c11325c1423ab8605536cd60bffad407b",
-	"scatter2scatter.f16_f16_f32":   "196086333c9101a5ce3b9e90684cb302c983b8ae31e69c4b0eb75799b61f34e0",
-	"scatter2scatter.f32_f16_f32":   "5724e348fc2bdf7ce90884cfbd28ae641aa73f5d4466dfe18f594772b0e5f6e6",
-	"scatter2scatter.f32_bf16_bf16": "16c47678afc1105103750bc05ccef19ade1cbd89cf6cbf94f7180ed2693e408e",
-	"scatter2scatter.bf16_bf16_f32": "f516c40b7ae0030cdfb7d2b45c654f7546e2f8fe8629587525a616fbee13ae4d",
-	"scatter2scatter.f32_bf16_f32":  "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
-	"scatter2scatter_coopmat.f16":   "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
-	"scatter2scatter_coopmat.bf16":  "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
+	"scatter2scatter.f32":           "26d33c10c7a748c6c2d6f8d5424f498d940e1abfe6c7cfb9225e4cfef07b9891",
+	"scatter2scatter.f16":           "22c01c14bffb8e9d2dd88cd172331525667eeecc5652dc5709a906cf1398de88",
+	"scatter2scatter.bf16":          "d1e4b8d1b7abd2f2b9d769979c7386bfd58f045212b82eddb13d4061b75e257b",
+	"scatter2scatter.f32_f16_f16":   "7546e8efd77e12af17cf6f198203cdbc65152d962dc47f0ddbf76044084ef387",
+	"scatter2scatter.f16_f16_f32":   "7a6aaf2f1a2bfb9337970eeb654bcecf228873445c34f4419044aca6ea72d833",
+	"scatter2scatter.f32_f16_f32":   "a7b7ef546e573d2054bd14a5e7a92a658f29f6d4bb5271149613f6841f84c400",
+	"scatter2scatter.f32_bf16_bf16": "669e3fdf3ff058e40ba0fef4eb3216801ebf44827decba20bad70b5715a86c6c",
+	"scatter2scatter.bf16_bf16_f32": "428665d8714fee260bce8ab2c10e2a9a427cb008e95e96f3d81d6a458f738356",
+	"scatter2scatter.f32_bf16_f32":  "9180321943857cbbac2fe462556f792294761c2d3071cf1d65c7364ce99e50e7",
+	"scatter2scatter_coopmat.f16":   "064a452dc1342f8e77ed746d2a3b6ac0c15d73e492c2d3a5b1fb9da435e8f934",
+	"scatter2scatter_coopmat.bf16":  "7965713c9d95c250dad1153ae9288c22cd215bfefcc1b61dbf86f7f193123e84",
 	"topk_gates":                    "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
 	"topk_gates_backward":           "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
 }
@@ -1544,6 +1552,292 @@ var GroupXtyBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/group_xty_coopmat.f16.spv
+var spvGroupXtyCoopmatF16 []byte
+
+// GroupXtyCoopmatF16 is group_xty_coopmat.comp with STORAGE_F16.
+var GroupXtyCoopmatF16 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+// GroupXtyCoopmatPush holds the push constants of group_xty_coopmat.comp; uint64 members are device addresses.
+type GroupXtyCoopmatPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	AWidth  uint32
+	BWidth  uint32
+	AFanIn  uint32
+	BFanIn  uint32
+	Experts uint32
+	Rows    uint32
+	Skip    uint32
+	Most    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupXtyCoopmatPush) Bytes() []byte {
+	b := make([]byte, 84)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Order)
+	putU64(b[40:], c.Offsets)
+	putU32(b[48:], c.AWidth)
+	putU32(b[52:], c.BWidth)
+	putU32(b[56:], c.AFanIn)
+	putU32(b[60:], c.BFanIn)
+	putU32(b[64:], c.Experts)
+	putU32(b[68:], c.Rows)
+	putU32(b[72:], c.Skip)
+	putU32(b[76:], c.Most)
+	putU32(b[80:], c.Flags)
+	return b
+}
+
+// GroupXtyCoopmatSpec holds the specialization constants of group_xty_coopmat.comp.
+type GroupXtyCoopmatSpec struct {
+	Threads  uint32 // constant 0
+	Subgroup uint32 // constant 1
+	SM       uint32 // constant 2
+	SN       uint32 // constant 3
+	MI       uint32 // constant 4
+	NI       uint32 // constant 5
+	BK       uint32 // constant 6
+	MM       uint32 // constant 7
+	MN       uint32 // constant 8
+	MK       uint32 // constant 9
+	Whole    bool   // constant 10
+	Gated    bool   // constant 11
+}
+
+// DefaultGroupXtyCoopmatSpec returns the values in the source.
+func DefaultGroupXtyCoopmatSpec() GroupXtyCoopmatSpec {
+	return GroupXtyCoopmatSpec{
+		Threads:  32,
+		Subgroup: 32,
+		SM:       1,
+		SN:       1,
+		MI:       2,
+		NI:       2,
+		BK:       32,
+		MM:       16,
+		MN:       16,
+		MK:       16,
+		Whole:    false,
+		Gated:    false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupXtyCoopmatSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Subgroup,
+		c.SM,
+		c.SN,
+		c.MI,
+		c.NI,
+		c.BK,
+		c.MM,
+		c.MN,
+		c.MK,
+		bitsBool(c.Whole),
+		bitsBool(c.Gated),
+	}
+}
+
+//go:embed spv/group_xty_coopmat.bf16.spv
+var spvGroupXtyCoopmatBf16 []byte
+
+// GroupXtyCoopmatBf16 is group_xty_coopmat.comp with STORAGE_BF16.
+var GroupXtyCoopmatBf16 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/group_xty_coopmat.f16_f32.spv
+var spvGroupXtyCoopmatF16F32 []byte
+
+// GroupXtyCoopmatF16F32 is group_xty_coopmat.comp with STORAGE_F16, OUTPUT_F32.
+var GroupXtyCoopmatF16F32 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16F32),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/group_xty_coopmat.bf16_f32.spv
+var spvGroupXtyCoopmatBf16F32 []byte
+
+// GroupXtyCoopmatBf16F32 is group_xty_coopmat.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupXtyCoopmatBf16F32 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16F32),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
 //go:embed spv/jitter.f32.spv
 var spvJitterF32 []byte
 
@@ -2415,6 +2709,7 @@ var Scatter2scatterCoopmatF16 = &kernel.Kernel{
 		{ID: 8, Name: "MN", Default: 16},
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -2465,33 +2760,35 @@ func (c Scatter2scatterCoopmatPush) Bytes() []byte {
 
 // Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
 type Scatter2scatterCoopmatSpec struct {
-	Threads  uint32 // constant 0
-	Subgroup uint32 // constant 1
-	SM       uint32 // constant 2
-	SN       uint32 // constant 3
-	MI       uint32 // constant 4
-	NI       uint32 // constant 5
-	BK       uint32 // constant 6
-	MM       uint32 // constant 7
-	MN       uint32 // constant 8
-	MK       uint32 // constant 9
-	Whole    bool   // constant 10
+	Threads    uint32 // constant 0
+	Subgroup   uint32 // constant 1
+	SM         uint32 // constant 2
+	SN         uint32 // constant 3
+	MI         uint32 // constant 4
+	NI         uint32 // constant 5
+	BK         uint32 // constant 6
+	MM         uint32 // constant 7
+	MN         uint32 // constant 8
+	MK         uint32 // constant 9
+	Whole      bool   // constant 10
+	Transposed bool   // constant 11
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
 func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
 	return Scatter2scatterCoopmatSpec{
-		Threads:  32,
-		Subgroup: 32,
-		SM:       1,
-		SN:       1,
-		MI:       2,
-		NI:       2,
-		BK:       32,
-		MM:       16,
-		MN:       16,
-		MK:       16,
-		Whole:    false,
+		Threads:    32,
+		Subgroup:   32,
+		SM:         1,
+		SN:         1,
+		MI:         2,
+		NI:         2,
+		BK:         32,
+		MM:         16,
+		MN:         16,
+		MK:         16,
+		Whole:      false,
+		Transposed: false,
 	}
 }
 
@@ -2509,6 +2806,7 @@ func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
 		c.MN,
 		c.MK,
 		bitsBool(c.Whole),
+		bitsBool(c.Transposed),
 	}
 }
 
@@ -2548,6 +2846,7 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		{ID: 8, Name: "MN", Default: 16},
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{

@@ -22,6 +22,8 @@ var variants = slices.Concat(
 	widening("group_sum"),
 	storages("group_xty"),
 	widening("group_xty"),
+	storages("group_xty_coopmat")[1:],
+	widening("group_xty_coopmat"),
 	storages("jitter"),
 	plain("router_losses", "router_losses_backward", "router_stats", "router_stats_sum"),
 	storages("scatter2scatter"),
