@@ -65,65 +65,83 @@ var All = []*kernel.Kernel{
 	Scatter2scatterF32Bf16F32,
 	Scatter2scatterCoopmatF16,
 	Scatter2scatterCoopmatBf16,
+	Scatter2scatterGemvF32,
+	Scatter2scatterGemvF16,
+	Scatter2scatterGemvBf16,
+	Scatter2scatterGemvF32F16F16,
+	Scatter2scatterGemvF16F16F32,
+	Scatter2scatterGemvF32F16F32,
+	Scatter2scatterGemvF32Bf16Bf16,
+	Scatter2scatterGemvBf16Bf16F32,
+	Scatter2scatterGemvF32Bf16F32,
 	TopkGates,
 	TopkGatesBackward,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "fa9a330f06f416b56be6804bd7e29a043b4b07b3470c5a254ae337978f91a40f",
-	"activation.f16":                "c9374a1d88338c4fde35f897936778d1a1d098d274c853c727bd7f199d6a5b7a",
-	"activation.bf16":               "304bf7921bb1049cee78c643cc173e3e14e2fac53b144b4de7e8d00506dede6e",
-	"activation_backward.f32":       "7d62c2de66f2fabb061a37f8619ba81fed67700d9c1f0b1c1b8e50542e29c04b",
-	"activation_backward.f16":       "fc9deb795e849bc4e203bb6a6a7c58d08a3a3d710ee9a980fe8aba7b77195f4d",
-	"activation_backward.bf16":      "867c53f82eb15b190b62eb6e1a223b1259504413b3f04b899e65fb42bc92d439",
-	"combine.f32":                   "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
-	"combine.f16":                   "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
-	"combine.bf16":                  "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
-	"combine_backward.f32":          "becb4460061979438c2a1e4f9666f89389fd675ff6c1ca8abaccd035b463dd08",
-	"combine_backward.f16":          "ca655aebb8ee45bd4f7a7a2b5fdcc1aca193175241697ecbf48c26a058667fdc",
-	"combine_backward.bf16":         "07e186c9310f4981a3458923056ebdd544001bc093b339d91903e5668552b621",
-	"convert.f32_f16":               "22acb7a972f652669b227fd4080d0df9137b2e6b0f5a8b1282f55ca616ff117e",
-	"convert.f16_f32":               "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
-	"convert.f32_bf16":              "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
-	"convert.bf16_f32":              "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
-	"expert_histogram":              "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
-	"expert_scan":                   "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
-	"expert_scatter":                "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
-	"group_sum.f32":                 "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
-	"group_sum.f16":                 "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
-	"group_sum.bf16":                "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
-	"group_sum.f16_f32":             "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
-	"group_sum.bf16_f32":            "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
-	"group_xty.f32":                 "e2e55532ea2fe01c42dfdd1c7e4b8819f60bb8be6b61e946061bd8bbb4da9592",
-	"group_xty.f16":                 "448152bf03f1494976ffcec0941c5096395f84b7d95c47565eaf2a7ffd6d71e2",
-	"group_xty.bf16":                "a3acbf596fdc4f9fdc18e039dd94a89b535cc6ce6c75b52ad9ef42edc83801d5",
-	"group_xty.f16_f32":             "05f90c19984198b784aa18a7ce2eefc0e0d295c7f50c617de36362bc9ca0d18b",
-	"group_xty.bf16_f32":            "4b18fcb570a777e65540765c60ee8ea708ba3887d12470b8122997d5de6239f6",
-	"group_xty_coopmat.f16":         "c5be691fee7087cf5b4a50339299ed4baeeeb6db6025d89dc9f3a99a2a786bfe",
-	"group_xty_coopmat.bf16":        "dc6097f60eebe0ac7bf6b10f22e6f978ee6aede552824aa1567ac015ae7a8e51",
-	"group_xty_coopmat.f16_f32":     "63aec398d2e3545568d35101f4f43e8acf4b0e7970b74075548821a66060bfe0",
-	"group_xty_coopmat.bf16_f32":    "4cfcc3fac08a522bcb8d303d2e2daa2d0995c4ce2d4460090d634f3a70e248e7",
-	"jitter.f32":                    "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
-	"jitter.f16":                    "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
-	"jitter.bf16":                   "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
-	"router_losses":                 "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
-	"router_losses_backward":        "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
-	"router_stats":                  "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
-	"router_stats_sum":              "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
-	"scatter2scatter.f32":           "26d33c10c7a748c6c2d6f8d5424f498d940e1abfe6c7cfb9225e4cfef07b9891",
-	"scatter2scatter.f16":           "22c01c14bffb8e9d2dd88cd172331525667eeecc5652dc5709a906cf1398de88",
-	"scatter2scatter.bf16":          "d1e4b8d1b7abd2f2b9d769979c7386bfd58f045212b82eddb13d4061b75e257b",
-	"scatter2scatter.f32_f16_f16":   "7546e8efd77e12af17cf6f198203cdbc65152d962dc47f0ddbf76044084ef387",
-	"scatter2scatter.f16_f16_f32":   "7a6aaf2f1a2bfb9337970eeb654bcecf228873445c34f4419044aca6ea72d833",
-	"scatter2scatter.f32_f16_f32":   "a7b7ef546e573d2054bd14a5e7a92a658f29f6d4bb5271149613f6841f84c400",
-	"scatter2scatter.f32_bf16_bf16": "669e3fdf3ff058e40ba0fef4eb3216801ebf44827decba20bad70b5715a86c6c",
-	"scatter2scatter.bf16_bf16_f32": "428665d8714fee260bce8ab2c10e2a9a427cb008e95e96f3d81d6a458f738356",
-	"scatter2scatter.f32_bf16_f32":  "9180321943857cbbac2fe462556f792294761c2d3071cf1d65c7364ce99e50e7",
-	"scatter2scatter_coopmat.f16":   "064a452dc1342f8e77ed746d2a3b6ac0c15d73e492c2d3a5b1fb9da435e8f934",
-	"scatter2scatter_coopmat.bf16":  "7965713c9d95c250dad1153ae9288c22cd215bfefcc1b61dbf86f7f193123e84",
-	"topk_gates":                    "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
-	"topk_gates_backward":           "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
+	"activation.f32":                     "fa9a330f06f416b56be6804bd7e29a043b4b07b3470c5a254ae337978f91a40f",
+	"activation.f16":                     "c9374a1d88338c4fde35f897936778d1a1d098d274c853c727bd7f199d6a5b7a",
+	"activation.bf16":                    "304bf7921bb1049cee78c643cc173e3e14e2fac53b144b4de7e8d00506dede6e",
+	"activation_backward.f32":            "7d62c2de66f2fabb061a37f8619ba81fed67700d9c1f0b1c1b8e50542e29c04b",
+	"activation_backward.f16":            "fc9deb795e849bc4e203bb6a6a7c58d08a3a3d710ee9a980fe8aba7b77195f4d",
+	"activation_backward.bf16":           "867c53f82eb15b190b62eb6e1a223b1259504413b3f04b899e65fb42bc92d439",
+	"combine.f32":                        "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
+	"combine.f16":                        "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
+	"combine.bf16":                       "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
+	"combine_backward.f32":               "becb4460061979438c2a1e4f9666f89389fd675ff6c1ca8abaccd035b463dd08",
+	"combine_backward.f16":               "ca655aebb8ee45bd4f7a7a2b5fdcc1aca193175241697ecbf48c26a058667fdc",
+	"combine_backward.bf16":              "07e186c9310f4981a3458923056ebdd544001bc093b339d91903e5668552b621",
+	"convert.f32_f16":                    "22acb7a972f652669b227fd4080d0df9137b2e6b0f5a8b1282f55ca616ff117e",
+	"convert.f16_f32":                    "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
+	"convert.f32_bf16":                   "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
+	"convert.bf16_f32":                   "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
+	"expert_histogram":                   "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
+	"expert_scan":                        "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
+	"expert_scatter":                     "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
+	"group_sum.f32":                      "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
+	"group_sum.f16":                      "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
+	"group_sum.bf16":                     "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
+	"group_sum.f16_f32":                  "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
+	"group_sum.bf16_f32":                 "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
+	"group_xty.f32":                      "e2e55532ea2fe01c42dfdd1c7e4b8819f60bb8be6b61e946061bd8bbb4da9592",
+	"group_xty.f16":                      "448152bf03f1494976ffcec0941c5096395f84b7d95c47565eaf2a7ffd6d71e2",
+	"group_xty.bf16":                     "a3acbf596fdc4f9fdc18e039dd94a89b535cc6ce6c75b52ad9ef42edc83801d5",
+	"group_xty.f16_f32":                  "05f90c19984198b784aa18a7ce2eefc0e0d295c7f50c617de36362bc9ca0d18b",
+	"group_xty.bf16_f32":                 "4b18fcb570a777e65540765c60ee8ea708ba3887d12470b8122997d5de6239f6",
+	"group_xty_coopmat.f16":              "c5be691fee7087cf5b4a50339299ed4baeeeb6db6025d89dc9f3a99a2a786bfe",
+	"group_xty_coopmat.bf16":             "dc6097f60eebe0ac7bf6b10f22e6f978ee6aede552824aa1567ac015ae7a8e51",
+	"group_xty_coopmat.f16_f32":          "63aec398d2e3545568d35101f4f43e8acf4b0e7970b74075548821a66060bfe0",
+	"group_xty_coopmat.bf16_f32":         "4cfcc3fac08a522bcb8d303d2e2daa2d0995c4ce2d4460090d634f3a70e248e7",
+	"jitter.f32":                         "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
+	"jitter.f16":                         "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
+	"jitter.bf16":                        "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
+	"router_losses":                      "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
+	"router_losses_backward":             "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
+	"router_stats":                       "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
+	"router_stats_sum":                   "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
+	"scatter2scatter.f32":                "26d33c10c7a748c6c2d6f8d5424f498d940e1abfe6c7cfb9225e4cfef07b9891",
+	"scatter2scatter.f16":                "22c01c14bffb8e9d2dd88cd172331525667eeecc5652dc5709a906cf1398de88",
+	"scatter2scatter.bf16":               "d1e4b8d1b7abd2f2b9d769979c7386bfd58f045212b82eddb13d4061b75e257b",
+	"scatter2scatter.f32_f16_f16":        "7546e8efd77e12af17cf6f198203cdbc65152d962dc47f0ddbf76044084ef387",
+	"scatter2scatter.f16_f16_f32":        "7a6aaf2f1a2bfb9337970eeb654bcecf228873445c34f4419044aca6ea72d833",
+	"scatter2scatter.f32_f16_f32":        "a7b7ef546e573d2054bd14a5e7a92a658f29f6d4bb5271149613f6841f84c400",
+	"scatter2scatter.f32_bf16_bf16":      "669e3fdf3ff058e40ba0fef4eb3216801ebf44827decba20bad70b5715a86c6c",
+	"scatter2scatter.bf16_bf16_f32":      "428665d8714fee260bce8ab2c10e2a9a427cb008e95e96f3d81d6a458f738356",
+	"scatter2scatter.f32_bf16_f32":       "9180321943857cbbac2fe462556f792294761c2d3071cf1d65c7364ce99e50e7",
+	"scatter2scatter_coopmat.f16":        "064a452dc1342f8e77ed746d2a3b6ac0c15d73e492c2d3a5b1fb9da435e8f934",
+	"scatter2scatter_coopmat.bf16":       "7965713c9d95c250dad1153ae9288c22cd215bfefcc1b61dbf86f7f193123e84",
+	"scatter2scatter_gemv.f32":           "3512cf4f7039d546de4a44462641bcf217c00c6560f19686122e786e43ef5ff7",
+	"scatter2scatter_gemv.f16":           "2bc0f2a0c19c42ef70fb3426d743c76f797015ddd9b9ce83c10361c8fbb0b241",
+	"scatter2scatter_gemv.bf16":          "fb2b8a013eefd6724763423097d37a06f29bc6abc92154c2a27cccb1a1958aeb",
+	"scatter2scatter_gemv.f32_f16_f16":   "8517e0c53e02c5418921d401b5658e7c3e45309995bc31da740c916aba9843cc",
+	"scatter2scatter_gemv.f16_f16_f32":   "ce400539eed120582b9d05f27d3ffea566e58b8a7b3c5440e9e65437b5ebc461",
+	"scatter2scatter_gemv.f32_f16_f32":   "e8ad7c382eeaba22fc7f4ab4d86a923035fd0adb08ece22d0831a7ac0288a693",
+	"scatter2scatter_gemv.f32_bf16_bf16": "e281c7a5f33001b926f948e0707a3abb8318bd6299dfa732dccfe89a38b698b0",
+	"scatter2scatter_gemv.bf16_bf16_f32": "e853f3e87646c541ee3b0cf2c75631681d567e73a36da4c25d1c86983f3dee7e",
+	"scatter2scatter_gemv.f32_bf16_f32":  "09a6429c282da69f98d1905a9b54cf4405308b32c56e4ebd4b22c4165b53310c",
+	"topk_gates":                         "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
+	"topk_gates_backward":                "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
 }
 
 //go:embed spv/activation.f32.spv
@@ -2856,6 +2874,393 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		"coopmat",
 		"explicit-layout",
 	},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32.spv
+var spvScatter2scatterGemvF32 []byte
+
+// Scatter2scatterGemvF32 is scatter2scatter_gemv.comp with STORAGE_F32.
+var Scatter2scatterGemvF32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// Scatter2scatterGemvPush holds the push constants of scatter2scatter_gemv.comp; uint64 members are device addresses.
+type Scatter2scatterGemvPush struct {
+	X        uint64
+	W        uint64
+	Y        uint64
+	Bias     uint64
+	Gates    uint64
+	Order    uint64
+	Offsets  uint64
+	Tiles    uint64
+	TileArgs uint64
+	InWidth  uint32
+	OutWidth uint32
+	FanIn    uint32
+	Rows     uint32
+	Flags    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c Scatter2scatterGemvPush) Bytes() []byte {
+	b := make([]byte, 92)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.W)
+	putU64(b[16:], c.Y)
+	putU64(b[24:], c.Bias)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Order)
+	putU64(b[48:], c.Offsets)
+	putU64(b[56:], c.Tiles)
+	putU64(b[64:], c.TileArgs)
+	putU32(b[72:], c.InWidth)
+	putU32(b[76:], c.OutWidth)
+	putU32(b[80:], c.FanIn)
+	putU32(b[84:], c.Rows)
+	putU32(b[88:], c.Flags)
+	return b
+}
+
+// Scatter2scatterGemvSpec holds the specialization constants of scatter2scatter_gemv.comp.
+type Scatter2scatterGemvSpec struct {
+	Threads  uint32 // constant 0
+	BM       uint32 // constant 1
+	Team     uint32 // constant 2
+	RN       uint32 // constant 3
+	Columns  uint32 // constant 4
+	FastHalf bool   // constant 5
+}
+
+// DefaultScatter2scatterGemvSpec returns the values in the source.
+func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
+	return Scatter2scatterGemvSpec{
+		Threads:  128,
+		BM:       16,
+		Team:     32,
+		RN:       4,
+		Columns:  4,
+		FastHalf: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c Scatter2scatterGemvSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.Team,
+		c.RN,
+		c.Columns,
+		bitsBool(c.FastHalf),
+	}
+}
+
+//go:embed spv/scatter2scatter_gemv.f16.spv
+var spvScatter2scatterGemvF16 []byte
+
+// Scatter2scatterGemvF16 is scatter2scatter_gemv.comp with STORAGE_F16.
+var Scatter2scatterGemvF16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16.spv
+var spvScatter2scatterGemvBf16 []byte
+
+// Scatter2scatterGemvBf16 is scatter2scatter_gemv.comp with STORAGE_BF16.
+var Scatter2scatterGemvBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_f16_f16.spv
+var spvScatter2scatterGemvF32F16F16 []byte
+
+// Scatter2scatterGemvF32F16F16 is scatter2scatter_gemv.comp with STORAGE_F16, INPUT_F32.
+var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f16_f16_f32.spv
+var spvScatter2scatterGemvF16F16F32 []byte
+
+// Scatter2scatterGemvF16F16F32 is scatter2scatter_gemv.comp with STORAGE_F16, OUTPUT_F32.
+var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_f16_f32.spv
+var spvScatter2scatterGemvF32F16F32 []byte
+
+// Scatter2scatterGemvF32F16F32 is scatter2scatter_gemv.comp with STORAGE_F16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_bf16_bf16.spv
+var spvScatter2scatterGemvF32Bf16Bf16 []byte
+
+// Scatter2scatterGemvF32Bf16Bf16 is scatter2scatter_gemv.comp with STORAGE_BF16, INPUT_F32.
+var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16Bf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16_bf16_f32.spv
+var spvScatter2scatterGemvBf16Bf16F32 []byte
+
+// Scatter2scatterGemvBf16Bf16F32 is scatter2scatter_gemv.comp with STORAGE_BF16, OUTPUT_F32.
+var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_bf16_f32.spv
+var spvScatter2scatterGemvF32Bf16F32 []byte
+
+// Scatter2scatterGemvF32Bf16F32 is scatter2scatter_gemv.comp with STORAGE_BF16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/topk_gates.spv

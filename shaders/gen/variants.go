@@ -29,6 +29,8 @@ var variants = slices.Concat(
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
 	storages("scatter2scatter_coopmat")[1:],
+	storages("scatter2scatter_gemv"),
+	mixed("scatter2scatter_gemv"),
 	plain("topk_gates", "topk_gates_backward"),
 )
 
