@@ -20,6 +20,11 @@ var All = []*kernel.Kernel{
 	ActivationBackwardF32,
 	ActivationBackwardF16,
 	ActivationBackwardBf16,
+	AdamwF32,
+	AdamwF16,
+	AdamwBf16,
+	AdamwF32F16,
+	AdamwF32Bf16,
 	CombineF32,
 	CombineF16,
 	CombineBf16,
@@ -30,9 +35,37 @@ var All = []*kernel.Kernel{
 	ConvertF16F32,
 	ConvertF32Bf16,
 	ConvertBf16F32,
+	CrossEntropyF32,
+	CrossEntropyF16,
+	CrossEntropyBf16,
+	EmbeddingF32,
+	EmbeddingF16,
+	EmbeddingBf16,
+	EmbeddingBackwardF32,
+	EmbeddingBackwardF16,
+	EmbeddingBackwardBf16,
+	EmbeddingBackwardF16F32,
+	EmbeddingBackwardBf16F32,
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	FlashAttentionF32,
+	FlashAttentionF16,
+	FlashAttentionBf16,
+	FlashAttentionBackwardKvF32,
+	FlashAttentionBackwardKvF16,
+	FlashAttentionBackwardKvBf16,
+	FlashAttentionBackwardQF32,
+	FlashAttentionBackwardQF16,
+	FlashAttentionBackwardQBf16,
+	FlashAttentionDeltaF32,
+	FlashAttentionDeltaF16,
+	FlashAttentionDeltaBf16,
+	FlashAttentionSinksBackward,
+	FlashMergeF32,
+	FlashMergeF16,
+	FlashMergeBf16,
+	GlobalNorm,
 	GroupSumF32,
 	GroupSumF16,
 	GroupSumBf16,
@@ -50,10 +83,34 @@ var All = []*kernel.Kernel{
 	JitterF32,
 	JitterF16,
 	JitterBf16,
+	LossMean,
+	Positions,
+	RmsNormF32,
+	RmsNormF16,
+	RmsNormBf16,
+	RmsNormF16F32,
+	RmsNormBf16F32,
+	RmsNormBackwardF32,
+	RmsNormBackwardF16,
+	RmsNormBackwardBf16,
+	RmsNormBackwardF16F32,
+	RmsNormBackwardBf16F32,
+	RmsNormWeightF32,
+	RmsNormWeightF16,
+	RmsNormWeightBf16,
+	RmsNormWeightF16F32,
+	RmsNormWeightBf16F32,
+	RopeF32,
+	RopeF16,
+	RopeBf16,
 	RouterLosses,
 	RouterLossesBackward,
 	RouterStats,
 	RouterStatsSum,
+	Sampling,
+	ScaledAddF32,
+	ScaledAddF16,
+	ScaledAddBf16,
 	Scatter2scatterF32,
 	Scatter2scatterF16,
 	Scatter2scatterBf16,
@@ -74,18 +131,28 @@ var All = []*kernel.Kernel{
 	Scatter2scatterGemvF32Bf16Bf16,
 	Scatter2scatterGemvBf16Bf16F32,
 	Scatter2scatterGemvF32Bf16F32,
+	SquareSumF32,
+	SquareSumF16,
+	SquareSumBf16,
+	TargetCount,
+	TokenLinks,
 	TopkGates,
 	TopkGatesBackward,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                     "fa9a330f06f416b56be6804bd7e29a043b4b07b3470c5a254ae337978f91a40f",
-	"activation.f16":                     "c9374a1d88338c4fde35f897936778d1a1d098d274c853c727bd7f199d6a5b7a",
-	"activation.bf16":                    "304bf7921bb1049cee78c643cc173e3e14e2fac53b144b4de7e8d00506dede6e",
-	"activation_backward.f32":            "7d62c2de66f2fabb061a37f8619ba81fed67700d9c1f0b1c1b8e50542e29c04b",
-	"activation_backward.f16":            "fc9deb795e849bc4e203bb6a6a7c58d08a3a3d710ee9a980fe8aba7b77195f4d",
-	"activation_backward.bf16":           "867c53f82eb15b190b62eb6e1a223b1259504413b3f04b899e65fb42bc92d439",
+	"activation.f32":                     "cf01a364c9a4d84131fa37d3479c777b522b7a8747e8c33c590efb41ea94d142",
+	"activation.f16":                     "baec511d9014eaca42d9abbf3dde3ce7fa2fc5e56a1d621009b8eb320e86ee26",
+	"activation.bf16":                    "2f7812103e5d22f543466cf02a7d16b74044bfc512f128bcf1440b1e441a5298",
+	"activation_backward.f32":            "5c6b0bec056e854658bafd06ce860279ecdebf3fb60882421a39634d276b198f",
+	"activation_backward.f16":            "e4805ecc69044dfc2ca2e411f3a11a98c8f441fc61a4d45be1f7ceb6e3c28ae6",
+	"activation_backward.bf16":           "84bd2a3f50e6ea1d14d260b486ef55226951409d56551b19282256cbc34f77a1",
+	"adamw.f32":                          "2f2e538a918f21b22416de0f17385ddce72f8df3ce29caa72c50c3180ed5db82",
+	"adamw.f16":                          "a8da098cfcda4559315284b775f66ef25d1ed427db0ae385eab310ab499e0e97",
+	"adamw.bf16":                         "6b65391900db3d270792c15f7f44001e3cb61b0025124f8928dcffc1214d61cc",
+	"adamw.f32_f16":                      "e1afa9911e9646130027801d045ecc9fd4bef68a0a6d4ce06da966852d72f365",
+	"adamw.f32_bf16":                     "06dfd2724f4b3ec9f8d8353c8d236d75bfe2ffada17dfe371cb00f93d61bbd3e",
 	"combine.f32":                        "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
 	"combine.f16":                        "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
 	"combine.bf16":                       "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
@@ -96,9 +163,37 @@ var Sources = map[string]string{
 	"convert.f16_f32":                    "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
 	"convert.f32_bf16":                   "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
 	"convert.bf16_f32":                   "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
+	"cross_entropy.f32":                  "17205db8f7ba9948b1ec114bab9d83d7620941f2d238dd60df8067ccd3053557",
+	"cross_entropy.f16":                  "9e3c81a9a489715854df77ef61f69886c84eaa529247c15a510cae074c86cd4e",
+	"cross_entropy.bf16":                 "fee16b45dff4e5fb3f10d87814621d66586bbe2ac17032a1a9f87769dd24e049",
+	"embedding.f32":                      "c930cf49895f625a308af88c285b97e84a1c8431f23c9000dadebd042a63b41c",
+	"embedding.f16":                      "11c5a4789a7c71bb355c471da5f72e7739795a56aa2b3b47cf4c64a5a7f67692",
+	"embedding.bf16":                     "16a554568001f5396e26838b8f85aeb1287b3aa949bd77e3b86dadb21f6c24de",
+	"embedding_backward.f32":             "36fe1d21a1c5dd5bce52c6153ea1580e1f1e664ce3d2f7b1c9e859ae44da0bf6",
+	"embedding_backward.f16":             "1b31c2abe0f96f4e2305d6e11b258adde528d6b77902a1365ce05de5aea66e96",
+	"embedding_backward.bf16":            "337023f7c70b84c44b78e2813bcfded357a37074a92d55b553952385f49f6144",
+	"embedding_backward.f16_f32":         "b9661a18ce15bf064026f25886080f03d893e005e8a49b3bfbc923bdc6e7ff4e",
+	"embedding_backward.bf16_f32":        "de3a039d78aeefc1f2cc2c50752fd184ccaff10e2c364da2d40bb2d7b4e84bd4",
 	"expert_histogram":                   "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
 	"expert_scan":                        "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
 	"expert_scatter":                     "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
+	"flash_attention.f32":                "c7e262e9403ea36668982cbac57ce6c17762e500934604ad6aa7ab64b84d7df3",
+	"flash_attention.f16":                "b4382dead43d2fa7fa4c81a0a58fad40f20013d73565cfb8efc2b8f7e053e43f",
+	"flash_attention.bf16":               "89ed38596bfd879beb9ac7db41d8928b66e4bd71972652bf7e8d59835bcf95e0",
+	"flash_attention_backward_kv.f32":    "3f1f8e4619d9df590307b70907b13821e757393cb3dc2ac1a7e8bf4529362c70",
+	"flash_attention_backward_kv.f16":    "94532385c5e7795b6e38255e988656c939e8034f516bc8c8afb06bf11a06d89d",
+	"flash_attention_backward_kv.bf16":   "a28b15cce78be4b750fc1c750557628eb3e7d5375b051fed4dd1468b20c623ea",
+	"flash_attention_backward_q.f32":     "fa4278f9e14ed2ab8056d316c8679d34ea6fda609746b52511c0cdea161977d0",
+	"flash_attention_backward_q.f16":     "7a32f09535dce8aeafab4e96bd20911937a22424923054cea92456773375bfce",
+	"flash_attention_backward_q.bf16":    "aed7abc7f61602319a2bdba56641da57aa473fe094d64b90ffe4912d13785a4c",
+	"flash_attention_delta.f32":          "db5351e6ed9bbc36bd05efd21cab36df6b4d69a989f0489f3563824475a61390",
+	"flash_attention_delta.f16":          "bedb60ac6159d584b62364724b4a9373b76d7532cddd227faba7ad6d19d28a6e",
+	"flash_attention_delta.bf16":         "39eaf8a61c67986db540d07bfad9f5306aa5349df3bae7265e30a2fa34af5401",
+	"flash_attention_sinks_backward":     "c3d63fa39d0325b27bdde81578ed6a180425ab0bec6acf99719cc32b63f6526c",
+	"flash_merge.f32":                    "49ee0625a238d8f0de060cec8ed3f7221738bc4e81f58d57840ebccff6f4e3f7",
+	"flash_merge.f16":                    "ad97cb803f0fdb68691ddd51c1090e0cb05fc7936a05f597c7e9bffac129144e",
+	"flash_merge.bf16":                   "f2f9b8a007cd9fd42d4a122734d336b4dbfc4b9e6c21bb9ee823eb94180fc9ee",
+	"global_norm":                        "ef6848646219299d74d87fa35a6124b41f3134546994f3fde1801f62acc553a7",
 	"group_sum.f32":                      "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
 	"group_sum.f16":                      "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
 	"group_sum.bf16":                     "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
@@ -113,13 +208,37 @@ var Sources = map[string]string{
 	"group_xty_coopmat.bf16":             "dc6097f60eebe0ac7bf6b10f22e6f978ee6aede552824aa1567ac015ae7a8e51",
 	"group_xty_coopmat.f16_f32":          "63aec398d2e3545568d35101f4f43e8acf4b0e7970b74075548821a66060bfe0",
 	"group_xty_coopmat.bf16_f32":         "4cfcc3fac08a522bcb8d303d2e2daa2d0995c4ce2d4460090d634f3a70e248e7",
-	"jitter.f32":                         "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
-	"jitter.f16":                         "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
-	"jitter.bf16":                        "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
-	"router_losses":                      "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
-	"router_losses_backward":             "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
-	"router_stats":                       "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
+	"jitter.f32":                         "b9561d0f1ee6a230f6242acdd3016cc79e7a658f17f92877d9e36d9d43b46495",
+	"jitter.f16":                         "bcbe45f639e7dadf98a55f5c7bff700281f2647ed759ac2cf08e654c7b2fff74",
+	"jitter.bf16":                        "3296acc2eb1c5bf0b21d7ce7a63dd91b0ad35bc0e5ec0e605f2b9c5e618905b7",
+	"loss_mean":                          "8f5fb1a080c2efe11489f9ebbdad341399d4205b4958d05c2947bee834dd5e33",
+	"positions":                          "92dc6267dc1c164e24d0366eaa4d35f5fdc85d9ee39d941cd45a20287da1adf1",
+	"rms_norm.f32":                       "09a352ff6d20de3fbec0783961a64e984abdfc22851491c428c3761288ee9566",
+	"rms_norm.f16":                       "563165fc8f50e75db612e38295c6dd80c939a9cc293c5d58ff8245519a2beb7b",
+	"rms_norm.bf16":                      "ef15c67c240d7362a4fb22b6cc3a5e760629a0e970fe806936722046ad9851b7",
+	"rms_norm.f16_f32":                   "790c699593795dbf825dab019272548ba7e7bc5419d619e3c77e2f249783e952",
+	"rms_norm.bf16_f32":                  "edf769f7a3790da1e16a6e6adfe1adbf2e981b9ab2382069b5d4ebb42f9307c5",
+	"rms_norm_backward.f32":              "e340a63e3ae569d6d32af1c4a1851587508c481b9b0bebd12e877035d971a024",
+	"rms_norm_backward.f16":              "56594d71397ad654f1f86696b448276e4bc9584bcec702a58653b542177a73ae",
+	"rms_norm_backward.bf16":             "f90ea589a7e53b0cc9ea713ab874487bdb57f1bbfc293a96af790ef920643e38",
+	"rms_norm_backward.f16_f32":          "5681f4befe89e131bea98137b8c6f043c8cc44f04f356900da0a168043943b47",
+	"rms_norm_backward.bf16_f32":         "dbb5ba2e9fc5a78803dbf0e6e15c90941a502f615fd914d77cd20e26efe4271c",
+	"rms_norm_weight.f32":                "81a31fe3124106d436401284c590a86cf3530d704d5dcabec3697d0c17d49290",
+	"rms_norm_weight.f16":                "33fe78e338a6bfae43cd756e37676d60e126e75a79d38c383c62a825e1cde931",
+	"rms_norm_weight.bf16":               "1c24ad7ef66a6e17f6a4d7fed5c8b2c43380257c0df59e8bcb7c9021f4b5a7ea",
+	"rms_norm_weight.f16_f32":            "1ce66344013b355de9ab336fdeaeda8ccdff9db3ceee927b6260443e364f5992",
+	"rms_norm_weight.bf16_f32":           "d4ad59befe7e9e2e842ebe7be0f2cd40b7475b199706fb4523f29c632fa26770",
+	"rope.f32":                           "e650051c8e1523c41492c89066fd8a9a3774f24f6b2eaf70f5eab434aa22cb9d",
+	"rope.f16":                           "5e3fb62fddbc1648403e9c709bdd23d844e48c9a78370c8ee765cf894db93234",
+	"rope.bf16":                          "1e791a6b6871daaa1a9cb317449d5b4944a96febc197a46128142d1798f86dcc",
+	"router_losses":                      "00f27416364a1fdc3115928f97e8be4ded33fa22b0af908b81a1a9f49caa7d41",
+	"router_losses_backward":             "ae80424a679996113e48f93e8166b8b6f419007136be1c0869bc8c21365a3a62",
+	"router_stats":                       "5687fe0360df2efe45b98b562ab56bb169662ce8ba1b0e62170c5ef26db70524",
 	"router_stats_sum":                   "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
+	"sampling":                           "8670f38c9cec9824991dcbb09385635954449da06017e20dade48ff0de340f11",
+	"scaled_add.f32":                     "f5d58e2a12e0f11477aa37bb36b7042fe5f161ed3439ea14c193679c03683747",
+	"scaled_add.f16":                     "f2730438df708b3519d80237cba1e77f34746cada7d0ed3efe2761ff398ba6be",
+	"scaled_add.bf16":                    "08f8a14159e0096a1f342058214d29e19136011f33f1c33f5c3b5ec92b3bacaa",
 	"scatter2scatter.f32":                "26d33c10c7a748c6c2d6f8d5424f498d940e1abfe6c7cfb9225e4cfef07b9891",
 	"scatter2scatter.f16":                "22c01c14bffb8e9d2dd88cd172331525667eeecc5652dc5709a906cf1398de88",
 	"scatter2scatter.bf16":               "d1e4b8d1b7abd2f2b9d769979c7386bfd58f045212b82eddb13d4061b75e257b",
@@ -140,8 +259,13 @@ var Sources = map[string]string{
 	"scatter2scatter_gemv.f32_bf16_bf16": "e281c7a5f33001b926f948e0707a3abb8318bd6299dfa732dccfe89a38b698b0",
 	"scatter2scatter_gemv.bf16_bf16_f32": "e853f3e87646c541ee3b0cf2c75631681d567e73a36da4c25d1c86983f3dee7e",
 	"scatter2scatter_gemv.f32_bf16_f32":  "09a6429c282da69f98d1905a9b54cf4405308b32c56e4ebd4b22c4165b53310c",
-	"topk_gates":                         "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
-	"topk_gates_backward":                "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
+	"square_sum.f32":                     "b9b4943434b952fd1dffa693d2751928cb83d4dc16edc3cc764366eb9840786f",
+	"square_sum.f16":                     "181ee28bce922173097dedce3468606665ec7d1d4f6131cd9abf3135dee32872",
+	"square_sum.bf16":                    "2a6b4e8cbc89c11c7abb67201f4df382d964ac0151afc2a2fee4ba31e27a5229",
+	"target_count":                       "519ef8963430f86a5345321de6ae40c83fc5f2a930189a8e3b2d08431490e46d",
+	"token_links":                        "1641f4b929f186c1164825fb9499d21adceff34a22bdb5008e23c2ba629ebd6c",
+	"topk_gates":                         "60d1df5bdf539f15a86167f8e712aaaea970e922ef08ff2741b48e0046f77c6a",
+	"topk_gates_backward":                "cc7703ba192978f5226e0faba1cb8e2f4afa0af8f875870b7e436f68a0d8bf9d",
 }
 
 //go:embed spv/activation.f32.spv
@@ -446,6 +570,178 @@ var ActivationBackwardBf16 = &kernel.Kernel{
 		{ID: 5, Name: "INTERLEAVED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/adamw.f32.spv
+var spvAdamwF32 []byte
+
+// AdamwF32 is adamw.comp with STORAGE_F32.
+var AdamwF32 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32",
+	SPIRV:     decodeOnce(&spvAdamwF32),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// AdamwPush holds the push constants of adamw.comp; uint64 members are device addresses.
+type AdamwPush struct {
+	P      uint64
+	Master uint64
+	M      uint64
+	V      uint64
+	G      uint64
+	Hyper  uint64
+	Norm   uint64
+	Count  uint32
+	Decay  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c AdamwPush) Bytes() []byte {
+	b := make([]byte, 64)
+	putU64(b[0:], c.P)
+	putU64(b[8:], c.Master)
+	putU64(b[16:], c.M)
+	putU64(b[24:], c.V)
+	putU64(b[32:], c.G)
+	putU64(b[40:], c.Hyper)
+	putU64(b[48:], c.Norm)
+	putU32(b[56:], c.Count)
+	putU32(b[60:], math.Float32bits(c.Decay))
+	return b
+}
+
+// AdamwSpec holds the specialization constants of adamw.comp.
+type AdamwSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultAdamwSpec returns the values in the source.
+func DefaultAdamwSpec() AdamwSpec {
+	return AdamwSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c AdamwSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/adamw.f16.spv
+var spvAdamwF16 []byte
+
+// AdamwF16 is adamw.comp with STORAGE_F16.
+var AdamwF16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f16",
+	SPIRV:     decodeOnce(&spvAdamwF16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.bf16.spv
+var spvAdamwBf16 []byte
+
+// AdamwBf16 is adamw.comp with STORAGE_BF16.
+var AdamwBf16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvAdamwBf16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.f32_f16.spv
+var spvAdamwF32F16 []byte
+
+// AdamwF32F16 is adamw.comp with STORAGE_F16, INPUT_F32.
+var AdamwF32F16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32_f16",
+	SPIRV:     decodeOnce(&spvAdamwF32F16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.f32_bf16.spv
+var spvAdamwF32Bf16 []byte
+
+// AdamwF32Bf16 is adamw.comp with STORAGE_BF16, INPUT_F32.
+var AdamwF32Bf16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32_bf16",
+	SPIRV:     decodeOnce(&spvAdamwF32Bf16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/combine.f32.spv
@@ -875,6 +1171,446 @@ var ConvertBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/cross_entropy.f32.spv
+var spvCrossEntropyF32 []byte
+
+// CrossEntropyF32 is cross_entropy.comp with STORAGE_F32.
+var CrossEntropyF32 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCrossEntropyF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// CrossEntropyPush holds the push constants of cross_entropy.comp; uint64 members are device addresses.
+type CrossEntropyPush struct {
+	Logits        uint64
+	Gradient      uint64
+	Targets       uint64
+	Losses        uint64
+	Count         uint64
+	Rows          uint32
+	Vocabulary    uint32
+	Scale         float32
+	GradientScale float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CrossEntropyPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Gradient)
+	putU64(b[16:], c.Targets)
+	putU64(b[24:], c.Losses)
+	putU64(b[32:], c.Count)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Vocabulary)
+	putU32(b[48:], math.Float32bits(c.Scale))
+	putU32(b[52:], math.Float32bits(c.GradientScale))
+	return b
+}
+
+// CrossEntropySpec holds the specialization constants of cross_entropy.comp.
+type CrossEntropySpec struct {
+	Threads uint32 // constant 0
+	Lanes   uint32 // constant 1
+}
+
+// DefaultCrossEntropySpec returns the values in the source.
+func DefaultCrossEntropySpec() CrossEntropySpec {
+	return CrossEntropySpec{
+		Threads: 64,
+		Lanes:   32,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CrossEntropySpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+	}
+}
+
+//go:embed spv/cross_entropy.f16.spv
+var spvCrossEntropyF16 []byte
+
+// CrossEntropyF16 is cross_entropy.comp with STORAGE_F16.
+var CrossEntropyF16 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCrossEntropyF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/cross_entropy.bf16.spv
+var spvCrossEntropyBf16 []byte
+
+// CrossEntropyBf16 is cross_entropy.comp with STORAGE_BF16.
+var CrossEntropyBf16 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCrossEntropyBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/embedding.f32.spv
+var spvEmbeddingF32 []byte
+
+// EmbeddingF32 is embedding.comp with STORAGE_F32.
+var EmbeddingF32 = &kernel.Kernel{
+	Stem: "embedding", Variant: "f32",
+	SPIRV:     decodeOnce(&spvEmbeddingF32),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// EmbeddingPush holds the push constants of embedding.comp; uint64 members are device addresses.
+type EmbeddingPush struct {
+	Ids        uint64
+	Table      uint64
+	Y          uint64
+	Tokens     uint32
+	Width      uint32
+	Vocabulary uint32
+	Scale      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c EmbeddingPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Table)
+	putU64(b[16:], c.Y)
+	putU32(b[24:], c.Tokens)
+	putU32(b[28:], c.Width)
+	putU32(b[32:], c.Vocabulary)
+	putU32(b[36:], math.Float32bits(c.Scale))
+	return b
+}
+
+// EmbeddingSpec holds the specialization constants of embedding.comp.
+type EmbeddingSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultEmbeddingSpec returns the values in the source.
+func DefaultEmbeddingSpec() EmbeddingSpec {
+	return EmbeddingSpec{
+		Columns: 64,
+		Rows:    1,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c EmbeddingSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/embedding.f16.spv
+var spvEmbeddingF16 []byte
+
+// EmbeddingF16 is embedding.comp with STORAGE_F16.
+var EmbeddingF16 = &kernel.Kernel{
+	Stem: "embedding", Variant: "f16",
+	SPIRV:     decodeOnce(&spvEmbeddingF16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding.bf16.spv
+var spvEmbeddingBf16 []byte
+
+// EmbeddingBf16 is embedding.comp with STORAGE_BF16.
+var EmbeddingBf16 = &kernel.Kernel{
+	Stem: "embedding", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvEmbeddingBf16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.f32.spv
+var spvEmbeddingBackwardF32 []byte
+
+// EmbeddingBackwardF32 is embedding_backward.comp with STORAGE_F32.
+var EmbeddingBackwardF32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// EmbeddingBackwardPush holds the push constants of embedding_backward.comp; uint64 members are device addresses.
+type EmbeddingBackwardPush struct {
+	Ids        uint64
+	Next       uint64
+	Previous   uint64
+	Dy         uint64
+	Table      uint64
+	Tokens     uint32
+	Width      uint32
+	Vocabulary uint32
+	Scale      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c EmbeddingBackwardPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Next)
+	putU64(b[16:], c.Previous)
+	putU64(b[24:], c.Dy)
+	putU64(b[32:], c.Table)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Width)
+	putU32(b[48:], c.Vocabulary)
+	putU32(b[52:], math.Float32bits(c.Scale))
+	return b
+}
+
+// EmbeddingBackwardSpec holds the specialization constants of embedding_backward.comp.
+type EmbeddingBackwardSpec struct {
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Accumulate bool   // constant 2
+}
+
+// DefaultEmbeddingBackwardSpec returns the values in the source.
+func DefaultEmbeddingBackwardSpec() EmbeddingBackwardSpec {
+	return EmbeddingBackwardSpec{
+		Columns:    64,
+		Rows:       1,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c EmbeddingBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/embedding_backward.f16.spv
+var spvEmbeddingBackwardF16 []byte
+
+// EmbeddingBackwardF16 is embedding_backward.comp with STORAGE_F16.
+var EmbeddingBackwardF16 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.bf16.spv
+var spvEmbeddingBackwardBf16 []byte
+
+// EmbeddingBackwardBf16 is embedding_backward.comp with STORAGE_BF16.
+var EmbeddingBackwardBf16 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.f16_f32.spv
+var spvEmbeddingBackwardF16F32 []byte
+
+// EmbeddingBackwardF16F32 is embedding_backward.comp with STORAGE_F16, OUTPUT_F32.
+var EmbeddingBackwardF16F32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.bf16_f32.spv
+var spvEmbeddingBackwardBf16F32 []byte
+
+// EmbeddingBackwardBf16F32 is embedding_backward.comp with STORAGE_BF16, OUTPUT_F32.
+var EmbeddingBackwardBf16F32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardBf16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
 //go:embed spv/expert_histogram.spv
 var spvExpertHistogram []byte
 
@@ -1086,6 +1822,1329 @@ func DefaultExpertScatterSpec() ExpertScatterSpec {
 
 // Values returns the constants in the order of Kernel.Spec.
 func (c ExpertScatterSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/flash_attention.f32.spv
+var spvFlashAttentionF32 []byte
+
+// FlashAttentionF32 is flash_attention.comp with STORAGE_F32.
+var FlashAttentionF32 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionF32),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionPush holds the push constants of flash_attention.comp; uint64 members are device addresses.
+type FlashAttentionPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Result       uint64
+	Lse          uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	Sinks        uint64
+	QRow         uint32
+	QHead        uint32
+	KRow         uint32
+	KHead        uint32
+	VRow         uint32
+	VHead        uint32
+	ResultRow    uint32
+	ResultHead   uint32
+	Tokens       uint32
+	KeyRows      uint32
+	Sequences    uint32
+	Heads        uint32
+	Flags        uint32
+	Window       int32
+	Scale        float32
+	Splits       uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionPush) Bytes() []byte {
+	b := make([]byte, 128)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Result)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.QueryOffsets)
+	putU64(b[48:], c.KeyOffsets)
+	putU64(b[56:], c.Sinks)
+	putU32(b[64:], c.QRow)
+	putU32(b[68:], c.QHead)
+	putU32(b[72:], c.KRow)
+	putU32(b[76:], c.KHead)
+	putU32(b[80:], c.VRow)
+	putU32(b[84:], c.VHead)
+	putU32(b[88:], c.ResultRow)
+	putU32(b[92:], c.ResultHead)
+	putU32(b[96:], c.Tokens)
+	putU32(b[100:], c.KeyRows)
+	putU32(b[104:], c.Sequences)
+	putU32(b[108:], c.Heads)
+	putU32(b[112:], c.Flags)
+	putU32(b[116:], uint32(c.Window))
+	putU32(b[120:], math.Float32bits(c.Scale))
+	putU32(b[124:], c.Splits)
+	return b
+}
+
+// FlashAttentionSpec holds the specialization constants of flash_attention.comp.
+type FlashAttentionSpec struct {
+	Threads    uint32  // constant 0
+	BM         uint32  // constant 1
+	BN         uint32  // constant 2
+	TM         uint32  // constant 3
+	TN         uint32  // constant 4
+	BK         uint32  // constant 5
+	BV         uint32  // constant 6
+	Width      uint32  // constant 7
+	ValueWidth uint32  // constant 8
+	Quads      bool    // constant 9
+	Partial    bool    // constant 10
+	Cap        float32 // constant 11
+}
+
+// DefaultFlashAttentionSpec returns the values in the source.
+func DefaultFlashAttentionSpec() FlashAttentionSpec {
+	return FlashAttentionSpec{
+		Threads:    64,
+		BM:         32,
+		BN:         32,
+		TM:         4,
+		TN:         4,
+		BK:         8,
+		BV:         8,
+		Width:      64,
+		ValueWidth: 64,
+		Quads:      false,
+		Partial:    false,
+		Cap:        0,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.BN,
+		c.TM,
+		c.TN,
+		c.BK,
+		c.BV,
+		c.Width,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+		bitsBool(c.Partial),
+		math.Float32bits(c.Cap),
+	}
+}
+
+//go:embed spv/flash_attention.f16.spv
+var spvFlashAttentionF16 []byte
+
+// FlashAttentionF16 is flash_attention.comp with STORAGE_F16.
+var FlashAttentionF16 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionF16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention.bf16.spv
+var spvFlashAttentionBf16 []byte
+
+// FlashAttentionBf16 is flash_attention.comp with STORAGE_BF16.
+var FlashAttentionBf16 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBf16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_kv.f32.spv
+var spvFlashAttentionBackwardKvF32 []byte
+
+// FlashAttentionBackwardKvF32 is flash_attention_backward_kv.comp with STORAGE_F32.
+var FlashAttentionBackwardKvF32 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvF32),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionBackwardKvPush holds the push constants of flash_attention_backward_kv.comp; uint64 members are device addresses.
+type FlashAttentionBackwardKvPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Dout         uint64
+	Lse          uint64
+	Delta        uint64
+	Dk           uint64
+	Dv           uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	QStride      uint32
+	KStride      uint32
+	VStride      uint32
+	DoutStride   uint32
+	DkStride     uint32
+	DvStride     uint32
+	Sequences    uint32
+	Queries      uint32
+	Keys         uint32
+	Skip         uint32
+	Heads        uint32
+	Window       int32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionBackwardKvPush) Bytes() []byte {
+	b := make([]byte, 128)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Dout)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.Delta)
+	putU64(b[48:], c.Dk)
+	putU64(b[56:], c.Dv)
+	putU64(b[64:], c.QueryOffsets)
+	putU64(b[72:], c.KeyOffsets)
+	putU32(b[80:], c.QStride)
+	putU32(b[84:], c.KStride)
+	putU32(b[88:], c.VStride)
+	putU32(b[92:], c.DoutStride)
+	putU32(b[96:], c.DkStride)
+	putU32(b[100:], c.DvStride)
+	putU32(b[104:], c.Sequences)
+	putU32(b[108:], c.Queries)
+	putU32(b[112:], c.Keys)
+	putU32(b[116:], c.Skip)
+	putU32(b[120:], c.Heads)
+	putU32(b[124:], uint32(c.Window))
+	return b
+}
+
+// FlashAttentionBackwardKvSpec holds the specialization constants of flash_attention_backward_kv.comp.
+type FlashAttentionBackwardKvSpec struct {
+	Threads    uint32  // constant 0
+	Own        uint32  // constant 1
+	Other      uint32  // constant 2
+	TO         uint32  // constant 3
+	TX         uint32  // constant 4
+	Chunk      uint32  // constant 5
+	Lanes      uint32  // constant 6
+	Most       uint32  // constant 7
+	Width      uint32  // constant 8
+	ValueWidth uint32  // constant 9
+	Scale      float32 // constant 10
+	SoftCap    float32 // constant 11
+	Causal     bool    // constant 12
+	Tiled      bool    // constant 13
+	Accumulate bool    // constant 14
+	Quads      uint32  // constant 15
+	HeadMajor  uint32  // constant 16
+	QStride    uint32  // constant 17
+	KStride    uint32  // constant 18
+	VStride    uint32  // constant 19
+	DoutStride uint32  // constant 20
+	DkStride   uint32  // constant 21
+	DvStride   uint32  // constant 22
+}
+
+// DefaultFlashAttentionBackwardKvSpec returns the values in the source.
+func DefaultFlashAttentionBackwardKvSpec() FlashAttentionBackwardKvSpec {
+	return FlashAttentionBackwardKvSpec{
+		Threads:    64,
+		Own:        32,
+		Other:      16,
+		TO:         4,
+		TX:         2,
+		Chunk:      32,
+		Lanes:      16,
+		Most:       1073741823,
+		Width:      64,
+		ValueWidth: 64,
+		Scale:      1,
+		SoftCap:    0,
+		Causal:     false,
+		Tiled:      false,
+		Accumulate: false,
+		Quads:      0,
+		HeadMajor:  0,
+		QStride:    64,
+		KStride:    64,
+		VStride:    64,
+		DoutStride: 64,
+		DkStride:   64,
+		DvStride:   64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionBackwardKvSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Own,
+		c.Other,
+		c.TO,
+		c.TX,
+		c.Chunk,
+		c.Lanes,
+		c.Most,
+		c.Width,
+		c.ValueWidth,
+		math.Float32bits(c.Scale),
+		math.Float32bits(c.SoftCap),
+		bitsBool(c.Causal),
+		bitsBool(c.Tiled),
+		bitsBool(c.Accumulate),
+		c.Quads,
+		c.HeadMajor,
+		c.QStride,
+		c.KStride,
+		c.VStride,
+		c.DoutStride,
+		c.DkStride,
+		c.DvStride,
+	}
+}
+
+//go:embed spv/flash_attention_backward_kv.f16.spv
+var spvFlashAttentionBackwardKvF16 []byte
+
+// FlashAttentionBackwardKvF16 is flash_attention_backward_kv.comp with STORAGE_F16.
+var FlashAttentionBackwardKvF16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvF16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_kv.bf16.spv
+var spvFlashAttentionBackwardKvBf16 []byte
+
+// FlashAttentionBackwardKvBf16 is flash_attention_backward_kv.comp with STORAGE_BF16.
+var FlashAttentionBackwardKvBf16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvBf16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_q.f32.spv
+var spvFlashAttentionBackwardQF32 []byte
+
+// FlashAttentionBackwardQF32 is flash_attention_backward_q.comp with STORAGE_F32.
+var FlashAttentionBackwardQF32 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQF32),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionBackwardQPush holds the push constants of flash_attention_backward_q.comp; uint64 members are device addresses.
+type FlashAttentionBackwardQPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Dout         uint64
+	Lse          uint64
+	Delta        uint64
+	Dq           uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	QStride      uint32
+	KStride      uint32
+	VStride      uint32
+	DoutStride   uint32
+	DqStride     uint32
+	Sequences    uint32
+	Queries      uint32
+	Keys         uint32
+	Skip         uint32
+	Heads        uint32
+	Window       int32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionBackwardQPush) Bytes() []byte {
+	b := make([]byte, 116)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Dout)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.Delta)
+	putU64(b[48:], c.Dq)
+	putU64(b[56:], c.QueryOffsets)
+	putU64(b[64:], c.KeyOffsets)
+	putU32(b[72:], c.QStride)
+	putU32(b[76:], c.KStride)
+	putU32(b[80:], c.VStride)
+	putU32(b[84:], c.DoutStride)
+	putU32(b[88:], c.DqStride)
+	putU32(b[92:], c.Sequences)
+	putU32(b[96:], c.Queries)
+	putU32(b[100:], c.Keys)
+	putU32(b[104:], c.Skip)
+	putU32(b[108:], c.Heads)
+	putU32(b[112:], uint32(c.Window))
+	return b
+}
+
+// FlashAttentionBackwardQSpec holds the specialization constants of flash_attention_backward_q.comp.
+type FlashAttentionBackwardQSpec struct {
+	Threads    uint32  // constant 0
+	Own        uint32  // constant 1
+	Other      uint32  // constant 2
+	TO         uint32  // constant 3
+	TX         uint32  // constant 4
+	Chunk      uint32  // constant 5
+	Lanes      uint32  // constant 6
+	Most       uint32  // constant 7
+	Width      uint32  // constant 8
+	ValueWidth uint32  // constant 9
+	Scale      float32 // constant 10
+	SoftCap    float32 // constant 11
+	Causal     bool    // constant 12
+	Tiled      bool    // constant 13
+	Accumulate bool    // constant 14
+	Quads      uint32  // constant 15
+	HeadMajor  uint32  // constant 16
+	QStride    uint32  // constant 17
+	KStride    uint32  // constant 18
+	VStride    uint32  // constant 19
+	DoutStride uint32  // constant 20
+	DqStride   uint32  // constant 21
+}
+
+// DefaultFlashAttentionBackwardQSpec returns the values in the source.
+func DefaultFlashAttentionBackwardQSpec() FlashAttentionBackwardQSpec {
+	return FlashAttentionBackwardQSpec{
+		Threads:    64,
+		Own:        32,
+		Other:      16,
+		TO:         4,
+		TX:         2,
+		Chunk:      32,
+		Lanes:      16,
+		Most:       1073741823,
+		Width:      64,
+		ValueWidth: 64,
+		Scale:      1,
+		SoftCap:    0,
+		Causal:     false,
+		Tiled:      false,
+		Accumulate: false,
+		Quads:      0,
+		HeadMajor:  0,
+		QStride:    64,
+		KStride:    64,
+		VStride:    64,
+		DoutStride: 64,
+		DqStride:   64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionBackwardQSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Own,
+		c.Other,
+		c.TO,
+		c.TX,
+		c.Chunk,
+		c.Lanes,
+		c.Most,
+		c.Width,
+		c.ValueWidth,
+		math.Float32bits(c.Scale),
+		math.Float32bits(c.SoftCap),
+		bitsBool(c.Causal),
+		bitsBool(c.Tiled),
+		bitsBool(c.Accumulate),
+		c.Quads,
+		c.HeadMajor,
+		c.QStride,
+		c.KStride,
+		c.VStride,
+		c.DoutStride,
+		c.DqStride,
+	}
+}
+
+//go:embed spv/flash_attention_backward_q.f16.spv
+var spvFlashAttentionBackwardQF16 []byte
+
+// FlashAttentionBackwardQF16 is flash_attention_backward_q.comp with STORAGE_F16.
+var FlashAttentionBackwardQF16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQF16),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_q.bf16.spv
+var spvFlashAttentionBackwardQBf16 []byte
+
+// FlashAttentionBackwardQBf16 is flash_attention_backward_q.comp with STORAGE_BF16.
+var FlashAttentionBackwardQBf16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQBf16),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_delta.f32.spv
+var spvFlashAttentionDeltaF32 []byte
+
+// FlashAttentionDeltaF32 is flash_attention_delta.comp with STORAGE_F32.
+var FlashAttentionDeltaF32 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaF32),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashAttentionDeltaPush holds the push constants of flash_attention_delta.comp; uint64 members are device addresses.
+type FlashAttentionDeltaPush struct {
+	O              uint64
+	Dout           uint64
+	Delta          uint64
+	OutRowStride   uint32
+	OutHeadStride  uint32
+	DoutRowStride  uint32
+	DoutHeadStride uint32
+	Tokens         uint32
+	Heads          uint32
+	Width          uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionDeltaPush) Bytes() []byte {
+	b := make([]byte, 52)
+	putU64(b[0:], c.O)
+	putU64(b[8:], c.Dout)
+	putU64(b[16:], c.Delta)
+	putU32(b[24:], c.OutRowStride)
+	putU32(b[28:], c.OutHeadStride)
+	putU32(b[32:], c.DoutRowStride)
+	putU32(b[36:], c.DoutHeadStride)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Width)
+	return b
+}
+
+// FlashAttentionDeltaSpec holds the specialization constants of flash_attention_delta.comp.
+type FlashAttentionDeltaSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+}
+
+// DefaultFlashAttentionDeltaSpec returns the values in the source.
+func DefaultFlashAttentionDeltaSpec() FlashAttentionDeltaSpec {
+	return FlashAttentionDeltaSpec{
+		Lanes: 16,
+		Rows:  4,
+		Quads: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionDeltaSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/flash_attention_delta.f16.spv
+var spvFlashAttentionDeltaF16 []byte
+
+// FlashAttentionDeltaF16 is flash_attention_delta.comp with STORAGE_F16.
+var FlashAttentionDeltaF16 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaF16),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_attention_delta.bf16.spv
+var spvFlashAttentionDeltaBf16 []byte
+
+// FlashAttentionDeltaBf16 is flash_attention_delta.comp with STORAGE_BF16.
+var FlashAttentionDeltaBf16 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaBf16),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_attention_sinks_backward.spv
+var spvFlashAttentionSinksBackward []byte
+
+// FlashAttentionSinksBackward is flash_attention_sinks_backward.comp.
+var FlashAttentionSinksBackward = &kernel.Kernel{
+	Stem: "flash_attention_sinks_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvFlashAttentionSinksBackward),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "sinks", Offset: 0, Size: 8},
+		{Name: "lse", Offset: 8, Size: 8},
+		{Name: "terms", Offset: 16, Size: 8},
+		{Name: "sums", Offset: 24, Size: 8},
+		{Name: "query_offsets", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "sequences", Offset: 48, Size: 4},
+		{Name: "flags", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 8},
+		{ID: 2, Name: "BLOCK", Default: 1024},
+		{ID: 3, Name: "FINAL", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashAttentionSinksBackwardPush holds the push constants of flash_attention_sinks_backward.comp; uint64 members are device addresses.
+type FlashAttentionSinksBackwardPush struct {
+	Sinks        uint64
+	Lse          uint64
+	Terms        uint64
+	Sums         uint64
+	QueryOffsets uint64
+	Rows         uint32
+	Heads        uint32
+	Sequences    uint32
+	Flags        uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionSinksBackwardPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Sinks)
+	putU64(b[8:], c.Lse)
+	putU64(b[16:], c.Terms)
+	putU64(b[24:], c.Sums)
+	putU64(b[32:], c.QueryOffsets)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Sequences)
+	putU32(b[52:], c.Flags)
+	return b
+}
+
+// FlashAttentionSinksBackwardSpec holds the specialization constants of flash_attention_sinks_backward.comp.
+type FlashAttentionSinksBackwardSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Block   uint32 // constant 2
+	Final   bool   // constant 3
+}
+
+// DefaultFlashAttentionSinksBackwardSpec returns the values in the source.
+func DefaultFlashAttentionSinksBackwardSpec() FlashAttentionSinksBackwardSpec {
+	return FlashAttentionSinksBackwardSpec{
+		Columns: 16,
+		Rows:    8,
+		Block:   1024,
+		Final:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionSinksBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		c.Block,
+		bitsBool(c.Final),
+	}
+}
+
+//go:embed spv/flash_merge.f32.spv
+var spvFlashMergeF32 []byte
+
+// FlashMergeF32 is flash_merge.comp with STORAGE_F32.
+var FlashMergeF32 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashMergeF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashMergePush holds the push constants of flash_merge.comp; uint64 members are device addresses.
+type FlashMergePush struct {
+	Parts        uint64
+	Stats        uint64
+	Result       uint64
+	Lse          uint64
+	Sinks        uint64
+	QueryOffsets uint64
+	ResultRow    uint32
+	ResultHead   uint32
+	Tokens       uint32
+	Heads        uint32
+	Splits       uint32
+	Sequences    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashMergePush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.Parts)
+	putU64(b[8:], c.Stats)
+	putU64(b[16:], c.Result)
+	putU64(b[24:], c.Lse)
+	putU64(b[32:], c.Sinks)
+	putU64(b[40:], c.QueryOffsets)
+	putU32(b[48:], c.ResultRow)
+	putU32(b[52:], c.ResultHead)
+	putU32(b[56:], c.Tokens)
+	putU32(b[60:], c.Heads)
+	putU32(b[64:], c.Splits)
+	putU32(b[68:], c.Sequences)
+	return b
+}
+
+// FlashMergeSpec holds the specialization constants of flash_merge.comp.
+type FlashMergeSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	ValueWidth uint32 // constant 2
+	Quads      bool   // constant 3
+}
+
+// DefaultFlashMergeSpec returns the values in the source.
+func DefaultFlashMergeSpec() FlashMergeSpec {
+	return FlashMergeSpec{
+		Lanes:      32,
+		Rows:       2,
+		ValueWidth: 64,
+		Quads:      false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashMergeSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/flash_merge.f16.spv
+var spvFlashMergeF16 []byte
+
+// FlashMergeF16 is flash_merge.comp with STORAGE_F16.
+var FlashMergeF16 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashMergeF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_merge.bf16.spv
+var spvFlashMergeBf16 []byte
+
+// FlashMergeBf16 is flash_merge.comp with STORAGE_BF16.
+var FlashMergeBf16 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashMergeBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/global_norm.spv
+var spvGlobalNorm []byte
+
+// GlobalNorm is global_norm.comp.
+var GlobalNorm = &kernel.Kernel{
+	Stem: "global_norm", Variant: "",
+	SPIRV:     decodeOnce(&spvGlobalNorm),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "partials", Offset: 0, Size: 8},
+		{Name: "norm", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+		{Name: "multiplier", Offset: 20, Size: 4},
+		{Name: "limit", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// GlobalNormPush holds the push constants of global_norm.comp; uint64 members are device addresses.
+type GlobalNormPush struct {
+	Partials   uint64
+	Norm       uint64
+	Count      uint32
+	Multiplier float32
+	Limit      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GlobalNormPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Partials)
+	putU64(b[8:], c.Norm)
+	putU32(b[16:], c.Count)
+	putU32(b[20:], math.Float32bits(c.Multiplier))
+	putU32(b[24:], math.Float32bits(c.Limit))
+	return b
+}
+
+// GlobalNormSpec holds the specialization constants of global_norm.comp.
+type GlobalNormSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultGlobalNormSpec returns the values in the source.
+func DefaultGlobalNormSpec() GlobalNormSpec {
+	return GlobalNormSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GlobalNormSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
@@ -1979,6 +4038,977 @@ var JitterBf16 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/loss_mean.spv
+var spvLossMean []byte
+
+// LossMean is loss_mean.comp.
+var LossMean = &kernel.Kernel{
+	Stem: "loss_mean", Variant: "",
+	SPIRV:     decodeOnce(&spvLossMean),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "losses", Offset: 0, Size: 8},
+		{Name: "count", Offset: 8, Size: 8},
+		{Name: "mean", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// LossMeanPush holds the push constants of loss_mean.comp; uint64 members are device addresses.
+type LossMeanPush struct {
+	Losses uint64
+	Count  uint64
+	Mean   uint64
+	Tokens uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c LossMeanPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Losses)
+	putU64(b[8:], c.Count)
+	putU64(b[16:], c.Mean)
+	putU32(b[24:], c.Tokens)
+	return b
+}
+
+// LossMeanSpec holds the specialization constants of loss_mean.comp.
+type LossMeanSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultLossMeanSpec returns the values in the source.
+func DefaultLossMeanSpec() LossMeanSpec {
+	return LossMeanSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c LossMeanSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/positions.spv
+var spvPositions []byte
+
+// Positions is positions.comp.
+var Positions = &kernel.Kernel{
+	Stem: "positions", Variant: "",
+	SPIRV:     decodeOnce(&spvPositions),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "offsets", Offset: 0, Size: 8},
+		{Name: "starts", Offset: 8, Size: 8},
+		{Name: "positions", Offset: 16, Size: 8},
+		{Name: "status", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "sequences", Offset: 36, Size: 4},
+		{Name: "limit", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "GIVEN", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// PositionsPush holds the push constants of positions.comp; uint64 members are device addresses.
+type PositionsPush struct {
+	Offsets   uint64
+	Starts    uint64
+	Positions uint64
+	Status    uint64
+	Tokens    uint32
+	Sequences uint32
+	Limit     uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c PositionsPush) Bytes() []byte {
+	b := make([]byte, 44)
+	putU64(b[0:], c.Offsets)
+	putU64(b[8:], c.Starts)
+	putU64(b[16:], c.Positions)
+	putU64(b[24:], c.Status)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Sequences)
+	putU32(b[40:], c.Limit)
+	return b
+}
+
+// PositionsSpec holds the specialization constants of positions.comp.
+type PositionsSpec struct {
+	Threads uint32 // constant 0
+	Given   bool   // constant 1
+}
+
+// DefaultPositionsSpec returns the values in the source.
+func DefaultPositionsSpec() PositionsSpec {
+	return PositionsSpec{
+		Threads: 64,
+		Given:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c PositionsSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Given),
+	}
+}
+
+//go:embed spv/rms_norm.f32.spv
+var spvRmsNormF32 []byte
+
+// RmsNormF32 is rms_norm.comp with STORAGE_F32.
+var RmsNormF32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormPush holds the push constants of rms_norm.comp; uint64 members are device addresses.
+type RmsNormPush struct {
+	X      uint64
+	Y      uint64
+	W      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	Eps    float32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+	YHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.W)
+	putU32(b[24:], c.Rows)
+	putU32(b[28:], c.Heads)
+	putU32(b[32:], c.Width)
+	putU32(b[36:], math.Float32bits(c.Eps))
+	putU32(b[40:], c.XToken)
+	putU32(b[44:], c.XHead)
+	putU32(b[48:], c.YToken)
+	putU32(b[52:], c.YHead)
+	return b
+}
+
+// RmsNormSpec holds the specialization constants of rms_norm.comp.
+type RmsNormSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+}
+
+// DefaultRmsNormSpec returns the values in the source.
+func DefaultRmsNormSpec() RmsNormSpec {
+	return RmsNormSpec{
+		Lanes: 64,
+		Rows:  1,
+		Quads: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/rms_norm.f16.spv
+var spvRmsNormF16 []byte
+
+// RmsNormF16 is rms_norm.comp with STORAGE_F16.
+var RmsNormF16 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.bf16.spv
+var spvRmsNormBf16 []byte
+
+// RmsNormBf16 is rms_norm.comp with STORAGE_BF16.
+var RmsNormBf16 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.f16_f32.spv
+var spvRmsNormF16F32 []byte
+
+// RmsNormF16F32 is rms_norm.comp with STORAGE_F16, INPUT_F32.
+var RmsNormF16F32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormF16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.bf16_f32.spv
+var spvRmsNormBf16F32 []byte
+
+// RmsNormBf16F32 is rms_norm.comp with STORAGE_BF16, INPUT_F32.
+var RmsNormBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBf16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.f32.spv
+var spvRmsNormBackwardF32 []byte
+
+// RmsNormBackwardF32 is rms_norm_backward.comp with STORAGE_F32.
+var RmsNormBackwardF32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormBackwardPush holds the push constants of rms_norm_backward.comp; uint64 members are device addresses.
+type RmsNormBackwardPush struct {
+	X       uint64
+	Dy      uint64
+	Dx      uint64
+	W       uint64
+	S       uint64
+	Rows    uint32
+	Heads   uint32
+	Width   uint32
+	Eps     float32
+	XToken  uint32
+	XHead   uint32
+	DyToken uint32
+	DyHead  uint32
+	DxToken uint32
+	DxHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormBackwardPush) Bytes() []byte {
+	b := make([]byte, 80)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Dy)
+	putU64(b[16:], c.Dx)
+	putU64(b[24:], c.W)
+	putU64(b[32:], c.S)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Width)
+	putU32(b[52:], math.Float32bits(c.Eps))
+	putU32(b[56:], c.XToken)
+	putU32(b[60:], c.XHead)
+	putU32(b[64:], c.DyToken)
+	putU32(b[68:], c.DyHead)
+	putU32(b[72:], c.DxToken)
+	putU32(b[76:], c.DxHead)
+	return b
+}
+
+// RmsNormBackwardSpec holds the specialization constants of rms_norm_backward.comp.
+type RmsNormBackwardSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	Quads      bool   // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultRmsNormBackwardSpec returns the values in the source.
+func DefaultRmsNormBackwardSpec() RmsNormBackwardSpec {
+	return RmsNormBackwardSpec{
+		Lanes:      64,
+		Rows:       1,
+		Quads:      false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/rms_norm_backward.f16.spv
+var spvRmsNormBackwardF16 []byte
+
+// RmsNormBackwardF16 is rms_norm_backward.comp with STORAGE_F16.
+var RmsNormBackwardF16 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF16),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.bf16.spv
+var spvRmsNormBackwardBf16 []byte
+
+// RmsNormBackwardBf16 is rms_norm_backward.comp with STORAGE_BF16.
+var RmsNormBackwardBf16 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardBf16),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.f16_f32.spv
+var spvRmsNormBackwardF16F32 []byte
+
+// RmsNormBackwardF16F32 is rms_norm_backward.comp with STORAGE_F16, INPUT_F32.
+var RmsNormBackwardF16F32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF16F32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.bf16_f32.spv
+var spvRmsNormBackwardBf16F32 []byte
+
+// RmsNormBackwardBf16F32 is rms_norm_backward.comp with STORAGE_BF16, INPUT_F32.
+var RmsNormBackwardBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardBf16F32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.f32.spv
+var spvRmsNormWeightF32 []byte
+
+// RmsNormWeightF32 is rms_norm_weight.comp with STORAGE_F32.
+var RmsNormWeightF32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormWeightPush holds the push constants of rms_norm_weight.comp; uint64 members are device addresses.
+type RmsNormWeightPush struct {
+	X        uint64
+	Dy       uint64
+	S        uint64
+	Partials uint64
+	Dw       uint64
+	Rows     uint32
+	PerBlock uint32
+	Blocks   uint32
+	Heads    uint32
+	Width    uint32
+	XToken   uint32
+	XHead    uint32
+	DyToken  uint32
+	DyHead   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormWeightPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Dy)
+	putU64(b[16:], c.S)
+	putU64(b[24:], c.Partials)
+	putU64(b[32:], c.Dw)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.PerBlock)
+	putU32(b[48:], c.Blocks)
+	putU32(b[52:], c.Heads)
+	putU32(b[56:], c.Width)
+	putU32(b[60:], c.XToken)
+	putU32(b[64:], c.XHead)
+	putU32(b[68:], c.DyToken)
+	putU32(b[72:], c.DyHead)
+	return b
+}
+
+// RmsNormWeightSpec holds the specialization constants of rms_norm_weight.comp.
+type RmsNormWeightSpec struct {
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Partials   bool   // constant 2
+	Reduce     bool   // constant 3
+	Accumulate bool   // constant 4
+}
+
+// DefaultRmsNormWeightSpec returns the values in the source.
+func DefaultRmsNormWeightSpec() RmsNormWeightSpec {
+	return RmsNormWeightSpec{
+		Columns:    32,
+		Rows:       4,
+		Partials:   false,
+		Reduce:     false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormWeightSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Partials),
+		bitsBool(c.Reduce),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/rms_norm_weight.f16.spv
+var spvRmsNormWeightF16 []byte
+
+// RmsNormWeightF16 is rms_norm_weight.comp with STORAGE_F16.
+var RmsNormWeightF16 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.bf16.spv
+var spvRmsNormWeightBf16 []byte
+
+// RmsNormWeightBf16 is rms_norm_weight.comp with STORAGE_BF16.
+var RmsNormWeightBf16 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormWeightBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.f16_f32.spv
+var spvRmsNormWeightF16F32 []byte
+
+// RmsNormWeightF16F32 is rms_norm_weight.comp with STORAGE_F16, OUTPUT_F32.
+var RmsNormWeightF16F32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.bf16_f32.spv
+var spvRmsNormWeightBf16F32 []byte
+
+// RmsNormWeightBf16F32 is rms_norm_weight.comp with STORAGE_BF16, OUTPUT_F32.
+var RmsNormWeightBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightBf16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rope.f32.spv
+var spvRopeF32 []byte
+
+// RopeF32 is rope.comp with STORAGE_F32.
+var RopeF32 = &kernel.Kernel{
+	Stem: "rope", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRopeF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RopePush holds the push constants of rope.comp; uint64 members are device addresses.
+type RopePush struct {
+	X         uint64
+	Y         uint64
+	Table     uint64
+	Index     uint64
+	Rows      uint32
+	Heads     uint32
+	Items     uint32
+	HalfWidth uint32
+	Width     uint32
+	Positions uint32
+	XToken    uint32
+	XHead     uint32
+	YToken    uint32
+	YHead     uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RopePush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.Table)
+	putU64(b[24:], c.Index)
+	putU32(b[32:], c.Rows)
+	putU32(b[36:], c.Heads)
+	putU32(b[40:], c.Items)
+	putU32(b[44:], c.HalfWidth)
+	putU32(b[48:], c.Width)
+	putU32(b[52:], c.Positions)
+	putU32(b[56:], c.XToken)
+	putU32(b[60:], c.XHead)
+	putU32(b[64:], c.YToken)
+	putU32(b[68:], c.YHead)
+	return b
+}
+
+// RopeSpec holds the specialization constants of rope.comp.
+type RopeSpec struct {
+	Columns     uint32 // constant 0
+	Rows        uint32 // constant 1
+	Interleaved bool   // constant 2
+	Inverse     bool   // constant 3
+}
+
+// DefaultRopeSpec returns the values in the source.
+func DefaultRopeSpec() RopeSpec {
+	return RopeSpec{
+		Columns:     32,
+		Rows:        2,
+		Interleaved: false,
+		Inverse:     false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RopeSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Interleaved),
+		bitsBool(c.Inverse),
+	}
+}
+
+//go:embed spv/rope.f16.spv
+var spvRopeF16 []byte
+
+// RopeF16 is rope.comp with STORAGE_F16.
+var RopeF16 = &kernel.Kernel{
+	Stem: "rope", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRopeF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rope.bf16.spv
+var spvRopeBf16 []byte
+
+// RopeBf16 is rope.comp with STORAGE_BF16.
+var RopeBf16 = &kernel.Kernel{
+	Stem: "rope", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRopeBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
 //go:embed spv/router_losses.spv
 var spvRouterLosses []byte
 
@@ -2266,6 +5296,204 @@ func (c RouterStatsSumSpec) Values() []uint32 {
 		c.Threads,
 		c.Columns,
 	}
+}
+
+//go:embed spv/sampling.spv
+var spvSampling []byte
+
+// Sampling is sampling.comp.
+var Sampling = &kernel.Kernel{
+	Stem: "sampling", Variant: "",
+	SPIRV:     decodeOnce(&spvSampling),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "ids", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "vocabulary", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "stream", Offset: 44, Size: 4},
+		{Name: "cold", Offset: 48, Size: 4},
+		{Name: "top_p", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "GREEDY", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// SamplingPush holds the push constants of sampling.comp; uint64 members are device addresses.
+type SamplingPush struct {
+	Logits     uint64
+	Ids        uint64
+	Step       uint64
+	Seed       uint64
+	Rows       uint32
+	Vocabulary uint32
+	K          uint32
+	Stream     uint32
+	Cold       float32
+	TopP       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SamplingPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Ids)
+	putU64(b[16:], c.Step)
+	putU64(b[24:], c.Seed)
+	putU32(b[32:], c.Rows)
+	putU32(b[36:], c.Vocabulary)
+	putU32(b[40:], c.K)
+	putU32(b[44:], c.Stream)
+	putU32(b[48:], math.Float32bits(c.Cold))
+	putU32(b[52:], math.Float32bits(c.TopP))
+	return b
+}
+
+// SamplingSpec holds the specialization constants of sampling.comp.
+type SamplingSpec struct {
+	Threads uint32 // constant 0
+	Greedy  bool   // constant 1
+}
+
+// DefaultSamplingSpec returns the values in the source.
+func DefaultSamplingSpec() SamplingSpec {
+	return SamplingSpec{
+		Threads: 128,
+		Greedy:  false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SamplingSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Greedy),
+	}
+}
+
+//go:embed spv/scaled_add.f32.spv
+var spvScaledAddF32 []byte
+
+// ScaledAddF32 is scaled_add.comp with STORAGE_F32.
+var ScaledAddF32 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "f32",
+	SPIRV:     decodeOnce(&spvScaledAddF32),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// ScaledAddPush holds the push constants of scaled_add.comp; uint64 members are device addresses.
+type ScaledAddPush struct {
+	A     uint64
+	B     uint64
+	Y     uint64
+	Count uint32
+	Alpha float32
+	Beta  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ScaledAddPush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.Y)
+	putU32(b[24:], c.Count)
+	putU32(b[28:], math.Float32bits(c.Alpha))
+	putU32(b[32:], math.Float32bits(c.Beta))
+	return b
+}
+
+// ScaledAddSpec holds the specialization constants of scaled_add.comp.
+type ScaledAddSpec struct {
+	Threads uint32 // constant 0
+	Quads   bool   // constant 1
+	Binary  bool   // constant 2
+}
+
+// DefaultScaledAddSpec returns the values in the source.
+func DefaultScaledAddSpec() ScaledAddSpec {
+	return ScaledAddSpec{
+		Threads: 64,
+		Quads:   false,
+		Binary:  true,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ScaledAddSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Quads),
+		bitsBool(c.Binary),
+	}
+}
+
+//go:embed spv/scaled_add.f16.spv
+var spvScaledAddF16 []byte
+
+// ScaledAddF16 is scaled_add.comp with STORAGE_F16.
+var ScaledAddF16 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScaledAddF16),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scaled_add.bf16.spv
+var spvScaledAddBf16 []byte
+
+// ScaledAddBf16 is scaled_add.comp with STORAGE_BF16.
+var ScaledAddBf16 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScaledAddBf16),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/scatter2scatter.f32.spv
@@ -3261,6 +6489,218 @@ var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
 		{ID: 5, Name: "FAST_HALF", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/square_sum.f32.spv
+var spvSquareSumF32 []byte
+
+// SquareSumF32 is square_sum.comp with STORAGE_F32.
+var SquareSumF32 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "f32",
+	SPIRV:     decodeOnce(&spvSquareSumF32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// SquareSumPush holds the push constants of square_sum.comp; uint64 members are device addresses.
+type SquareSumPush struct {
+	X        uint64
+	Partials uint64
+	Count    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SquareSumPush) Bytes() []byte {
+	b := make([]byte, 20)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Partials)
+	putU32(b[16:], c.Count)
+	return b
+}
+
+// SquareSumSpec holds the specialization constants of square_sum.comp.
+type SquareSumSpec struct {
+	Threads  uint32 // constant 0
+	PerGroup uint32 // constant 1
+}
+
+// DefaultSquareSumSpec returns the values in the source.
+func DefaultSquareSumSpec() SquareSumSpec {
+	return SquareSumSpec{
+		Threads:  64,
+		PerGroup: 4096,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SquareSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.PerGroup,
+	}
+}
+
+//go:embed spv/square_sum.f16.spv
+var spvSquareSumF16 []byte
+
+// SquareSumF16 is square_sum.comp with STORAGE_F16.
+var SquareSumF16 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "f16",
+	SPIRV:     decodeOnce(&spvSquareSumF16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/square_sum.bf16.spv
+var spvSquareSumBf16 []byte
+
+// SquareSumBf16 is square_sum.comp with STORAGE_BF16.
+var SquareSumBf16 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvSquareSumBf16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/target_count.spv
+var spvTargetCount []byte
+
+// TargetCount is target_count.comp.
+var TargetCount = &kernel.Kernel{
+	Stem: "target_count", Variant: "",
+	SPIRV:     decodeOnce(&spvTargetCount),
+	PushBytes: 24,
+	Push: []kernel.Field{
+		{Name: "targets", Offset: 0, Size: 8},
+		{Name: "count", Offset: 8, Size: 8},
+		{Name: "tokens", Offset: 16, Size: 4},
+		{Name: "vocabulary", Offset: 20, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TargetCountPush holds the push constants of target_count.comp; uint64 members are device addresses.
+type TargetCountPush struct {
+	Targets    uint64
+	Count      uint64
+	Tokens     uint32
+	Vocabulary uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TargetCountPush) Bytes() []byte {
+	b := make([]byte, 24)
+	putU64(b[0:], c.Targets)
+	putU64(b[8:], c.Count)
+	putU32(b[16:], c.Tokens)
+	putU32(b[20:], c.Vocabulary)
+	return b
+}
+
+// TargetCountSpec holds the specialization constants of target_count.comp.
+type TargetCountSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultTargetCountSpec returns the values in the source.
+func DefaultTargetCountSpec() TargetCountSpec {
+	return TargetCountSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TargetCountSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/token_links.spv
+var spvTokenLinks []byte
+
+// TokenLinks is token_links.comp.
+var TokenLinks = &kernel.Kernel{
+	Stem: "token_links", Variant: "",
+	SPIRV:     decodeOnce(&spvTokenLinks),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TokenLinksPush holds the push constants of token_links.comp; uint64 members are device addresses.
+type TokenLinksPush struct {
+	Ids      uint64
+	Next     uint64
+	Previous uint64
+	Tokens   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TokenLinksPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Next)
+	putU64(b[16:], c.Previous)
+	putU32(b[24:], c.Tokens)
+	return b
+}
+
+// TokenLinksSpec holds the specialization constants of token_links.comp.
+type TokenLinksSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultTokenLinksSpec returns the values in the source.
+func DefaultTokenLinksSpec() TokenLinksSpec {
+	return TokenLinksSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TokenLinksSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
 }
 
 //go:embed spv/topk_gates.spv
