@@ -76,6 +76,10 @@ var All = []*kernel.Kernel{
 	GroupXtyBf16,
 	GroupXtyF16F32,
 	GroupXtyBf16F32,
+	GroupXtyCoopmatF16,
+	GroupXtyCoopmatBf16,
+	GroupXtyCoopmatF16F32,
+	GroupXtyCoopmatBf16F32,
 	JitterF32,
 	JitterF16,
 	JitterBf16,
@@ -118,6 +122,15 @@ var All = []*kernel.Kernel{
 	Scatter2scatterF32Bf16F32,
 	Scatter2scatterCoopmatF16,
 	Scatter2scatterCoopmatBf16,
+	Scatter2scatterGemvF32,
+	Scatter2scatterGemvF16,
+	Scatter2scatterGemvBf16,
+	Scatter2scatterGemvF32F16F16,
+	Scatter2scatterGemvF16F16F32,
+	Scatter2scatterGemvF32F16F32,
+	Scatter2scatterGemvF32Bf16Bf16,
+	Scatter2scatterGemvBf16Bf16F32,
+	Scatter2scatterGemvF32Bf16F32,
 	SquareSumF32,
 	SquareSumF16,
 	SquareSumBf16,
@@ -129,117 +142,130 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                   "bd27464bc619af4a5496b4176369a18cc5d4dda7725da0b9fb6caaef9f2e6656",
-	"activation.f16":                   "30ec56203eca63862c2202a7a3af49b3b231ef6a62a0314dafb7cc05a0789a83",
-	"activation.bf16":                  "8da29f33e53829d0127ddaff57d32f4f20d5653b1f5a91716a790ef365fdb165",
-	"activation_backward.f32":          "d110dc992362e65a77f77b51ce39d52cb237af34977d5211589e4f0477921667",
-	"activation_backward.f16":          "9ee4330cb8d0b0835c1e62947e92d6d1b29ca6ce63c09d950e45e053dff9480c",
-	"activation_backward.bf16":         "2ffee586023bde9ebcdecbd4454b4507910490d57ced71f54f4116cda217109b",
-	"adamw.f32":                        "093b936363d74c745cccd7746a4106a70892ec79b8831e1c1c02aefe85bb4368",
-	"adamw.f16":                        "0041218835877d7934f9cb522c0706245659eb777cee5ac6fd49955af289dd90",
-	"adamw.bf16":                       "abb950b702c24c00f25c62f1eee798fb8c801a4c3cb71d0a30d02fecf1b5364c",
-	"adamw.f32_f16":                    "6dca08a737a3cdab1ab0bb6df60863f1750e4050815294817e33e1fd773206e4",
-	"adamw.f32_bf16":                   "fbe3bf78457911b0c270877e6b1c6d35ca706df5e12e1929a4db80cd14c0f09e",
-	"combine.f32":                      "c4241b47514b6936057b6a69c411326773385a32ce70ca4f8f92458cdd5a1392",
-	"combine.f16":                      "9257ee314549b15a77e02b16bdefcb074c815fb18a1baf27df5eb2d96d441f3a",
-	"combine.bf16":                     "d71c269623a42ca720e905b9cea119e81ad39cf4dbc2dc646afc06ff63ed21db",
-	"combine_backward.f32":             "6b4c31d0d54f56054d4e7f94678a2fd72a0856d14a72d9c01ecf8d1e854b69b5",
-	"combine_backward.f16":             "e6cdacf6b0ae9fc00696cc82fd9f1f83e05aafd90772f8a7785cfef1c25538e8",
-	"combine_backward.bf16":            "0d1bb84b674a2b4cb1ee1bb648fa4a0de615c39878dcfb83146f787ce0d341a8",
-	"convert.f32_f16":                  "bdc13482862fbcc9fe1c7aa1307eda4714ab498bced46def5aaf38d325582f1e",
-	"convert.f16_f32":                  "c3bc643a81a09276a026ce34d3000f6d3385538799eabd82da9ad34535835211",
-	"convert.f32_bf16":                 "dc57e6d5ec1483ac886b5327e5867c667fa2235b54eb405887f6407372359358",
-	"convert.bf16_f32":                 "cb943213a8bca207f230753ff576526d1dfaa31e97f5f190b32ed9b093d94ce8",
-	"cross_entropy.f32":                "e9e82f237639bfd6b7484658c752c58dbf23199904f8fbaaf2237bac355dddd9",
-	"cross_entropy.f16":                "0c5c1236cf414bd4ef62fb951ae31dbfb775a7fb912aea31d7eaa091e6cc5db7",
-	"cross_entropy.bf16":               "bf940d5610366eb24523620ae399aea6d2f3aab537514957ce41d0161a0ae1aa",
-	"embedding.f32":                    "8e39d4357978c491d5c6f1c3116017a226d1a0fbfcead201730b3e6cbac4361a",
-	"embedding.f16":                    "425d2392e62f95bb8051e9a82ef2e0023607e227dbbde11b306ef241a275b18f",
-	"embedding.bf16":                   "672792b6f96c4adf46fd5a7406ac895691a1d5edc193016f00aa42fca0ef0139",
-	"embedding_backward.f32":           "e0adb786016c29a948853f1274cc507c3866c7d14d0d45112771689527fc7917",
-	"embedding_backward.f16":           "fe0f8edc0e53285dc9456fcf174ee16f348d6bc6529b47521e64b297b193a9a0",
-	"embedding_backward.bf16":          "5176b6b60ba878aa18b2acb8eb20094925d466bc56944179a0434877359bc568",
-	"embedding_backward.f16_f32":       "940994f949de42a385a39a68b8c02447e15f38a1e64197c69318a8f27b2c441b",
-	"embedding_backward.bf16_f32":      "f4b2bb03551ad625190a58c00dae6832efd385a69fc1733883a5d31a5eb1b210",
-	"expert_histogram":                 "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
-	"expert_scan":                      "18716417d05e35b07ee2f90fe1262aa620b1f592c0576abed772061db2289d90",
-	"expert_scatter":                   "8a33fae8dfce357113d9962b9df0d596150fcfc21fd6e9a6784aaa73e6a135a4",
-	"flash_attention.f32":              "476b5d088bda49528cd3a74452781d729ab18e8cb872fa90889961c396de54b4",
-	"flash_attention.f16":              "24403262ddce18bfb4dcd7a185a1fbd18a11ba84b4bbb4a80099e8b3f7655568",
-	"flash_attention.bf16":             "86302cb5600bba77383f97c3de36645cd5a9526419fb798b405a43c918df212c",
-	"flash_attention_backward_kv.f32":  "a49923fc57a582efc3f2f4cef3064ae8dd002e22a37fdae610c2fd26c387056a",
-	"flash_attention_backward_kv.f16":  "5529fdff0ad939af515bba42f6a005b4a2cef0472404285b52385dbf2cc48c34",
-	"flash_attention_backward_kv.bf16": "df23615af04c1cc71372bbed840d5e8fbd52ad1637c64ac64a2e1f25f7e3ceaf",
-	"flash_attention_backward_q.f32":   "cd175cc0281a86ccaa61e5b67b40e3208ad9199a7a07f656143644ad0b40fa01",
-	"flash_attention_backward_q.f16":   "728c41fee1267c2252f4802f58adfc4671fb8baf43fc5f5cdbb612b1ce883453",
-	"flash_attention_backward_q.bf16":  "fbdebebf70079a45c2499b0501b888b0620318912d0bcd193ab2a2b94c7b4fb2",
-	"flash_attention_delta.f32":        "35bab80956039f4593fab8e57b9516c06a577f46367448ecf31d605704fcf7da",
-	"flash_attention_delta.f16":        "b9820be89449e91e5af9647342c93c3a83e359cb29b48d3b60cfdf28cf7dbaae",
-	"flash_attention_delta.bf16":       "a4f6ec6f1b351128f888d141535e37f6303e0ce2ce0f71daed2d67acd9e4a0b9",
-	"flash_attention_sinks_backward":   "b6430cdb7ec1ac3d1eff013e5de49d3aded5f93c0a5025dfc6d9aa475079d7d9",
-	"flash_merge.f32":                  "8cf939217b792251046bbd6895afe5ae050f4a04b63bc4ba427e0ab47613faba",
-	"flash_merge.f16":                  "43bf3962d7280411ba76d7881f880ecde9b972977624d4947cec7ec17f7adfe8",
-	"flash_merge.bf16":                 "ea2fab26bcc4dd3555d933432ad7154e4a7802b861f6175b2579cc8e5899dfe6",
-	"global_norm":                      "d0658d3b8ff84da9ec8eee05b6ec39fa01a4cc2166e5e5a03826f181280adcc0",
-	"group_sum.f32":                    "37ea7fa4dcbfb10d4e21760ab4c5259cf51e31d90e82d6d2b9d6a44e24cb13e8",
-	"group_sum.f16":                    "b9558092f7b65ced8e87730867c6be61e8f1ad6a967d2a3bc25c42f58fb7556f",
-	"group_sum.bf16":                   "f462328ed2ceb3dafff71f065b81f78c7c6bac31bada10986c1bac3e100ed55d",
-	"group_sum.f16_f32":                "20db6203bd9c029c9b3d8ee48cbe084eebd9b64fc155ede4add022a9272927bb",
-	"group_sum.bf16_f32":               "360f4b83b517e8d2bc189b8294d927835c2574a216be8bf4595c54236b4eb47e",
-	"group_xty.f32":                    "4341a0c75640fa70edc6440fbdedf4f35b27a4cfb0e552530ba638af60ae82e1",
-	"group_xty.f16":                    "40d9ce8384b165df1c78b2615742f22573630069e1fd1dbf99056640aa644d8b",
-	"group_xty.bf16":                   "2e9289c26aab6f4227830274b310d2892888ef523d3d0fc7716674d065ee979f",
-	"group_xty.f16_f32":                "f60a83d83c9795b7e20430fa44ce20e504ce6011e7175dece6d517fc0088e717",
-	"group_xty.bf16_f32":               "2f740339842d9bc4b77fc4fc798d5e77945a662eefaacfb0c4a223da3d23b2c2",
-	"jitter.f32":                       "d9e12770e1f91a45eae26e0e39f8d526bf031f075ed4c7b5f12dce91eb59e194",
-	"jitter.f16":                       "bbaedb78255b61694d3af95c0db690fd3ff12fb4777caa208f0f65d5ea23c2f6",
-	"jitter.bf16":                      "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
-	"loss_mean":                        "c666050a5c044fdc85a3bc7c02811bc8d89d860595974696f74f7ce65234f88b",
-	"positions":                        "03e64bd0a345e0b453d07e4e9ea2aeceb27f1b4e812e38f7cafa41fc769397f2",
-	"rms_norm.f32":                     "7a95a7262316dff83bb822485b3b766ae5088bc434196a2625423fc8141f8e8e",
-	"rms_norm.f16":                     "390966b699d952d80564feac152a9c66ab03fea0b16aa59451232b591aa56b2e",
-	"rms_norm.bf16":                    "0db2723dca452eca41e53c032125fc6cea76ca2ea6498efbf6f9adecbf1926e5",
-	"rms_norm.f16_f32":                 "8757518067a24973adb98a7284a1a5d9db2376cbd776884e1ddabe90eef4a9d5",
-	"rms_norm.bf16_f32":                "a20b494ef07a9a6901728a6316b42b23c393936ef79ccc85217b3129978656e9",
-	"rms_norm_backward.f32":            "b9863f191de9e3c737c64853cd9c56eed432e44b8f1fce2779cce4eef920212b",
-	"rms_norm_backward.f16":            "62839782e7ee542da79cc8cc27aac051d7e5eb39b62706277a412eda7eaee69e",
-	"rms_norm_backward.bf16":           "a8685b04c91031e23c4f9a0de2af278ef1c971266300deefbf40d1fb2b2d2cf7",
-	"rms_norm_backward.f16_f32":        "8d14dcfc5eeb7f2f5810bc824b6d62d0db4e581aef002c5333d455c1435930c9",
-	"rms_norm_backward.bf16_f32":       "aa8369906ccc87cc879585ef0a961cf5ba81ae1a1c59ce31ad379a9bb265d824",
-	"rms_norm_weight.f32":              "8776a86f84a0833886269501e681317816fb3c5070464784ba63d887adbf2c64",
-	"rms_norm_weight.f16":              "36c1f357b86238dc1af3b74926007144bf7948bd1b873b9b32f75a200956c21c",
-	"rms_norm_weight.bf16":             "886308283efe5c4429bbe649af4619db1d8984ccc0fb27ca3e7e3a311b1df89a",
-	"rms_norm_weight.f16_f32":          "cb7f230ae6e11cb86aa291cb833d19a801bddb6ccc0201b77af5d0f9fbaf5d78",
-	"rms_norm_weight.bf16_f32":         "561459eb19f156b46cbc316d5f592ce1d080aeb3e27e5d62df7dfcfd6663200f",
-	"rope.f32":                         "dd9ec73fb69caf436f5f4e04c27eaf2274e56fe50e4d2252ccd375fed1f2a4c2",
-	"rope.f16":                         "b668a2bfa03a5e5b235bcbf35945d0109ff883fc63acb9b49695f1a5665ec25e",
-	"rope.bf16":                        "d7abe5658acebb27b95a1f719100ab2a698c0cd74f64ba763c946221af2afd99",
-	"router_losses":                    "ea3b606851ec5f4840a9d30b7c68228248dca9f936bebaabf9c8d9a814b35cfa",
-	"router_losses_backward":           "b41e952784d405b2d7bff9084e981e7459ed37bdd7cc5e6f7261d66d0c8ab711",
-	"router_stats":                     "7e88d5566c4939b4772a159f23061033ee33068a0a1467c40573d3d40bf1d99c",
-	"router_stats_sum":                 "a341402a49de81f2efc50b6cbcadf1b56a76fd35a10abaaf664e26ff9b889033",
-	"sampling":                         "127d31aed342df36b994788d734e3f0cdfcb348ed67d7777281b8ac192d80920",
-	"scaled_add.f32":                   "64e9a68e248ecad69966fc71a5abc79b5c79a4ae469093b2cb3bb027b950ffba",
-	"scaled_add.f16":                   "b1d1d2b1eafe7e4b519fb3016c3396160eb8bbbca61556ede216fd2fd7b3b1a0",
-	"scaled_add.bf16":                  "6b1cd73dde0323a09c9a93bdd1d43477bc78fd3c9fc4ed66b986f9643745bd92",
-	"scatter2scatter.f32":              "5f96b7cf883d4164917af8d5e04b93f6543b886db046c459737a7129d15baf75",
-	"scatter2scatter.f16":              "ae36ca8f0cb5bba391332022fc7709a445be9f61b700dc30157153aad3dfaccc",
-	"scatter2scatter.bf16":             "c283e02a8b430f541f2ae4db80d2fc455a41a65e8e26769d57f17586f02ecca9",
-	"scatter2scatter.f32_f16_f16":      "394efbea7717e8a5073020d137e504124a579dffc53b6c6c86e9f5a43dfb538c",
-	"scatter2scatter.f16_f16_f32":      "5bd90e07ea6ea9b35cf991eb4ca53a9dfc6e33a635c9377b89e81e6e3355de0d",
-	"scatter2scatter.f32_f16_f32":      "dde36d67cab7c5b2869134372bb051ba64b6943b4a964b74b9aff193126aecdb",
-	"scatter2scatter.f32_bf16_bf16":    "60cec8294edf0a152a6df3adc0b3dbd06730a6ec304ed1f8ff52193c9f70bf60",
-	"scatter2scatter.bf16_bf16_f32":    "523b67f381ea0f6b80dc22bc37cabbe7de95b76b22eefba5d9e87f6b0b72f27e",
-	"scatter2scatter.f32_bf16_f32":     "fe18824a56db1c9cf6555d0e1392649bcb12ecb040e0585026267ea9f91f581b",
-	"scatter2scatter_coopmat.f16":      "111778ede756761b636818aff023e1f1410200ed754d3382e2a4f391a15dd8db",
-	"scatter2scatter_coopmat.bf16":     "3efdee8f27c2e7260af84e18aa883e6fa9e6771f31cd767b65e95a81c92e06bd",
-	"square_sum.f32":                   "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
-	"square_sum.f16":                   "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
-	"square_sum.bf16":                  "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
-	"target_count":                     "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
-	"token_links":                      "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
-	"topk_gates":                       "2d56baebb434ca87aa0afedc0579dffb473f122e75c4febabd520c3a68291a9e",
-	"topk_gates_backward":              "d9dd2ed409c37ef7a15713dc2de0c4f37b97e205886e02941bf51ef6d66ddfdd",
+	"activation.f32":                     "bd27464bc619af4a5496b4176369a18cc5d4dda7725da0b9fb6caaef9f2e6656",
+	"activation.f16":                     "30ec56203eca63862c2202a7a3af49b3b231ef6a62a0314dafb7cc05a0789a83",
+	"activation.bf16":                    "8da29f33e53829d0127ddaff57d32f4f20d5653b1f5a91716a790ef365fdb165",
+	"activation_backward.f32":            "d110dc992362e65a77f77b51ce39d52cb237af34977d5211589e4f0477921667",
+	"activation_backward.f16":            "9ee4330cb8d0b0835c1e62947e92d6d1b29ca6ce63c09d950e45e053dff9480c",
+	"activation_backward.bf16":           "2ffee586023bde9ebcdecbd4454b4507910490d57ced71f54f4116cda217109b",
+	"adamw.f32":                          "093b936363d74c745cccd7746a4106a70892ec79b8831e1c1c02aefe85bb4368",
+	"adamw.f16":                          "0041218835877d7934f9cb522c0706245659eb777cee5ac6fd49955af289dd90",
+	"adamw.bf16":                         "abb950b702c24c00f25c62f1eee798fb8c801a4c3cb71d0a30d02fecf1b5364c",
+	"adamw.f32_f16":                      "6dca08a737a3cdab1ab0bb6df60863f1750e4050815294817e33e1fd773206e4",
+	"adamw.f32_bf16":                     "fbe3bf78457911b0c270877e6b1c6d35ca706df5e12e1929a4db80cd14c0f09e",
+	"combine.f32":                        "c4241b47514b6936057b6a69c411326773385a32ce70ca4f8f92458cdd5a1392",
+	"combine.f16":                        "9257ee314549b15a77e02b16bdefcb074c815fb18a1baf27df5eb2d96d441f3a",
+	"combine.bf16":                       "d71c269623a42ca720e905b9cea119e81ad39cf4dbc2dc646afc06ff63ed21db",
+	"combine_backward.f32":               "6b4c31d0d54f56054d4e7f94678a2fd72a0856d14a72d9c01ecf8d1e854b69b5",
+	"combine_backward.f16":               "e6cdacf6b0ae9fc00696cc82fd9f1f83e05aafd90772f8a7785cfef1c25538e8",
+	"combine_backward.bf16":              "0d1bb84b674a2b4cb1ee1bb648fa4a0de615c39878dcfb83146f787ce0d341a8",
+	"convert.f32_f16":                    "bdc13482862fbcc9fe1c7aa1307eda4714ab498bced46def5aaf38d325582f1e",
+	"convert.f16_f32":                    "c3bc643a81a09276a026ce34d3000f6d3385538799eabd82da9ad34535835211",
+	"convert.f32_bf16":                   "dc57e6d5ec1483ac886b5327e5867c667fa2235b54eb405887f6407372359358",
+	"convert.bf16_f32":                   "cb943213a8bca207f230753ff576526d1dfaa31e97f5f190b32ed9b093d94ce8",
+	"cross_entropy.f32":                  "e9e82f237639bfd6b7484658c752c58dbf23199904f8fbaaf2237bac355dddd9",
+	"cross_entropy.f16":                  "0c5c1236cf414bd4ef62fb951ae31dbfb775a7fb912aea31d7eaa091e6cc5db7",
+	"cross_entropy.bf16":                 "bf940d5610366eb24523620ae399aea6d2f3aab537514957ce41d0161a0ae1aa",
+	"embedding.f32":                      "8e39d4357978c491d5c6f1c3116017a226d1a0fbfcead201730b3e6cbac4361a",
+	"embedding.f16":                      "425d2392e62f95bb8051e9a82ef2e0023607e227dbbde11b306ef241a275b18f",
+	"embedding.bf16":                     "672792b6f96c4adf46fd5a7406ac895691a1d5edc193016f00aa42fca0ef0139",
+	"embedding_backward.f32":             "e0adb786016c29a948853f1274cc507c3866c7d14d0d45112771689527fc7917",
+	"embedding_backward.f16":             "fe0f8edc0e53285dc9456fcf174ee16f348d6bc6529b47521e64b297b193a9a0",
+	"embedding_backward.bf16":            "5176b6b60ba878aa18b2acb8eb20094925d466bc56944179a0434877359bc568",
+	"embedding_backward.f16_f32":         "940994f949de42a385a39a68b8c02447e15f38a1e64197c69318a8f27b2c441b",
+	"embedding_backward.bf16_f32":        "f4b2bb03551ad625190a58c00dae6832efd385a69fc1733883a5d31a5eb1b210",
+	"expert_histogram":                   "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
+	"expert_scan":                        "18716417d05e35b07ee2f90fe1262aa620b1f592c0576abed772061db2289d90",
+	"expert_scatter":                     "8a33fae8dfce357113d9962b9df0d596150fcfc21fd6e9a6784aaa73e6a135a4",
+	"flash_attention.f32":                "476b5d088bda49528cd3a74452781d729ab18e8cb872fa90889961c396de54b4",
+	"flash_attention.f16":                "24403262ddce18bfb4dcd7a185a1fbd18a11ba84b4bbb4a80099e8b3f7655568",
+	"flash_attention.bf16":               "86302cb5600bba77383f97c3de36645cd5a9526419fb798b405a43c918df212c",
+	"flash_attention_backward_kv.f32":    "a49923fc57a582efc3f2f4cef3064ae8dd002e22a37fdae610c2fd26c387056a",
+	"flash_attention_backward_kv.f16":    "5529fdff0ad939af515bba42f6a005b4a2cef0472404285b52385dbf2cc48c34",
+	"flash_attention_backward_kv.bf16":   "df23615af04c1cc71372bbed840d5e8fbd52ad1637c64ac64a2e1f25f7e3ceaf",
+	"flash_attention_backward_q.f32":     "cd175cc0281a86ccaa61e5b67b40e3208ad9199a7a07f656143644ad0b40fa01",
+	"flash_attention_backward_q.f16":     "728c41fee1267c2252f4802f58adfc4671fb8baf43fc5f5cdbb612b1ce883453",
+	"flash_attention_backward_q.bf16":    "fbdebebf70079a45c2499b0501b888b0620318912d0bcd193ab2a2b94c7b4fb2",
+	"flash_attention_delta.f32":          "35bab80956039f4593fab8e57b9516c06a577f46367448ecf31d605704fcf7da",
+	"flash_attention_delta.f16":          "b9820be89449e91e5af9647342c93c3a83e359cb29b48d3b60cfdf28cf7dbaae",
+	"flash_attention_delta.bf16":         "a4f6ec6f1b351128f888d141535e37f6303e0ce2ce0f71daed2d67acd9e4a0b9",
+	"flash_attention_sinks_backward":     "b6430cdb7ec1ac3d1eff013e5de49d3aded5f93c0a5025dfc6d9aa475079d7d9",
+	"flash_merge.f32":                    "8cf939217b792251046bbd6895afe5ae050f4a04b63bc4ba427e0ab47613faba",
+	"flash_merge.f16":                    "43bf3962d7280411ba76d7881f880ecde9b972977624d4947cec7ec17f7adfe8",
+	"flash_merge.bf16":                   "ea2fab26bcc4dd3555d933432ad7154e4a7802b861f6175b2579cc8e5899dfe6",
+	"global_norm":                        "d0658d3b8ff84da9ec8eee05b6ec39fa01a4cc2166e5e5a03826f181280adcc0",
+	"group_sum.f32":                      "37ea7fa4dcbfb10d4e21760ab4c5259cf51e31d90e82d6d2b9d6a44e24cb13e8",
+	"group_sum.f16":                      "b9558092f7b65ced8e87730867c6be61e8f1ad6a967d2a3bc25c42f58fb7556f",
+	"group_sum.bf16":                     "f462328ed2ceb3dafff71f065b81f78c7c6bac31bada10986c1bac3e100ed55d",
+	"group_sum.f16_f32":                  "20db6203bd9c029c9b3d8ee48cbe084eebd9b64fc155ede4add022a9272927bb",
+	"group_sum.bf16_f32":                 "360f4b83b517e8d2bc189b8294d927835c2574a216be8bf4595c54236b4eb47e",
+	"group_xty.f32":                      "adf14c55bfa79b4d3aa8c4963f793a3117e49202ed5c9e9f71870363daa38f31",
+	"group_xty.f16":                      "4db4655dff07f285b768bfa54ccf65e4ada76e283efb79c9190b86f059cd5635",
+	"group_xty.bf16":                     "4e91b8ab0614cf2b56de4178e08a8a015fea8a85dc6f5ed2694d3db400a5d2e4",
+	"group_xty.f16_f32":                  "affca45b7e69442626d9b8cf607ddc7dcc25e4af182927b57c1517e36b3833d2",
+	"group_xty.bf16_f32":                 "54ceed02a30b2c6482bf144f0fdd278200378db3c32dc4bd8ed4870b84901a76",
+	"group_xty_coopmat.f16":              "b5bc85de64108d292cd13a602ab5419dea00c18bda3f74cb4758d27fe5966b85",
+	"group_xty_coopmat.bf16":             "a7433fc8a804ed2289e1858d604013d3cc8fe3631a29bcf56c8b619f296f3f0f",
+	"group_xty_coopmat.f16_f32":          "54a5c925c5b6154d8d7143af0e9637af28c62916129d8e561c83f0ee1d551fc0",
+	"group_xty_coopmat.bf16_f32":         "297670e733ca88b4c5d31945a8b64bb487e10767d7afd5580d1c61a851d7b18f",
+	"jitter.f32":                         "d9e12770e1f91a45eae26e0e39f8d526bf031f075ed4c7b5f12dce91eb59e194",
+	"jitter.f16":                         "bbaedb78255b61694d3af95c0db690fd3ff12fb4777caa208f0f65d5ea23c2f6",
+	"jitter.bf16":                        "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
+	"loss_mean":                          "c666050a5c044fdc85a3bc7c02811bc8d89d860595974696f74f7ce65234f88b",
+	"positions":                          "03e64bd0a345e0b453d07e4e9ea2aeceb27f1b4e812e38f7cafa41fc769397f2",
+	"rms_norm.f32":                       "7a95a7262316dff83bb822485b3b766ae5088bc434196a2625423fc8141f8e8e",
+	"rms_norm.f16":                       "390966b699d952d80564feac152a9c66ab03fea0b16aa59451232b591aa56b2e",
+	"rms_norm.bf16":                      "0db2723dca452eca41e53c032125fc6cea76ca2ea6498efbf6f9adecbf1926e5",
+	"rms_norm.f16_f32":                   "8757518067a24973adb98a7284a1a5d9db2376cbd776884e1ddabe90eef4a9d5",
+	"rms_norm.bf16_f32":                  "a20b494ef07a9a6901728a6316b42b23c393936ef79ccc85217b3129978656e9",
+	"rms_norm_backward.f32":              "b9863f191de9e3c737c64853cd9c56eed432e44b8f1fce2779cce4eef920212b",
+	"rms_norm_backward.f16":              "62839782e7ee542da79cc8cc27aac051d7e5eb39b62706277a412eda7eaee69e",
+	"rms_norm_backward.bf16":             "a8685b04c91031e23c4f9a0de2af278ef1c971266300deefbf40d1fb2b2d2cf7",
+	"rms_norm_backward.f16_f32":          "8d14dcfc5eeb7f2f5810bc824b6d62d0db4e581aef002c5333d455c1435930c9",
+	"rms_norm_backward.bf16_f32":         "aa8369906ccc87cc879585ef0a961cf5ba81ae1a1c59ce31ad379a9bb265d824",
+	"rms_norm_weight.f32":                "8776a86f84a0833886269501e681317816fb3c5070464784ba63d887adbf2c64",
+	"rms_norm_weight.f16":                "36c1f357b86238dc1af3b74926007144bf7948bd1b873b9b32f75a200956c21c",
+	"rms_norm_weight.bf16":               "886308283efe5c4429bbe649af4619db1d8984ccc0fb27ca3e7e3a311b1df89a",
+	"rms_norm_weight.f16_f32":            "cb7f230ae6e11cb86aa291cb833d19a801bddb6ccc0201b77af5d0f9fbaf5d78",
+	"rms_norm_weight.bf16_f32":           "561459eb19f156b46cbc316d5f592ce1d080aeb3e27e5d62df7dfcfd6663200f",
+	"rope.f32":                           "dd9ec73fb69caf436f5f4e04c27eaf2274e56fe50e4d2252ccd375fed1f2a4c2",
+	"rope.f16":                           "b668a2bfa03a5e5b235bcbf35945d0109ff883fc63acb9b49695f1a5665ec25e",
+	"rope.bf16":                          "d7abe5658acebb27b95a1f719100ab2a698c0cd74f64ba763c946221af2afd99",
+	"router_losses":                      "ea3b606851ec5f4840a9d30b7c68228248dca9f936bebaabf9c8d9a814b35cfa",
+	"router_losses_backward":             "b41e952784d405b2d7bff9084e981e7459ed37bdd7cc5e6f7261d66d0c8ab711",
+	"router_stats":                       "7e88d5566c4939b4772a159f23061033ee33068a0a1467c40573d3d40bf1d99c",
+	"router_stats_sum":                   "a341402a49de81f2efc50b6cbcadf1b56a76fd35a10abaaf664e26ff9b889033",
+	"sampling":                           "127d31aed342df36b994788d734e3f0cdfcb348ed67d7777281b8ac192d80920",
+	"scaled_add.f32":                     "64e9a68e248ecad69966fc71a5abc79b5c79a4ae469093b2cb3bb027b950ffba",
+	"scaled_add.f16":                     "b1d1d2b1eafe7e4b519fb3016c3396160eb8bbbca61556ede216fd2fd7b3b1a0",
+	"scaled_add.bf16":                    "6b1cd73dde0323a09c9a93bdd1d43477bc78fd3c9fc4ed66b986f9643745bd92",
+	"scatter2scatter.f32":                "1c69837bbae71b4a3e270d65e26aee5fa34eeef10d4c404b5ee182bcf79d950d",
+	"scatter2scatter.f16":                "05d19a59248362a7748ffdc743c465b576aa1f4836b52710a17831172815c16b",
+	"scatter2scatter.bf16":               "870859252fec6f42fa39ac1abdfa08a381b4559ab11a8fa78778ce58ac5c56b0",
+	"scatter2scatter.f32_f16_f16":        "031c59a7a66e101f41cf18ed9b73431bb71bd581c6fbe375ae64c1eb2ae9cba0",
+	"scatter2scatter.f16_f16_f32":        "abaa31b8dd866335a37b547c4925b41103283e99eeed89651a3bd05275716926",
+	"scatter2scatter.f32_f16_f32":        "a84c14156004345ea2725e52a339c1c09589450cedb6afe8c0bd96c2a29a35f6",
+	"scatter2scatter.f32_bf16_bf16":      "5904e3e3d3cc5376c28ae4559822f8caa7390b983877d014777db3ad002f8c70",
+	"scatter2scatter.bf16_bf16_f32":      "e279121306c3102c116cf490da2c9c9332e77ca3dce510fb95e51660de914cd2",
+	"scatter2scatter.f32_bf16_f32":       "25b6c4f1d537bae5f601c3d3518e502aba98e42452c54f6dfdd332c6c0789064",
+	"scatter2scatter_coopmat.f16":        "3090961999630bade3d0a4af6506f66dba27b49606c4232852b82533cb426200",
+	"scatter2scatter_coopmat.bf16":       "b9afc303a0fecd793cf760cdd3cca65e49472ecd4cb12469f331a7c22aabcdc5",
+	"scatter2scatter_gemv.f32":           "34f37937650bf3397993376af803f90e4f00120ef0380f983ee6d1748a46a53f",
+	"scatter2scatter_gemv.f16":           "53a909823452d38d97fd94e9d237d8b9d53a607c21a62bd7cde1e8ce2942cb44",
+	"scatter2scatter_gemv.bf16":          "c40c5f93e78d423402eeaef847703797a8988039eefc3bbcdc329fe99520e368",
+	"scatter2scatter_gemv.f32_f16_f16":   "2d0121d39b603a03bcb66f27ca4d750d58740524dad02a598c404aa473bc1391",
+	"scatter2scatter_gemv.f16_f16_f32":   "060426924763e15be84abe8afd3508e8cd10c0d61d6d901673b0a95f3eb858f7",
+	"scatter2scatter_gemv.f32_f16_f32":   "b5950bd4e19e4503f488c14013699608d6305cf358098ab096e6cb600ebd1bcb",
+	"scatter2scatter_gemv.f32_bf16_bf16": "30f8fe43fc5f9e17a560223a4232bc5f82cb0742e36e2ca73126a15dd5880175",
+	"scatter2scatter_gemv.bf16_bf16_f32": "fe2c6b9ee15ae3edef118a34ab6a240870252ff9634d233757ca134e85d58002",
+	"scatter2scatter_gemv.f32_bf16_f32":  "a863c113ca2a970bdeb507458d61318a35c308969ec7a5694fec178336d2ea02",
+	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
+	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
+	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
+	"target_count":                       "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
+	"token_links":                        "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
+	"topk_gates":                         "2d56baebb434ca87aa0afedc0579dffb473f122e75c4febabd520c3a68291a9e",
+	"topk_gates_backward":                "d9dd2ed409c37ef7a15713dc2de0c4f37b97e205886e02941bf51ef6d66ddfdd",
 }
 
 //go:embed spv/activation.f32.spv
@@ -3615,6 +3641,292 @@ var GroupXtyBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/group_xty_coopmat.f16.spv
+var spvGroupXtyCoopmatF16 []byte
+
+// GroupXtyCoopmatF16 is group_xty_coopmat.comp with STORAGE_F16.
+var GroupXtyCoopmatF16 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+// GroupXtyCoopmatPush holds the push constants of group_xty_coopmat.comp; uint64 members are device addresses.
+type GroupXtyCoopmatPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	AWidth  uint32
+	BWidth  uint32
+	AFanIn  uint32
+	BFanIn  uint32
+	Experts uint32
+	Rows    uint32
+	Skip    uint32
+	Most    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupXtyCoopmatPush) Bytes() []byte {
+	b := make([]byte, 84)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Order)
+	putU64(b[40:], c.Offsets)
+	putU32(b[48:], c.AWidth)
+	putU32(b[52:], c.BWidth)
+	putU32(b[56:], c.AFanIn)
+	putU32(b[60:], c.BFanIn)
+	putU32(b[64:], c.Experts)
+	putU32(b[68:], c.Rows)
+	putU32(b[72:], c.Skip)
+	putU32(b[76:], c.Most)
+	putU32(b[80:], c.Flags)
+	return b
+}
+
+// GroupXtyCoopmatSpec holds the specialization constants of group_xty_coopmat.comp.
+type GroupXtyCoopmatSpec struct {
+	Threads  uint32 // constant 0
+	Subgroup uint32 // constant 1
+	SM       uint32 // constant 2
+	SN       uint32 // constant 3
+	MI       uint32 // constant 4
+	NI       uint32 // constant 5
+	BK       uint32 // constant 6
+	MM       uint32 // constant 7
+	MN       uint32 // constant 8
+	MK       uint32 // constant 9
+	Whole    bool   // constant 10
+	Gated    bool   // constant 11
+}
+
+// DefaultGroupXtyCoopmatSpec returns the values in the source.
+func DefaultGroupXtyCoopmatSpec() GroupXtyCoopmatSpec {
+	return GroupXtyCoopmatSpec{
+		Threads:  32,
+		Subgroup: 32,
+		SM:       1,
+		SN:       1,
+		MI:       2,
+		NI:       2,
+		BK:       32,
+		MM:       16,
+		MN:       16,
+		MK:       16,
+		Whole:    false,
+		Gated:    false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupXtyCoopmatSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Subgroup,
+		c.SM,
+		c.SN,
+		c.MI,
+		c.NI,
+		c.BK,
+		c.MM,
+		c.MN,
+		c.MK,
+		bitsBool(c.Whole),
+		bitsBool(c.Gated),
+	}
+}
+
+//go:embed spv/group_xty_coopmat.bf16.spv
+var spvGroupXtyCoopmatBf16 []byte
+
+// GroupXtyCoopmatBf16 is group_xty_coopmat.comp with STORAGE_BF16.
+var GroupXtyCoopmatBf16 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/group_xty_coopmat.f16_f32.spv
+var spvGroupXtyCoopmatF16F32 []byte
+
+// GroupXtyCoopmatF16F32 is group_xty_coopmat.comp with STORAGE_F16, OUTPUT_F32.
+var GroupXtyCoopmatF16F32 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16F32),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/group_xty_coopmat.bf16_f32.spv
+var spvGroupXtyCoopmatBf16F32 []byte
+
+// GroupXtyCoopmatBf16F32 is group_xty_coopmat.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupXtyCoopmatBf16F32 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16F32),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
 //go:embed spv/jitter.f32.spv
 var spvJitterF32 []byte
 
@@ -5655,6 +5967,7 @@ var Scatter2scatterCoopmatF16 = &kernel.Kernel{
 		{ID: 8, Name: "MN", Default: 16},
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -5705,33 +6018,35 @@ func (c Scatter2scatterCoopmatPush) Bytes() []byte {
 
 // Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
 type Scatter2scatterCoopmatSpec struct {
-	Threads  uint32 // constant 0
-	Subgroup uint32 // constant 1
-	SM       uint32 // constant 2
-	SN       uint32 // constant 3
-	MI       uint32 // constant 4
-	NI       uint32 // constant 5
-	BK       uint32 // constant 6
-	MM       uint32 // constant 7
-	MN       uint32 // constant 8
-	MK       uint32 // constant 9
-	Whole    bool   // constant 10
+	Threads    uint32 // constant 0
+	Subgroup   uint32 // constant 1
+	SM         uint32 // constant 2
+	SN         uint32 // constant 3
+	MI         uint32 // constant 4
+	NI         uint32 // constant 5
+	BK         uint32 // constant 6
+	MM         uint32 // constant 7
+	MN         uint32 // constant 8
+	MK         uint32 // constant 9
+	Whole      bool   // constant 10
+	Transposed bool   // constant 11
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
 func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
 	return Scatter2scatterCoopmatSpec{
-		Threads:  32,
-		Subgroup: 32,
-		SM:       1,
-		SN:       1,
-		MI:       2,
-		NI:       2,
-		BK:       32,
-		MM:       16,
-		MN:       16,
-		MK:       16,
-		Whole:    false,
+		Threads:    32,
+		Subgroup:   32,
+		SM:         1,
+		SN:         1,
+		MI:         2,
+		NI:         2,
+		BK:         32,
+		MM:         16,
+		MN:         16,
+		MK:         16,
+		Whole:      false,
+		Transposed: false,
 	}
 }
 
@@ -5749,6 +6064,7 @@ func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
 		c.MN,
 		c.MK,
 		bitsBool(c.Whole),
+		bitsBool(c.Transposed),
 	}
 }
 
@@ -5788,6 +6104,7 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		{ID: 8, Name: "MN", Default: 16},
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -5797,6 +6114,393 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		"coopmat",
 		"explicit-layout",
 	},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32.spv
+var spvScatter2scatterGemvF32 []byte
+
+// Scatter2scatterGemvF32 is scatter2scatter_gemv.comp with STORAGE_F32.
+var Scatter2scatterGemvF32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// Scatter2scatterGemvPush holds the push constants of scatter2scatter_gemv.comp; uint64 members are device addresses.
+type Scatter2scatterGemvPush struct {
+	X        uint64
+	W        uint64
+	Y        uint64
+	Bias     uint64
+	Gates    uint64
+	Order    uint64
+	Offsets  uint64
+	Tiles    uint64
+	TileArgs uint64
+	InWidth  uint32
+	OutWidth uint32
+	FanIn    uint32
+	Rows     uint32
+	Flags    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c Scatter2scatterGemvPush) Bytes() []byte {
+	b := make([]byte, 92)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.W)
+	putU64(b[16:], c.Y)
+	putU64(b[24:], c.Bias)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Order)
+	putU64(b[48:], c.Offsets)
+	putU64(b[56:], c.Tiles)
+	putU64(b[64:], c.TileArgs)
+	putU32(b[72:], c.InWidth)
+	putU32(b[76:], c.OutWidth)
+	putU32(b[80:], c.FanIn)
+	putU32(b[84:], c.Rows)
+	putU32(b[88:], c.Flags)
+	return b
+}
+
+// Scatter2scatterGemvSpec holds the specialization constants of scatter2scatter_gemv.comp.
+type Scatter2scatterGemvSpec struct {
+	Threads  uint32 // constant 0
+	BM       uint32 // constant 1
+	Team     uint32 // constant 2
+	RN       uint32 // constant 3
+	Columns  uint32 // constant 4
+	FastHalf bool   // constant 5
+}
+
+// DefaultScatter2scatterGemvSpec returns the values in the source.
+func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
+	return Scatter2scatterGemvSpec{
+		Threads:  128,
+		BM:       16,
+		Team:     32,
+		RN:       4,
+		Columns:  4,
+		FastHalf: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c Scatter2scatterGemvSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.Team,
+		c.RN,
+		c.Columns,
+		bitsBool(c.FastHalf),
+	}
+}
+
+//go:embed spv/scatter2scatter_gemv.f16.spv
+var spvScatter2scatterGemvF16 []byte
+
+// Scatter2scatterGemvF16 is scatter2scatter_gemv.comp with STORAGE_F16.
+var Scatter2scatterGemvF16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16.spv
+var spvScatter2scatterGemvBf16 []byte
+
+// Scatter2scatterGemvBf16 is scatter2scatter_gemv.comp with STORAGE_BF16.
+var Scatter2scatterGemvBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_f16_f16.spv
+var spvScatter2scatterGemvF32F16F16 []byte
+
+// Scatter2scatterGemvF32F16F16 is scatter2scatter_gemv.comp with STORAGE_F16, INPUT_F32.
+var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f16_f16_f32.spv
+var spvScatter2scatterGemvF16F16F32 []byte
+
+// Scatter2scatterGemvF16F16F32 is scatter2scatter_gemv.comp with STORAGE_F16, OUTPUT_F32.
+var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_f16_f32.spv
+var spvScatter2scatterGemvF32F16F32 []byte
+
+// Scatter2scatterGemvF32F16F32 is scatter2scatter_gemv.comp with STORAGE_F16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_bf16_bf16.spv
+var spvScatter2scatterGemvF32Bf16Bf16 []byte
+
+// Scatter2scatterGemvF32Bf16Bf16 is scatter2scatter_gemv.comp with STORAGE_BF16, INPUT_F32.
+var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16Bf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16_bf16_f32.spv
+var spvScatter2scatterGemvBf16Bf16F32 []byte
+
+// Scatter2scatterGemvBf16Bf16F32 is scatter2scatter_gemv.comp with STORAGE_BF16, OUTPUT_F32.
+var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_bf16_f32.spv
+var spvScatter2scatterGemvF32Bf16F32 []byte
+
+// Scatter2scatterGemvF32Bf16F32 is scatter2scatter_gemv.comp with STORAGE_BF16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/square_sum.f32.spv
