@@ -20,6 +20,11 @@ var All = []*kernel.Kernel{
 	ActivationBackwardF32,
 	ActivationBackwardF16,
 	ActivationBackwardBf16,
+	AdamwF32,
+	AdamwF16,
+	AdamwBf16,
+	AdamwF32F16,
+	AdamwF32Bf16,
 	CombineF32,
 	CombineF16,
 	CombineBf16,
@@ -30,9 +35,21 @@ var All = []*kernel.Kernel{
 	ConvertF16F32,
 	ConvertF32Bf16,
 	ConvertBf16F32,
+	CrossEntropyF32,
+	CrossEntropyF16,
+	CrossEntropyBf16,
+	EmbeddingF32,
+	EmbeddingF16,
+	EmbeddingBf16,
+	EmbeddingBackwardF32,
+	EmbeddingBackwardF16,
+	EmbeddingBackwardBf16,
+	EmbeddingBackwardF16F32,
+	EmbeddingBackwardBf16F32,
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	GlobalNorm,
 	GroupSumF32,
 	GroupSumF16,
 	GroupSumBf16,
@@ -46,10 +63,15 @@ var All = []*kernel.Kernel{
 	JitterF32,
 	JitterF16,
 	JitterBf16,
+	LossMean,
 	RouterLosses,
 	RouterLossesBackward,
 	RouterStats,
 	RouterStatsSum,
+	Sampling,
+	ScaledAddF32,
+	ScaledAddF16,
+	ScaledAddBf16,
 	Scatter2scatterF32,
 	Scatter2scatterF16,
 	Scatter2scatterBf16,
@@ -61,6 +83,11 @@ var All = []*kernel.Kernel{
 	Scatter2scatterF32Bf16F32,
 	Scatter2scatterCoopmatF16,
 	Scatter2scatterCoopmatBf16,
+	SquareSumF32,
+	SquareSumF16,
+	SquareSumBf16,
+	TargetCount,
+	TokenLinks,
 	TopkGates,
 	TopkGatesBackward,
 }
@@ -73,6 +100,11 @@ var Sources = map[string]string{
 	"activation_backward.f32":       "baf1a3979283f8257616705c58b7c705982b6d89543c4689a7dff5d479c5be5d",
 	"activation_backward.f16":       "88857966f25d3678f87d704f7d0be68bfbadfc4ead53c626d963019faabb3b55",
 	"activation_backward.bf16":      "c046d08575b091791a9bf324d5d1a769e338bbef9995112296c4d6441139efba",
+	"adamw.f32":                     "584b8d73882158fff1571bda054c765980b74639a2a5ce4385fe6a6b02f26c64",
+	"adamw.f16":                     "46a60484885ad17669fcba79c6228dad1d07289d691a86991ac965b888e414c0",
+	"adamw.bf16":                    "e7d03dc031f346b3b5535cd12270d7b0e95713c54b41107bf5bd18d81b5fe04c",
+	"adamw.f32_f16":                 "2b00e3da8a48cefb4f6ffededd537caf34df740a588fac61bacf31df70722993",
+	"adamw.f32_bf16":                "2541cc2313ebdc1163922139ee320e17eb45c3022ac9027c93c0ac51e50716b3",
 	"combine.f32":                   "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
 	"combine.f16":                   "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
 	"combine.bf16":                  "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
@@ -83,9 +115,21 @@ var Sources = map[string]string{
 	"convert.f16_f32":               "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
 	"convert.f32_bf16":              "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
 	"convert.bf16_f32":              "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
+	"cross_entropy.f32":             "c153d1c684049f3bf409e95bfb08292238a88fe10e96d7d64fd980e8e5ee3111",
+	"cross_entropy.f16":             "acaaf075af525bc54ed48e4a5f549964153e757ed71f6c9baa4246fe439ff253",
+	"cross_entropy.bf16":            "6c4e993d27abe00797ee5fad47d327840b46f64d1d73e8b26921cea165205beb",
+	"embedding.f32":                 "c930cf49895f625a308af88c285b97e84a1c8431f23c9000dadebd042a63b41c",
+	"embedding.f16":                 "11c5a4789a7c71bb355c471da5f72e7739795a56aa2b3b47cf4c64a5a7f67692",
+	"embedding.bf16":                "16a554568001f5396e26838b8f85aeb1287b3aa949bd77e3b86dadb21f6c24de",
+	"embedding_backward.f32":        "36fe1d21a1c5dd5bce52c6153ea1580e1f1e664ce3d2f7b1c9e859ae44da0bf6",
+	"embedding_backward.f16":        "1b31c2abe0f96f4e2305d6e11b258adde528d6b77902a1365ce05de5aea66e96",
+	"embedding_backward.bf16":       "337023f7c70b84c44b78e2813bcfded357a37074a92d55b553952385f49f6144",
+	"embedding_backward.f16_f32":    "b9661a18ce15bf064026f25886080f03d893e005e8a49b3bfbc923bdc6e7ff4e",
+	"embedding_backward.bf16_f32":   "de3a039d78aeefc1f2cc2c50752fd184ccaff10e2c364da2d40bb2d7b4e84bd4",
 	"expert_histogram":              "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
 	"expert_scan":                   "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
 	"expert_scatter":                "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
+	"global_norm":                   "c2c721fe1bf9e52b4a610205995914b442bd43172265961a1ff8ffda34c3e54d",
 	"group_sum.f32":                 "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
 	"group_sum.f16":                 "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
 	"group_sum.bf16":                "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
@@ -96,13 +140,18 @@ var Sources = map[string]string{
 	"group_xty.bf16":                "40e1a5079b69f6570b976266b188999688d65f4f7327dcfa15abc4b3e79bfe38",
 	"group_xty.f16_f32":             "cfd68affbf0403a6de1b09c428d563389abc9f50a670c88dfc1644814ada77b1",
 	"group_xty.bf16_f32":            "385081d71bd82def78beae18be91e7eb9851f2c803d28deb3e763cd0bdda382f",
-	"jitter.f32":                    "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
-	"jitter.f16":                    "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
-	"jitter.bf16":                   "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
+	"jitter.f32":                    "b9561d0f1ee6a230f6242acdd3016cc79e7a658f17f92877d9e36d9d43b46495",
+	"jitter.f16":                    "bcbe45f639e7dadf98a55f5c7bff700281f2647ed759ac2cf08e654c7b2fff74",
+	"jitter.bf16":                   "3296acc2eb1c5bf0b21d7ce7a63dd91b0ad35bc0e5ec0e605f2b9c5e618905b7",
+	"loss_mean":                     "0748cdaae89b06cb907382c6f236a6be753823e11c254edd7ee7c636de0cd970",
 	"router_losses":                 "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
 	"router_losses_backward":        "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
 	"router_stats":                  "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
 	"router_stats_sum":              "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
+	"sampling":                      "7f38527c1ab1b7efeb7cd33e3cc05862de03f9665c7b7b4c5ead880d1ce554e2",
+	"scaled_add.f32":                "f5d58e2a12e0f11477aa37bb36b7042fe5f161ed3439ea14c193679c03683747",
+	"scaled_add.f16":                "f2730438df708b3519d80237cba1e77f34746cada7d0ed3efe2761ff398ba6be",
+	"scaled_add.bf16":               "08f8a14159e0096a1f342058214d29e19136011f33f1c33f5c3b5ec92b3bacaa",
 	"scatter2scatter.f32":           "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
 	"scatter2scatter.f16":           "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
 	"scatter2scatter.bf16":          "87b144c6fcf2e241deaacf33aea4553172abc846ceefa2f60b59cdc3b5f26867",
@@ -114,6 +163,11 @@ var Sources = map[string]string{
 	"scatter2scatter.f32_bf16_f32":  "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
 	"scatter2scatter_coopmat.f16":   "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
 	"scatter2scatter_coopmat.bf16":  "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
+	"square_sum.f32":                "e7548edb798c028c418efba7238cc71d76e1e9189a26da77ee4e5ad19029fc61",
+	"square_sum.f16":                "f8d40fbfb7baedfa89376f994deee31d10d3cbcbfbbd7ddece4afef4dafe6e77",
+	"square_sum.bf16":               "f3c501395c20ccd29d3cad5ed5466f7717fa4e87142bd7add63606e438b6fed7",
+	"target_count":                  "519ef8963430f86a5345321de6ae40c83fc5f2a930189a8e3b2d08431490e46d",
+	"token_links":                   "1641f4b929f186c1164825fb9499d21adceff34a22bdb5008e23c2ba629ebd6c",
 	"topk_gates":                    "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
 	"topk_gates_backward":           "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
 }
@@ -420,6 +474,178 @@ var ActivationBackwardBf16 = &kernel.Kernel{
 		{ID: 5, Name: "INTERLEAVED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/adamw.f32.spv
+var spvAdamwF32 []byte
+
+// AdamwF32 is adamw.comp with STORAGE_F32.
+var AdamwF32 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32",
+	SPIRV:     decodeOnce(&spvAdamwF32),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// AdamwPush holds the push constants of adamw.comp; uint64 members are device addresses.
+type AdamwPush struct {
+	P      uint64
+	Master uint64
+	M      uint64
+	V      uint64
+	G      uint64
+	Hyper  uint64
+	Norm   uint64
+	Count  uint32
+	Decay  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c AdamwPush) Bytes() []byte {
+	b := make([]byte, 64)
+	putU64(b[0:], c.P)
+	putU64(b[8:], c.Master)
+	putU64(b[16:], c.M)
+	putU64(b[24:], c.V)
+	putU64(b[32:], c.G)
+	putU64(b[40:], c.Hyper)
+	putU64(b[48:], c.Norm)
+	putU32(b[56:], c.Count)
+	putU32(b[60:], math.Float32bits(c.Decay))
+	return b
+}
+
+// AdamwSpec holds the specialization constants of adamw.comp.
+type AdamwSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultAdamwSpec returns the values in the source.
+func DefaultAdamwSpec() AdamwSpec {
+	return AdamwSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c AdamwSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/adamw.f16.spv
+var spvAdamwF16 []byte
+
+// AdamwF16 is adamw.comp with STORAGE_F16.
+var AdamwF16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f16",
+	SPIRV:     decodeOnce(&spvAdamwF16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.bf16.spv
+var spvAdamwBf16 []byte
+
+// AdamwBf16 is adamw.comp with STORAGE_BF16.
+var AdamwBf16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvAdamwBf16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.f32_f16.spv
+var spvAdamwF32F16 []byte
+
+// AdamwF32F16 is adamw.comp with STORAGE_F16, INPUT_F32.
+var AdamwF32F16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32_f16",
+	SPIRV:     decodeOnce(&spvAdamwF32F16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.f32_bf16.spv
+var spvAdamwF32Bf16 []byte
+
+// AdamwF32Bf16 is adamw.comp with STORAGE_BF16, INPUT_F32.
+var AdamwF32Bf16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32_bf16",
+	SPIRV:     decodeOnce(&spvAdamwF32Bf16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/combine.f32.spv
@@ -849,6 +1075,446 @@ var ConvertBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/cross_entropy.f32.spv
+var spvCrossEntropyF32 []byte
+
+// CrossEntropyF32 is cross_entropy.comp with STORAGE_F32.
+var CrossEntropyF32 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCrossEntropyF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// CrossEntropyPush holds the push constants of cross_entropy.comp; uint64 members are device addresses.
+type CrossEntropyPush struct {
+	Logits        uint64
+	Gradient      uint64
+	Targets       uint64
+	Losses        uint64
+	Count         uint64
+	Rows          uint32
+	Vocabulary    uint32
+	Scale         float32
+	GradientScale float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CrossEntropyPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Gradient)
+	putU64(b[16:], c.Targets)
+	putU64(b[24:], c.Losses)
+	putU64(b[32:], c.Count)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Vocabulary)
+	putU32(b[48:], math.Float32bits(c.Scale))
+	putU32(b[52:], math.Float32bits(c.GradientScale))
+	return b
+}
+
+// CrossEntropySpec holds the specialization constants of cross_entropy.comp.
+type CrossEntropySpec struct {
+	Threads uint32 // constant 0
+	Lanes   uint32 // constant 1
+}
+
+// DefaultCrossEntropySpec returns the values in the source.
+func DefaultCrossEntropySpec() CrossEntropySpec {
+	return CrossEntropySpec{
+		Threads: 64,
+		Lanes:   32,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CrossEntropySpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+	}
+}
+
+//go:embed spv/cross_entropy.f16.spv
+var spvCrossEntropyF16 []byte
+
+// CrossEntropyF16 is cross_entropy.comp with STORAGE_F16.
+var CrossEntropyF16 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCrossEntropyF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/cross_entropy.bf16.spv
+var spvCrossEntropyBf16 []byte
+
+// CrossEntropyBf16 is cross_entropy.comp with STORAGE_BF16.
+var CrossEntropyBf16 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCrossEntropyBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/embedding.f32.spv
+var spvEmbeddingF32 []byte
+
+// EmbeddingF32 is embedding.comp with STORAGE_F32.
+var EmbeddingF32 = &kernel.Kernel{
+	Stem: "embedding", Variant: "f32",
+	SPIRV:     decodeOnce(&spvEmbeddingF32),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// EmbeddingPush holds the push constants of embedding.comp; uint64 members are device addresses.
+type EmbeddingPush struct {
+	Ids        uint64
+	Table      uint64
+	Y          uint64
+	Tokens     uint32
+	Width      uint32
+	Vocabulary uint32
+	Scale      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c EmbeddingPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Table)
+	putU64(b[16:], c.Y)
+	putU32(b[24:], c.Tokens)
+	putU32(b[28:], c.Width)
+	putU32(b[32:], c.Vocabulary)
+	putU32(b[36:], math.Float32bits(c.Scale))
+	return b
+}
+
+// EmbeddingSpec holds the specialization constants of embedding.comp.
+type EmbeddingSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultEmbeddingSpec returns the values in the source.
+func DefaultEmbeddingSpec() EmbeddingSpec {
+	return EmbeddingSpec{
+		Columns: 64,
+		Rows:    1,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c EmbeddingSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/embedding.f16.spv
+var spvEmbeddingF16 []byte
+
+// EmbeddingF16 is embedding.comp with STORAGE_F16.
+var EmbeddingF16 = &kernel.Kernel{
+	Stem: "embedding", Variant: "f16",
+	SPIRV:     decodeOnce(&spvEmbeddingF16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding.bf16.spv
+var spvEmbeddingBf16 []byte
+
+// EmbeddingBf16 is embedding.comp with STORAGE_BF16.
+var EmbeddingBf16 = &kernel.Kernel{
+	Stem: "embedding", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvEmbeddingBf16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.f32.spv
+var spvEmbeddingBackwardF32 []byte
+
+// EmbeddingBackwardF32 is embedding_backward.comp with STORAGE_F32.
+var EmbeddingBackwardF32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// EmbeddingBackwardPush holds the push constants of embedding_backward.comp; uint64 members are device addresses.
+type EmbeddingBackwardPush struct {
+	Ids        uint64
+	Next       uint64
+	Previous   uint64
+	Dy         uint64
+	Table      uint64
+	Tokens     uint32
+	Width      uint32
+	Vocabulary uint32
+	Scale      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c EmbeddingBackwardPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Next)
+	putU64(b[16:], c.Previous)
+	putU64(b[24:], c.Dy)
+	putU64(b[32:], c.Table)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Width)
+	putU32(b[48:], c.Vocabulary)
+	putU32(b[52:], math.Float32bits(c.Scale))
+	return b
+}
+
+// EmbeddingBackwardSpec holds the specialization constants of embedding_backward.comp.
+type EmbeddingBackwardSpec struct {
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Accumulate bool   // constant 2
+}
+
+// DefaultEmbeddingBackwardSpec returns the values in the source.
+func DefaultEmbeddingBackwardSpec() EmbeddingBackwardSpec {
+	return EmbeddingBackwardSpec{
+		Columns:    64,
+		Rows:       1,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c EmbeddingBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/embedding_backward.f16.spv
+var spvEmbeddingBackwardF16 []byte
+
+// EmbeddingBackwardF16 is embedding_backward.comp with STORAGE_F16.
+var EmbeddingBackwardF16 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.bf16.spv
+var spvEmbeddingBackwardBf16 []byte
+
+// EmbeddingBackwardBf16 is embedding_backward.comp with STORAGE_BF16.
+var EmbeddingBackwardBf16 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.f16_f32.spv
+var spvEmbeddingBackwardF16F32 []byte
+
+// EmbeddingBackwardF16F32 is embedding_backward.comp with STORAGE_F16, OUTPUT_F32.
+var EmbeddingBackwardF16F32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.bf16_f32.spv
+var spvEmbeddingBackwardBf16F32 []byte
+
+// EmbeddingBackwardBf16F32 is embedding_backward.comp with STORAGE_BF16, OUTPUT_F32.
+var EmbeddingBackwardBf16F32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardBf16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
 //go:embed spv/expert_histogram.spv
 var spvExpertHistogram []byte
 
@@ -1060,6 +1726,66 @@ func DefaultExpertScatterSpec() ExpertScatterSpec {
 
 // Values returns the constants in the order of Kernel.Spec.
 func (c ExpertScatterSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/global_norm.spv
+var spvGlobalNorm []byte
+
+// GlobalNorm is global_norm.comp.
+var GlobalNorm = &kernel.Kernel{
+	Stem: "global_norm", Variant: "",
+	SPIRV:     decodeOnce(&spvGlobalNorm),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "partials", Offset: 0, Size: 8},
+		{Name: "norm", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+		{Name: "multiplier", Offset: 20, Size: 4},
+		{Name: "limit", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// GlobalNormPush holds the push constants of global_norm.comp; uint64 members are device addresses.
+type GlobalNormPush struct {
+	Partials   uint64
+	Norm       uint64
+	Count      uint32
+	Multiplier float32
+	Limit      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GlobalNormPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Partials)
+	putU64(b[8:], c.Norm)
+	putU32(b[16:], c.Count)
+	putU32(b[20:], math.Float32bits(c.Multiplier))
+	putU32(b[24:], math.Float32bits(c.Limit))
+	return b
+}
+
+// GlobalNormSpec holds the specialization constants of global_norm.comp.
+type GlobalNormSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultGlobalNormSpec returns the values in the source.
+func DefaultGlobalNormSpec() GlobalNormSpec {
+	return GlobalNormSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GlobalNormSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
@@ -1667,6 +2393,63 @@ var JitterBf16 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/loss_mean.spv
+var spvLossMean []byte
+
+// LossMean is loss_mean.comp.
+var LossMean = &kernel.Kernel{
+	Stem: "loss_mean", Variant: "",
+	SPIRV:     decodeOnce(&spvLossMean),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "losses", Offset: 0, Size: 8},
+		{Name: "count", Offset: 8, Size: 8},
+		{Name: "mean", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// LossMeanPush holds the push constants of loss_mean.comp; uint64 members are device addresses.
+type LossMeanPush struct {
+	Losses uint64
+	Count  uint64
+	Mean   uint64
+	Tokens uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c LossMeanPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Losses)
+	putU64(b[8:], c.Count)
+	putU64(b[16:], c.Mean)
+	putU32(b[24:], c.Tokens)
+	return b
+}
+
+// LossMeanSpec holds the specialization constants of loss_mean.comp.
+type LossMeanSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultLossMeanSpec returns the values in the source.
+func DefaultLossMeanSpec() LossMeanSpec {
+	return LossMeanSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c LossMeanSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
 //go:embed spv/router_losses.spv
 var spvRouterLosses []byte
 
@@ -1954,6 +2737,204 @@ func (c RouterStatsSumSpec) Values() []uint32 {
 		c.Threads,
 		c.Columns,
 	}
+}
+
+//go:embed spv/sampling.spv
+var spvSampling []byte
+
+// Sampling is sampling.comp.
+var Sampling = &kernel.Kernel{
+	Stem: "sampling", Variant: "",
+	SPIRV:     decodeOnce(&spvSampling),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "ids", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "vocabulary", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "stream", Offset: 44, Size: 4},
+		{Name: "cold", Offset: 48, Size: 4},
+		{Name: "top_p", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "GREEDY", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// SamplingPush holds the push constants of sampling.comp; uint64 members are device addresses.
+type SamplingPush struct {
+	Logits     uint64
+	Ids        uint64
+	Step       uint64
+	Seed       uint64
+	Rows       uint32
+	Vocabulary uint32
+	K          uint32
+	Stream     uint32
+	Cold       float32
+	TopP       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SamplingPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Ids)
+	putU64(b[16:], c.Step)
+	putU64(b[24:], c.Seed)
+	putU32(b[32:], c.Rows)
+	putU32(b[36:], c.Vocabulary)
+	putU32(b[40:], c.K)
+	putU32(b[44:], c.Stream)
+	putU32(b[48:], math.Float32bits(c.Cold))
+	putU32(b[52:], math.Float32bits(c.TopP))
+	return b
+}
+
+// SamplingSpec holds the specialization constants of sampling.comp.
+type SamplingSpec struct {
+	Threads uint32 // constant 0
+	Greedy  bool   // constant 1
+}
+
+// DefaultSamplingSpec returns the values in the source.
+func DefaultSamplingSpec() SamplingSpec {
+	return SamplingSpec{
+		Threads: 128,
+		Greedy:  false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SamplingSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Greedy),
+	}
+}
+
+//go:embed spv/scaled_add.f32.spv
+var spvScaledAddF32 []byte
+
+// ScaledAddF32 is scaled_add.comp with STORAGE_F32.
+var ScaledAddF32 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "f32",
+	SPIRV:     decodeOnce(&spvScaledAddF32),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// ScaledAddPush holds the push constants of scaled_add.comp; uint64 members are device addresses.
+type ScaledAddPush struct {
+	A     uint64
+	B     uint64
+	Y     uint64
+	Count uint32
+	Alpha float32
+	Beta  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ScaledAddPush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.Y)
+	putU32(b[24:], c.Count)
+	putU32(b[28:], math.Float32bits(c.Alpha))
+	putU32(b[32:], math.Float32bits(c.Beta))
+	return b
+}
+
+// ScaledAddSpec holds the specialization constants of scaled_add.comp.
+type ScaledAddSpec struct {
+	Threads uint32 // constant 0
+	Quads   bool   // constant 1
+	Binary  bool   // constant 2
+}
+
+// DefaultScaledAddSpec returns the values in the source.
+func DefaultScaledAddSpec() ScaledAddSpec {
+	return ScaledAddSpec{
+		Threads: 64,
+		Quads:   false,
+		Binary:  true,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ScaledAddSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Quads),
+		bitsBool(c.Binary),
+	}
+}
+
+//go:embed spv/scaled_add.f16.spv
+var spvScaledAddF16 []byte
+
+// ScaledAddF16 is scaled_add.comp with STORAGE_F16.
+var ScaledAddF16 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScaledAddF16),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scaled_add.bf16.spv
+var spvScaledAddBf16 []byte
+
+// ScaledAddBf16 is scaled_add.comp with STORAGE_BF16.
+var ScaledAddBf16 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScaledAddBf16),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/scatter2scatter.f32.spv
@@ -2557,6 +3538,218 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		"coopmat",
 		"explicit-layout",
 	},
+}
+
+//go:embed spv/square_sum.f32.spv
+var spvSquareSumF32 []byte
+
+// SquareSumF32 is square_sum.comp with STORAGE_F32.
+var SquareSumF32 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "f32",
+	SPIRV:     decodeOnce(&spvSquareSumF32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// SquareSumPush holds the push constants of square_sum.comp; uint64 members are device addresses.
+type SquareSumPush struct {
+	X        uint64
+	Partials uint64
+	Count    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SquareSumPush) Bytes() []byte {
+	b := make([]byte, 20)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Partials)
+	putU32(b[16:], c.Count)
+	return b
+}
+
+// SquareSumSpec holds the specialization constants of square_sum.comp.
+type SquareSumSpec struct {
+	Threads  uint32 // constant 0
+	PerGroup uint32 // constant 1
+}
+
+// DefaultSquareSumSpec returns the values in the source.
+func DefaultSquareSumSpec() SquareSumSpec {
+	return SquareSumSpec{
+		Threads:  64,
+		PerGroup: 4096,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SquareSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.PerGroup,
+	}
+}
+
+//go:embed spv/square_sum.f16.spv
+var spvSquareSumF16 []byte
+
+// SquareSumF16 is square_sum.comp with STORAGE_F16.
+var SquareSumF16 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "f16",
+	SPIRV:     decodeOnce(&spvSquareSumF16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/square_sum.bf16.spv
+var spvSquareSumBf16 []byte
+
+// SquareSumBf16 is square_sum.comp with STORAGE_BF16.
+var SquareSumBf16 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvSquareSumBf16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/target_count.spv
+var spvTargetCount []byte
+
+// TargetCount is target_count.comp.
+var TargetCount = &kernel.Kernel{
+	Stem: "target_count", Variant: "",
+	SPIRV:     decodeOnce(&spvTargetCount),
+	PushBytes: 24,
+	Push: []kernel.Field{
+		{Name: "targets", Offset: 0, Size: 8},
+		{Name: "count", Offset: 8, Size: 8},
+		{Name: "tokens", Offset: 16, Size: 4},
+		{Name: "vocabulary", Offset: 20, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TargetCountPush holds the push constants of target_count.comp; uint64 members are device addresses.
+type TargetCountPush struct {
+	Targets    uint64
+	Count      uint64
+	Tokens     uint32
+	Vocabulary uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TargetCountPush) Bytes() []byte {
+	b := make([]byte, 24)
+	putU64(b[0:], c.Targets)
+	putU64(b[8:], c.Count)
+	putU32(b[16:], c.Tokens)
+	putU32(b[20:], c.Vocabulary)
+	return b
+}
+
+// TargetCountSpec holds the specialization constants of target_count.comp.
+type TargetCountSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultTargetCountSpec returns the values in the source.
+func DefaultTargetCountSpec() TargetCountSpec {
+	return TargetCountSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TargetCountSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/token_links.spv
+var spvTokenLinks []byte
+
+// TokenLinks is token_links.comp.
+var TokenLinks = &kernel.Kernel{
+	Stem: "token_links", Variant: "",
+	SPIRV:     decodeOnce(&spvTokenLinks),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TokenLinksPush holds the push constants of token_links.comp; uint64 members are device addresses.
+type TokenLinksPush struct {
+	Ids      uint64
+	Next     uint64
+	Previous uint64
+	Tokens   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TokenLinksPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Next)
+	putU64(b[16:], c.Previous)
+	putU32(b[24:], c.Tokens)
+	return b
+}
+
+// TokenLinksSpec holds the specialization constants of token_links.comp.
+type TokenLinksSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultTokenLinksSpec returns the values in the source.
+func DefaultTokenLinksSpec() TokenLinksSpec {
+	return TokenLinksSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TokenLinksSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
 }
 
 //go:embed spv/topk_gates.spv

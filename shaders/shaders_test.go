@@ -74,7 +74,22 @@ func defaults(stem string) []uint32 {
 	case "topk_gates_backward":
 		return DefaultTopkGatesBackwardSpec().Values()
 	}
-	return nil
+	return modelDefaults[stem]
+}
+
+// modelDefaults are those of package model's kernels.
+var modelDefaults = map[string][]uint32{
+	"adamw":              DefaultAdamwSpec().Values(),
+	"cross_entropy":      DefaultCrossEntropySpec().Values(),
+	"embedding":          DefaultEmbeddingSpec().Values(),
+	"embedding_backward": DefaultEmbeddingBackwardSpec().Values(),
+	"global_norm":        DefaultGlobalNormSpec().Values(),
+	"loss_mean":          DefaultLossMeanSpec().Values(),
+	"sampling":           DefaultSamplingSpec().Values(),
+	"scaled_add":         DefaultScaledAddSpec().Values(),
+	"square_sum":         DefaultSquareSumSpec().Values(),
+	"target_count":       DefaultTargetCountSpec().Values(),
+	"token_links":        DefaultTokenLinksSpec().Values(),
 }
 
 func TestWordsAreDecodedOnce(t *testing.T) {
