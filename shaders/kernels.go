@@ -49,6 +49,12 @@ var All = []*kernel.Kernel{
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	FlashAttentionF32,
+	FlashAttentionF16,
+	FlashAttentionBf16,
+	FlashMergeF32,
+	FlashMergeF16,
+	FlashMergeBf16,
 	GlobalNorm,
 	GroupSumF32,
 	GroupSumF16,
@@ -94,17 +100,17 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "fa9a330f06f416b56be6804bd7e29a043b4b07b3470c5a254ae337978f91a40f",
-	"activation.f16":                "c9374a1d88338c4fde35f897936778d1a1d098d274c853c727bd7f199d6a5b7a",
-	"activation.bf16":               "304bf7921bb1049cee78c643cc173e3e14e2fac53b144b4de7e8d00506dede6e",
-	"activation_backward.f32":       "baf1a3979283f8257616705c58b7c705982b6d89543c4689a7dff5d479c5be5d",
-	"activation_backward.f16":       "88857966f25d3678f87d704f7d0be68bfbadfc4ead53c626d963019faabb3b55",
-	"activation_backward.bf16":      "c046d08575b091791a9bf324d5d1a769e338bbef9995112296c4d6441139efba",
-	"adamw.f32":                     "584b8d73882158fff1571bda054c765980b74639a2a5ce4385fe6a6b02f26c64",
-	"adamw.f16":                     "46a60484885ad17669fcba79c6228dad1d07289d691a86991ac965b888e414c0",
-	"adamw.bf16":                    "e7d03dc031f346b3b5535cd12270d7b0e95713c54b41107bf5bd18d81b5fe04c",
-	"adamw.f32_f16":                 "2b00e3da8a48cefb4f6ffededd537caf34df740a588fac61bacf31df70722993",
-	"adamw.f32_bf16":                "2541cc2313ebdc1163922139ee320e17eb45c3022ac9027c93c0ac51e50716b3",
+	"activation.f32":                "cf01a364c9a4d84131fa37d3479c777b522b7a8747e8c33c590efb41ea94d142",
+	"activation.f16":                "baec511d9014eaca42d9abbf3dde3ce7fa2fc5e56a1d621009b8eb320e86ee26",
+	"activation.bf16":               "2f7812103e5d22f543466cf02a7d16b74044bfc512f128bcf1440b1e441a5298",
+	"activation_backward.f32":       "5c6b0bec056e854658bafd06ce860279ecdebf3fb60882421a39634d276b198f",
+	"activation_backward.f16":       "e4805ecc69044dfc2ca2e411f3a11a98c8f441fc61a4d45be1f7ceb6e3c28ae6",
+	"activation_backward.bf16":      "84bd2a3f50e6ea1d14d260b486ef55226951409d56551b19282256cbc34f77a1",
+	"adamw.f32":                     "2f2e538a918f21b22416de0f17385ddce72f8df3ce29caa72c50c3180ed5db82",
+	"adamw.f16":                     "a8da098cfcda4559315284b775f66ef25d1ed427db0ae385eab310ab499e0e97",
+	"adamw.bf16":                    "6b65391900db3d270792c15f7f44001e3cb61b0025124f8928dcffc1214d61cc",
+	"adamw.f32_f16":                 "e1afa9911e9646130027801d045ecc9fd4bef68a0a6d4ce06da966852d72f365",
+	"adamw.f32_bf16":                "06dfd2724f4b3ec9f8d8353c8d236d75bfe2ffada17dfe371cb00f93d61bbd3e",
 	"combine.f32":                   "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
 	"combine.f16":                   "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
 	"combine.bf16":                  "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
@@ -115,9 +121,9 @@ var Sources = map[string]string{
 	"convert.f16_f32":               "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
 	"convert.f32_bf16":              "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
 	"convert.bf16_f32":              "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
-	"cross_entropy.f32":             "c153d1c684049f3bf409e95bfb08292238a88fe10e96d7d64fd980e8e5ee3111",
-	"cross_entropy.f16":             "acaaf075af525bc54ed48e4a5f549964153e757ed71f6c9baa4246fe439ff253",
-	"cross_entropy.bf16":            "6c4e993d27abe00797ee5fad47d327840b46f64d1d73e8b26921cea165205beb",
+	"cross_entropy.f32":             "17205db8f7ba9948b1ec114bab9d83d7620941f2d238dd60df8067ccd3053557",
+	"cross_entropy.f16":             "9e3c81a9a489715854df77ef61f69886c84eaa529247c15a510cae074c86cd4e",
+	"cross_entropy.bf16":            "fee16b45dff4e5fb3f10d87814621d66586bbe2ac17032a1a9f87769dd24e049",
 	"embedding.f32":                 "c930cf49895f625a308af88c285b97e84a1c8431f23c9000dadebd042a63b41c",
 	"embedding.f16":                 "11c5a4789a7c71bb355c471da5f72e7739795a56aa2b3b47cf4c64a5a7f67692",
 	"embedding.bf16":                "16a554568001f5396e26838b8f85aeb1287b3aa949bd77e3b86dadb21f6c24de",
@@ -129,7 +135,13 @@ var Sources = map[string]string{
 	"expert_histogram":              "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
 	"expert_scan":                   "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
 	"expert_scatter":                "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
-	"global_norm":                   "c2c721fe1bf9e52b4a610205995914b442bd43172265961a1ff8ffda34c3e54d",
+	"flash_attention.f32":           "a7c9a07e144f1e107bd50d0cb1bfc7b0be7e81f188fd6b9e52af9ef415b80a70",
+	"flash_attention.f16":           "cfe9a76af0bce126ce96abbade83b55b897ed1b289045e7511bc9d010d0ff283",
+	"flash_attention.bf16":          "d9976002f4f9f3904cc894c0a68d0c24a3e3542564644d28d939530f9ce211f4",
+	"flash_merge.f32":               "49ee0625a238d8f0de060cec8ed3f7221738bc4e81f58d57840ebccff6f4e3f7",
+	"flash_merge.f16":               "ad97cb803f0fdb68691ddd51c1090e0cb05fc7936a05f597c7e9bffac129144e",
+	"flash_merge.bf16":              "f2f9b8a007cd9fd42d4a122734d336b4dbfc4b9e6c21bb9ee823eb94180fc9ee",
+	"global_norm":                   "ef6848646219299d74d87fa35a6124b41f3134546994f3fde1801f62acc553a7",
 	"group_sum.f32":                 "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
 	"group_sum.f16":                 "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
 	"group_sum.bf16":                "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
@@ -143,12 +155,12 @@ var Sources = map[string]string{
 	"jitter.f32":                    "b9561d0f1ee6a230f6242acdd3016cc79e7a658f17f92877d9e36d9d43b46495",
 	"jitter.f16":                    "bcbe45f639e7dadf98a55f5c7bff700281f2647ed759ac2cf08e654c7b2fff74",
 	"jitter.bf16":                   "3296acc2eb1c5bf0b21d7ce7a63dd91b0ad35bc0e5ec0e605f2b9c5e618905b7",
-	"loss_mean":                     "0748cdaae89b06cb907382c6f236a6be753823e11c254edd7ee7c636de0cd970",
-	"router_losses":                 "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
-	"router_losses_backward":        "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
-	"router_stats":                  "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
+	"loss_mean":                     "8f5fb1a080c2efe11489f9ebbdad341399d4205b4958d05c2947bee834dd5e33",
+	"router_losses":                 "00f27416364a1fdc3115928f97e8be4ded33fa22b0af908b81a1a9f49caa7d41",
+	"router_losses_backward":        "ae80424a679996113e48f93e8166b8b6f419007136be1c0869bc8c21365a3a62",
+	"router_stats":                  "5687fe0360df2efe45b98b562ab56bb169662ce8ba1b0e62170c5ef26db70524",
 	"router_stats_sum":              "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
-	"sampling":                      "7f38527c1ab1b7efeb7cd33e3cc05862de03f9665c7b7b4c5ead880d1ce554e2",
+	"sampling":                      "8670f38c9cec9824991dcbb09385635954449da06017e20dade48ff0de340f11",
 	"scaled_add.f32":                "f5d58e2a12e0f11477aa37bb36b7042fe5f161ed3439ea14c193679c03683747",
 	"scaled_add.f16":                "f2730438df708b3519d80237cba1e77f34746cada7d0ed3efe2761ff398ba6be",
 	"scaled_add.bf16":               "08f8a14159e0096a1f342058214d29e19136011f33f1c33f5c3b5ec92b3bacaa",
@@ -163,13 +175,13 @@ var Sources = map[string]string{
 	"scatter2scatter.f32_bf16_f32":  "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
 	"scatter2scatter_coopmat.f16":   "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
 	"scatter2scatter_coopmat.bf16":  "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
-	"square_sum.f32":                "e7548edb798c028c418efba7238cc71d76e1e9189a26da77ee4e5ad19029fc61",
-	"square_sum.f16":                "f8d40fbfb7baedfa89376f994deee31d10d3cbcbfbbd7ddece4afef4dafe6e77",
-	"square_sum.bf16":               "f3c501395c20ccd29d3cad5ed5466f7717fa4e87142bd7add63606e438b6fed7",
+	"square_sum.f32":                "b9b4943434b952fd1dffa693d2751928cb83d4dc16edc3cc764366eb9840786f",
+	"square_sum.f16":                "181ee28bce922173097dedce3468606665ec7d1d4f6131cd9abf3135dee32872",
+	"square_sum.bf16":               "2a6b4e8cbc89c11c7abb67201f4df382d964ac0151afc2a2fee4ba31e27a5229",
 	"target_count":                  "519ef8963430f86a5345321de6ae40c83fc5f2a930189a8e3b2d08431490e46d",
 	"token_links":                   "1641f4b929f186c1164825fb9499d21adceff34a22bdb5008e23c2ba629ebd6c",
-	"topk_gates":                    "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
-	"topk_gates_backward":           "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
+	"topk_gates":                    "60d1df5bdf539f15a86167f8e712aaaea970e922ef08ff2741b48e0046f77c6a",
+	"topk_gates_backward":           "cc7703ba192978f5226e0faba1cb8e2f4afa0af8f875870b7e436f68a0d8bf9d",
 }
 
 //go:embed spv/activation.f32.spv
@@ -1729,6 +1741,424 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
+}
+
+//go:embed spv/flash_attention.f32.spv
+var spvFlashAttentionF32 []byte
+
+// FlashAttentionF32 is flash_attention.comp with STORAGE_F32.
+var FlashAttentionF32 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionF32),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionPush holds the push constants of flash_attention.comp; uint64 members are device addresses.
+type FlashAttentionPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Result       uint64
+	Lse          uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	Sinks        uint64
+	QRow         uint32
+	QHead        uint32
+	KRow         uint32
+	KHead        uint32
+	VRow         uint32
+	VHead        uint32
+	ResultRow    uint32
+	ResultHead   uint32
+	Tokens       uint32
+	KeyRows      uint32
+	Sequences    uint32
+	Heads        uint32
+	Flags        uint32
+	Window       int32
+	Scale        float32
+	Splits       uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionPush) Bytes() []byte {
+	b := make([]byte, 128)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Result)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.QueryOffsets)
+	putU64(b[48:], c.KeyOffsets)
+	putU64(b[56:], c.Sinks)
+	putU32(b[64:], c.QRow)
+	putU32(b[68:], c.QHead)
+	putU32(b[72:], c.KRow)
+	putU32(b[76:], c.KHead)
+	putU32(b[80:], c.VRow)
+	putU32(b[84:], c.VHead)
+	putU32(b[88:], c.ResultRow)
+	putU32(b[92:], c.ResultHead)
+	putU32(b[96:], c.Tokens)
+	putU32(b[100:], c.KeyRows)
+	putU32(b[104:], c.Sequences)
+	putU32(b[108:], c.Heads)
+	putU32(b[112:], c.Flags)
+	putU32(b[116:], uint32(c.Window))
+	putU32(b[120:], math.Float32bits(c.Scale))
+	putU32(b[124:], c.Splits)
+	return b
+}
+
+// FlashAttentionSpec holds the specialization constants of flash_attention.comp.
+type FlashAttentionSpec struct {
+	Threads    uint32  // constant 0
+	BM         uint32  // constant 1
+	BN         uint32  // constant 2
+	TM         uint32  // constant 3
+	TN         uint32  // constant 4
+	BK         uint32  // constant 5
+	BV         uint32  // constant 6
+	Width      uint32  // constant 7
+	ValueWidth uint32  // constant 8
+	Quads      bool    // constant 9
+	Partial    bool    // constant 10
+	Cap        float32 // constant 11
+}
+
+// DefaultFlashAttentionSpec returns the values in the source.
+func DefaultFlashAttentionSpec() FlashAttentionSpec {
+	return FlashAttentionSpec{
+		Threads:    64,
+		BM:         32,
+		BN:         32,
+		TM:         4,
+		TN:         4,
+		BK:         8,
+		BV:         8,
+		Width:      64,
+		ValueWidth: 64,
+		Quads:      false,
+		Partial:    false,
+		Cap:        0,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.BN,
+		c.TM,
+		c.TN,
+		c.BK,
+		c.BV,
+		c.Width,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+		bitsBool(c.Partial),
+		math.Float32bits(c.Cap),
+	}
+}
+
+//go:embed spv/flash_attention.f16.spv
+var spvFlashAttentionF16 []byte
+
+// FlashAttentionF16 is flash_attention.comp with STORAGE_F16.
+var FlashAttentionF16 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionF16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention.bf16.spv
+var spvFlashAttentionBf16 []byte
+
+// FlashAttentionBf16 is flash_attention.comp with STORAGE_BF16.
+var FlashAttentionBf16 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBf16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_merge.f32.spv
+var spvFlashMergeF32 []byte
+
+// FlashMergeF32 is flash_merge.comp with STORAGE_F32.
+var FlashMergeF32 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashMergeF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashMergePush holds the push constants of flash_merge.comp; uint64 members are device addresses.
+type FlashMergePush struct {
+	Parts        uint64
+	Stats        uint64
+	Result       uint64
+	Lse          uint64
+	Sinks        uint64
+	QueryOffsets uint64
+	ResultRow    uint32
+	ResultHead   uint32
+	Tokens       uint32
+	Heads        uint32
+	Splits       uint32
+	Sequences    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashMergePush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.Parts)
+	putU64(b[8:], c.Stats)
+	putU64(b[16:], c.Result)
+	putU64(b[24:], c.Lse)
+	putU64(b[32:], c.Sinks)
+	putU64(b[40:], c.QueryOffsets)
+	putU32(b[48:], c.ResultRow)
+	putU32(b[52:], c.ResultHead)
+	putU32(b[56:], c.Tokens)
+	putU32(b[60:], c.Heads)
+	putU32(b[64:], c.Splits)
+	putU32(b[68:], c.Sequences)
+	return b
+}
+
+// FlashMergeSpec holds the specialization constants of flash_merge.comp.
+type FlashMergeSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	ValueWidth uint32 // constant 2
+	Quads      bool   // constant 3
+}
+
+// DefaultFlashMergeSpec returns the values in the source.
+func DefaultFlashMergeSpec() FlashMergeSpec {
+	return FlashMergeSpec{
+		Lanes:      32,
+		Rows:       2,
+		ValueWidth: 64,
+		Quads:      false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashMergeSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/flash_merge.f16.spv
+var spvFlashMergeF16 []byte
+
+// FlashMergeF16 is flash_merge.comp with STORAGE_F16.
+var FlashMergeF16 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashMergeF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_merge.bf16.spv
+var spvFlashMergeBf16 []byte
+
+// FlashMergeBf16 is flash_merge.comp with STORAGE_BF16.
+var FlashMergeBf16 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashMergeBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/global_norm.spv

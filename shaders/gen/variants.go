@@ -24,6 +24,8 @@ var variants = slices.Concat(
 	storages("embedding_backward"),
 	widening("embedding_backward"),
 	plain("expert_histogram", "expert_scan", "expert_scatter"),
+	storages("flash_attention"),
+	storages("flash_merge"),
 	plain("global_norm"),
 	storages("group_sum"),
 	widening("group_sum"),
