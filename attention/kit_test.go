@@ -150,7 +150,7 @@ func (k *kit) floats(name string, dtype vk.DType, data []float32, shape ...int) 
 	bits := make([]uint32, len(data))
 	for i, v := range data {
 		bits[i] = bitsOf(dtype, v)
-		require.Equal(k.t, v, floatOf(dtype, bits[i]), "%s[%d] is no %v", name, i, dtype)
+		require.True(k.t, v == floatOf(dtype, bits[i]) || v != v, "%s[%d] = %v is no %v", name, i, v, dtype)
 	}
 	return k.tensor(name, dtype, bits, shape).view
 }

@@ -20,8 +20,7 @@
 // from include/flash.glsl. Keys come BN at a time. An invocation owns TM × TN scores, ROWS_M and GROUPS apart, and as many
 // rows of the result in columns of four, GROUPS apart; THREADS = (BM / TM)·(BN / TN). BK columns of four of Q and K, or BV
 // keys of V, pass through shared memory at a time.
-// QUADS allows loads and stores of four values.
-// Accumulation: f32, keys in ascending order.
+// QUADS allows loads and stores of four values. Accumulation: f32, keys in ascending order.
 // Oracle: internal/ref/attention.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
@@ -83,8 +82,7 @@ void find_q_rows(uint me) {
     }
 }
 
-// score computes the products of the tile's rows with keys [first, first + BN), of which those from end on are
-// repeated. fresh says that no earlier keys were asked for.
+// score multiplies the tile's rows with keys [first, first + BN), the first ones if fresh; from end on keys repeat.
 void score(uint me, int first, int end, bool fresh) {
     uvec2 k_rows[K_LOADS];
     [[unroll]] for (uint i = 0u; i < K_LOADS; i++) {
@@ -128,8 +126,7 @@ void score(uint me, int first, int end, bool fresh) {
     }
 }
 
-// weigh turns the scores of keys from first on into weights in p_tile and scales what was summed before. A NaN score leaves
-// the maximum alone and becomes a NaN weight.
+// weigh turns scores into weights in p_tile and scales what was summed before. A NaN score leaves the maximum alone.
 void weigh(int first, int end, bool edge) {
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         ivec2 seen = edge ? visible(query_of(row_of(i))) : ivec2(first, end);

@@ -74,6 +74,9 @@ func defaults(stem string) []uint32 {
 	case "topk_gates_backward":
 		return DefaultTopkGatesBackwardSpec().Values()
 	}
+	if values, ok := attentionDefaults[stem]; ok {
+		return values
+	}
 	return modelDefaults[stem]
 }
 
