@@ -70,6 +70,25 @@ var All = []*kernel.Kernel{
 	JitterF16,
 	JitterBf16,
 	LossMean,
+	Positions,
+	RmsNormF32,
+	RmsNormF16,
+	RmsNormBf16,
+	RmsNormF16F32,
+	RmsNormBf16F32,
+	RmsNormBackwardF32,
+	RmsNormBackwardF16,
+	RmsNormBackwardBf16,
+	RmsNormBackwardF16F32,
+	RmsNormBackwardBf16F32,
+	RmsNormWeightF32,
+	RmsNormWeightF16,
+	RmsNormWeightBf16,
+	RmsNormWeightF16F32,
+	RmsNormWeightBf16F32,
+	RopeF32,
+	RopeF16,
+	RopeBf16,
 	RouterLosses,
 	RouterLossesBackward,
 	RouterStats,
@@ -156,6 +175,25 @@ var Sources = map[string]string{
 	"jitter.f16":                    "bcbe45f639e7dadf98a55f5c7bff700281f2647ed759ac2cf08e654c7b2fff74",
 	"jitter.bf16":                   "3296acc2eb1c5bf0b21d7ce7a63dd91b0ad35bc0e5ec0e605f2b9c5e618905b7",
 	"loss_mean":                     "8f5fb1a080c2efe11489f9ebbdad341399d4205b4958d05c2947bee834dd5e33",
+	"positions":                     "92dc6267dc1c164e24d0366eaa4d35f5fdc85d9ee39d941cd45a20287da1adf1",
+	"rms_norm.f32":                  "09a352ff6d20de3fbec0783961a64e984abdfc22851491c428c3761288ee9566",
+	"rms_norm.f16":                  "563165fc8f50e75db612e38295c6dd80c939a9cc293c5d58ff8245519a2beb7b",
+	"rms_norm.bf16":                 "ef15c67c240d7362a4fb22b6cc3a5e760629a0e970fe806936722046ad9851b7",
+	"rms_norm.f16_f32":              "790c699593795dbf825dab019272548ba7e7bc5419d619e3c77e2f249783e952",
+	"rms_norm.bf16_f32":             "edf769f7a3790da1e16a6e6adfe1adbf2e981b9ab2382069b5d4ebb42f9307c5",
+	"rms_norm_backward.f32":         "e340a63e3ae569d6d32af1c4a1851587508c481b9b0bebd12e877035d971a024",
+	"rms_norm_backward.f16":         "56594d71397ad654f1f86696b448276e4bc9584bcec702a58653b542177a73ae",
+	"rms_norm_backward.bf16":        "f90ea589a7e53b0cc9ea713ab874487bdb57f1bbfc293a96af790ef920643e38",
+	"rms_norm_backward.f16_f32":     "5681f4befe89e131bea98137b8c6f043c8cc44f04f356900da0a168043943b47",
+	"rms_norm_backward.bf16_f32":    "dbb5ba2e9fc5a78803dbf0e6e15c90941a502f615fd914d77cd20e26efe4271c",
+	"rms_norm_weight.f32":           "81a31fe3124106d436401284c590a86cf3530d704d5dcabec3697d0c17d49290",
+	"rms_norm_weight.f16":           "33fe78e338a6bfae43cd756e37676d60e126e75a79d38c383c62a825e1cde931",
+	"rms_norm_weight.bf16":          "1c24ad7ef66a6e17f6a4d7fed5c8b2c43380257c0df59e8bcb7c9021f4b5a7ea",
+	"rms_norm_weight.f16_f32":       "1ce66344013b355de9ab336fdeaeda8ccdff9db3ceee927b6260443e364f5992",
+	"rms_norm_weight.bf16_f32":      "d4ad59befe7e9e2e842ebe7be0f2cd40b7475b199706fb4523f29c632fa26770",
+	"rope.f32":                      "e650051c8e1523c41492c89066fd8a9a3774f24f6b2eaf70f5eab434aa22cb9d",
+	"rope.f16":                      "5e3fb62fddbc1648403e9c709bdd23d844e48c9a78370c8ee765cf894db93234",
+	"rope.bf16":                     "1e791a6b6871daaa1a9cb317449d5b4944a96febc197a46128142d1798f86dcc",
 	"router_losses":                 "00f27416364a1fdc3115928f97e8be4ded33fa22b0af908b81a1a9f49caa7d41",
 	"router_losses_backward":        "ae80424a679996113e48f93e8166b8b6f419007136be1c0869bc8c21365a3a62",
 	"router_stats":                  "5687fe0360df2efe45b98b562ab56bb169662ce8ba1b0e62170c5ef26db70524",
@@ -2878,6 +2916,920 @@ func (c LossMeanSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
+}
+
+//go:embed spv/positions.spv
+var spvPositions []byte
+
+// Positions is positions.comp.
+var Positions = &kernel.Kernel{
+	Stem: "positions", Variant: "",
+	SPIRV:     decodeOnce(&spvPositions),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "offsets", Offset: 0, Size: 8},
+		{Name: "starts", Offset: 8, Size: 8},
+		{Name: "positions", Offset: 16, Size: 8},
+		{Name: "status", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "sequences", Offset: 36, Size: 4},
+		{Name: "limit", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "GIVEN", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// PositionsPush holds the push constants of positions.comp; uint64 members are device addresses.
+type PositionsPush struct {
+	Offsets   uint64
+	Starts    uint64
+	Positions uint64
+	Status    uint64
+	Tokens    uint32
+	Sequences uint32
+	Limit     uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c PositionsPush) Bytes() []byte {
+	b := make([]byte, 44)
+	putU64(b[0:], c.Offsets)
+	putU64(b[8:], c.Starts)
+	putU64(b[16:], c.Positions)
+	putU64(b[24:], c.Status)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Sequences)
+	putU32(b[40:], c.Limit)
+	return b
+}
+
+// PositionsSpec holds the specialization constants of positions.comp.
+type PositionsSpec struct {
+	Threads uint32 // constant 0
+	Given   bool   // constant 1
+}
+
+// DefaultPositionsSpec returns the values in the source.
+func DefaultPositionsSpec() PositionsSpec {
+	return PositionsSpec{
+		Threads: 64,
+		Given:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c PositionsSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Given),
+	}
+}
+
+//go:embed spv/rms_norm.f32.spv
+var spvRmsNormF32 []byte
+
+// RmsNormF32 is rms_norm.comp with STORAGE_F32.
+var RmsNormF32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormPush holds the push constants of rms_norm.comp; uint64 members are device addresses.
+type RmsNormPush struct {
+	X      uint64
+	Y      uint64
+	W      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	Eps    float32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+	YHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.W)
+	putU32(b[24:], c.Rows)
+	putU32(b[28:], c.Heads)
+	putU32(b[32:], c.Width)
+	putU32(b[36:], math.Float32bits(c.Eps))
+	putU32(b[40:], c.XToken)
+	putU32(b[44:], c.XHead)
+	putU32(b[48:], c.YToken)
+	putU32(b[52:], c.YHead)
+	return b
+}
+
+// RmsNormSpec holds the specialization constants of rms_norm.comp.
+type RmsNormSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+}
+
+// DefaultRmsNormSpec returns the values in the source.
+func DefaultRmsNormSpec() RmsNormSpec {
+	return RmsNormSpec{
+		Lanes: 64,
+		Rows:  1,
+		Quads: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/rms_norm.f16.spv
+var spvRmsNormF16 []byte
+
+// RmsNormF16 is rms_norm.comp with STORAGE_F16.
+var RmsNormF16 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.bf16.spv
+var spvRmsNormBf16 []byte
+
+// RmsNormBf16 is rms_norm.comp with STORAGE_BF16.
+var RmsNormBf16 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.f16_f32.spv
+var spvRmsNormF16F32 []byte
+
+// RmsNormF16F32 is rms_norm.comp with STORAGE_F16, INPUT_F32.
+var RmsNormF16F32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormF16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.bf16_f32.spv
+var spvRmsNormBf16F32 []byte
+
+// RmsNormBf16F32 is rms_norm.comp with STORAGE_BF16, INPUT_F32.
+var RmsNormBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBf16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.f32.spv
+var spvRmsNormBackwardF32 []byte
+
+// RmsNormBackwardF32 is rms_norm_backward.comp with STORAGE_F32.
+var RmsNormBackwardF32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormBackwardPush holds the push constants of rms_norm_backward.comp; uint64 members are device addresses.
+type RmsNormBackwardPush struct {
+	X       uint64
+	Dy      uint64
+	Dx      uint64
+	W       uint64
+	S       uint64
+	Rows    uint32
+	Heads   uint32
+	Width   uint32
+	Eps     float32
+	XToken  uint32
+	XHead   uint32
+	DyToken uint32
+	DyHead  uint32
+	DxToken uint32
+	DxHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormBackwardPush) Bytes() []byte {
+	b := make([]byte, 80)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Dy)
+	putU64(b[16:], c.Dx)
+	putU64(b[24:], c.W)
+	putU64(b[32:], c.S)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Width)
+	putU32(b[52:], math.Float32bits(c.Eps))
+	putU32(b[56:], c.XToken)
+	putU32(b[60:], c.XHead)
+	putU32(b[64:], c.DyToken)
+	putU32(b[68:], c.DyHead)
+	putU32(b[72:], c.DxToken)
+	putU32(b[76:], c.DxHead)
+	return b
+}
+
+// RmsNormBackwardSpec holds the specialization constants of rms_norm_backward.comp.
+type RmsNormBackwardSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	Quads      bool   // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultRmsNormBackwardSpec returns the values in the source.
+func DefaultRmsNormBackwardSpec() RmsNormBackwardSpec {
+	return RmsNormBackwardSpec{
+		Lanes:      64,
+		Rows:       1,
+		Quads:      false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/rms_norm_backward.f16.spv
+var spvRmsNormBackwardF16 []byte
+
+// RmsNormBackwardF16 is rms_norm_backward.comp with STORAGE_F16.
+var RmsNormBackwardF16 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF16),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.bf16.spv
+var spvRmsNormBackwardBf16 []byte
+
+// RmsNormBackwardBf16 is rms_norm_backward.comp with STORAGE_BF16.
+var RmsNormBackwardBf16 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardBf16),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.f16_f32.spv
+var spvRmsNormBackwardF16F32 []byte
+
+// RmsNormBackwardF16F32 is rms_norm_backward.comp with STORAGE_F16, INPUT_F32.
+var RmsNormBackwardF16F32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF16F32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.bf16_f32.spv
+var spvRmsNormBackwardBf16F32 []byte
+
+// RmsNormBackwardBf16F32 is rms_norm_backward.comp with STORAGE_BF16, INPUT_F32.
+var RmsNormBackwardBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardBf16F32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.f32.spv
+var spvRmsNormWeightF32 []byte
+
+// RmsNormWeightF32 is rms_norm_weight.comp with STORAGE_F32.
+var RmsNormWeightF32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormWeightPush holds the push constants of rms_norm_weight.comp; uint64 members are device addresses.
+type RmsNormWeightPush struct {
+	X        uint64
+	Dy       uint64
+	S        uint64
+	Partials uint64
+	Dw       uint64
+	Rows     uint32
+	PerBlock uint32
+	Blocks   uint32
+	Heads    uint32
+	Width    uint32
+	XToken   uint32
+	XHead    uint32
+	DyToken  uint32
+	DyHead   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormWeightPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Dy)
+	putU64(b[16:], c.S)
+	putU64(b[24:], c.Partials)
+	putU64(b[32:], c.Dw)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.PerBlock)
+	putU32(b[48:], c.Blocks)
+	putU32(b[52:], c.Heads)
+	putU32(b[56:], c.Width)
+	putU32(b[60:], c.XToken)
+	putU32(b[64:], c.XHead)
+	putU32(b[68:], c.DyToken)
+	putU32(b[72:], c.DyHead)
+	return b
+}
+
+// RmsNormWeightSpec holds the specialization constants of rms_norm_weight.comp.
+type RmsNormWeightSpec struct {
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Partials   bool   // constant 2
+	Reduce     bool   // constant 3
+	Accumulate bool   // constant 4
+}
+
+// DefaultRmsNormWeightSpec returns the values in the source.
+func DefaultRmsNormWeightSpec() RmsNormWeightSpec {
+	return RmsNormWeightSpec{
+		Columns:    32,
+		Rows:       4,
+		Partials:   false,
+		Reduce:     false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormWeightSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Partials),
+		bitsBool(c.Reduce),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/rms_norm_weight.f16.spv
+var spvRmsNormWeightF16 []byte
+
+// RmsNormWeightF16 is rms_norm_weight.comp with STORAGE_F16.
+var RmsNormWeightF16 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.bf16.spv
+var spvRmsNormWeightBf16 []byte
+
+// RmsNormWeightBf16 is rms_norm_weight.comp with STORAGE_BF16.
+var RmsNormWeightBf16 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormWeightBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.f16_f32.spv
+var spvRmsNormWeightF16F32 []byte
+
+// RmsNormWeightF16F32 is rms_norm_weight.comp with STORAGE_F16, OUTPUT_F32.
+var RmsNormWeightF16F32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.bf16_f32.spv
+var spvRmsNormWeightBf16F32 []byte
+
+// RmsNormWeightBf16F32 is rms_norm_weight.comp with STORAGE_BF16, OUTPUT_F32.
+var RmsNormWeightBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightBf16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rope.f32.spv
+var spvRopeF32 []byte
+
+// RopeF32 is rope.comp with STORAGE_F32.
+var RopeF32 = &kernel.Kernel{
+	Stem: "rope", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRopeF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RopePush holds the push constants of rope.comp; uint64 members are device addresses.
+type RopePush struct {
+	X         uint64
+	Y         uint64
+	Table     uint64
+	Index     uint64
+	Rows      uint32
+	Heads     uint32
+	Items     uint32
+	HalfWidth uint32
+	Width     uint32
+	Positions uint32
+	XToken    uint32
+	XHead     uint32
+	YToken    uint32
+	YHead     uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RopePush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.Table)
+	putU64(b[24:], c.Index)
+	putU32(b[32:], c.Rows)
+	putU32(b[36:], c.Heads)
+	putU32(b[40:], c.Items)
+	putU32(b[44:], c.HalfWidth)
+	putU32(b[48:], c.Width)
+	putU32(b[52:], c.Positions)
+	putU32(b[56:], c.XToken)
+	putU32(b[60:], c.XHead)
+	putU32(b[64:], c.YToken)
+	putU32(b[68:], c.YHead)
+	return b
+}
+
+// RopeSpec holds the specialization constants of rope.comp.
+type RopeSpec struct {
+	Columns     uint32 // constant 0
+	Rows        uint32 // constant 1
+	Interleaved bool   // constant 2
+	Inverse     bool   // constant 3
+}
+
+// DefaultRopeSpec returns the values in the source.
+func DefaultRopeSpec() RopeSpec {
+	return RopeSpec{
+		Columns:     32,
+		Rows:        2,
+		Interleaved: false,
+		Inverse:     false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RopeSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Interleaved),
+		bitsBool(c.Inverse),
+	}
+}
+
+//go:embed spv/rope.f16.spv
+var spvRopeF16 []byte
+
+// RopeF16 is rope.comp with STORAGE_F16.
+var RopeF16 = &kernel.Kernel{
+	Stem: "rope", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRopeF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rope.bf16.spv
+var spvRopeBf16 []byte
+
+// RopeBf16 is rope.comp with STORAGE_BF16.
+var RopeBf16 = &kernel.Kernel{
+	Stem: "rope", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRopeBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/router_losses.spv

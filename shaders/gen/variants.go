@@ -33,6 +33,14 @@ var variants = slices.Concat(
 	widening("group_xty"),
 	storages("jitter"),
 	plain("loss_mean"),
+	plain("positions"),
+	storages("rms_norm"),
+	weighted("rms_norm"),
+	storages("rms_norm_backward"),
+	weighted("rms_norm_backward"),
+	storages("rms_norm_weight"),
+	widening("rms_norm_weight"),
+	storages("rope"),
 	plain("router_losses", "router_losses_backward", "router_stats", "router_stats_sum"),
 	plain("sampling"),
 	storages("scaled_add"),
@@ -77,6 +85,14 @@ func widening(stem string) []variant {
 	return []variant{
 		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
 		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
+	}
+}
+
+// weighted are the 16-bit variants of a stem whose weights are f32, named storage_weights.
+func weighted(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "INPUT_F32"}},
+		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "INPUT_F32"}},
 	}
 }
 
