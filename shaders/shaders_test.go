@@ -57,6 +57,16 @@ func defaults(stem string) []uint32 {
 		return DefaultExpertScatterSpec().Values()
 	case "jitter":
 		return DefaultJitterSpec().Values()
+	case "positions":
+		return DefaultPositionsSpec().Values()
+	case "rms_norm":
+		return DefaultRmsNormSpec().Values()
+	case "rms_norm_backward":
+		return DefaultRmsNormBackwardSpec().Values()
+	case "rms_norm_weight":
+		return DefaultRmsNormWeightSpec().Values()
+	case "rope":
+		return DefaultRopeSpec().Values()
 	case "router_losses":
 		return DefaultRouterLossesSpec().Values()
 	case "router_losses_backward":
