@@ -35,6 +35,9 @@ var All = []*kernel.Kernel{
 	ConvertF16F32,
 	ConvertF32Bf16,
 	ConvertBf16F32,
+	CopyHeadsF32,
+	CopyHeadsF16,
+	CopyHeadsBf16,
 	CrossEntropyF32,
 	CrossEntropyF16,
 	CrossEntropyBf16,
@@ -111,6 +114,9 @@ var All = []*kernel.Kernel{
 	SquareSumF32,
 	SquareSumF16,
 	SquareSumBf16,
+	SumHeadsF32,
+	SumHeadsF16,
+	SumHeadsBf16,
 	TargetCount,
 	TokenLinks,
 	TopkGates,
@@ -140,6 +146,9 @@ var Sources = map[string]string{
 	"convert.f16_f32":               "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
 	"convert.f32_bf16":              "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
 	"convert.bf16_f32":              "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
+	"copy_heads.f32":                "9bba1b1ece514547d524595c14cb8f4fa0cf986381adcc601d0cf9441d284558",
+	"copy_heads.f16":                "50677bf8d94dd6c5d7f0ed06899904209f49a033ba0048ca0a688f4aa9152ff5",
+	"copy_heads.bf16":               "4b963d4467f87b7473e5ce7c1a0223cd71f1b8cf8c512479dd3de042ea4ab107",
 	"cross_entropy.f32":             "17205db8f7ba9948b1ec114bab9d83d7620941f2d238dd60df8067ccd3053557",
 	"cross_entropy.f16":             "9e3c81a9a489715854df77ef61f69886c84eaa529247c15a510cae074c86cd4e",
 	"cross_entropy.bf16":            "fee16b45dff4e5fb3f10d87814621d66586bbe2ac17032a1a9f87769dd24e049",
@@ -176,16 +185,16 @@ var Sources = map[string]string{
 	"jitter.bf16":                   "3296acc2eb1c5bf0b21d7ce7a63dd91b0ad35bc0e5ec0e605f2b9c5e618905b7",
 	"loss_mean":                     "8f5fb1a080c2efe11489f9ebbdad341399d4205b4958d05c2947bee834dd5e33",
 	"positions":                     "92dc6267dc1c164e24d0366eaa4d35f5fdc85d9ee39d941cd45a20287da1adf1",
-	"rms_norm.f32":                  "09a352ff6d20de3fbec0783961a64e984abdfc22851491c428c3761288ee9566",
-	"rms_norm.f16":                  "563165fc8f50e75db612e38295c6dd80c939a9cc293c5d58ff8245519a2beb7b",
-	"rms_norm.bf16":                 "ef15c67c240d7362a4fb22b6cc3a5e760629a0e970fe806936722046ad9851b7",
-	"rms_norm.f16_f32":              "790c699593795dbf825dab019272548ba7e7bc5419d619e3c77e2f249783e952",
-	"rms_norm.bf16_f32":             "edf769f7a3790da1e16a6e6adfe1adbf2e981b9ab2382069b5d4ebb42f9307c5",
-	"rms_norm_backward.f32":         "e340a63e3ae569d6d32af1c4a1851587508c481b9b0bebd12e877035d971a024",
-	"rms_norm_backward.f16":         "56594d71397ad654f1f86696b448276e4bc9584bcec702a58653b542177a73ae",
-	"rms_norm_backward.bf16":        "f90ea589a7e53b0cc9ea713ab874487bdb57f1bbfc293a96af790ef920643e38",
-	"rms_norm_backward.f16_f32":     "5681f4befe89e131bea98137b8c6f043c8cc44f04f356900da0a168043943b47",
-	"rms_norm_backward.bf16_f32":    "dbb5ba2e9fc5a78803dbf0e6e15c90941a502f615fd914d77cd20e26efe4271c",
+	"rms_norm.f32":                  "1f91377fee77ead098da30be77cb00d59dd6a45a2d7fbae1aee1e5e9afb83c6c",
+	"rms_norm.f16":                  "a3a5d8f6130b1a99003f84748ad6eb019a5f9a7f76a942056f19deae0ef02810",
+	"rms_norm.bf16":                 "be4596c226b85a68e9c9eaa9f30cc97855c2945d0f5265ee243e6ec3813eceee",
+	"rms_norm.f16_f32":              "ffc7a18e408b67c3fb46e2b693e87c9e637b54ce24eb132ec34344f76ba6ac8e",
+	"rms_norm.bf16_f32":             "e80f7d13730a94d5aea3be95b08629f989fa23045a2cddba8aa5a0ca2d41b53c",
+	"rms_norm_backward.f32":         "653815adcf471d3dd9013063451c1fd07fd746e5fdea8bcd4ff56cec3a686620",
+	"rms_norm_backward.f16":         "52aca279cd92de3eccc78720d9ce07bfee7e2693688d21ef3fb16ca2482c050b",
+	"rms_norm_backward.bf16":        "547bdf5803b37cfc9a7e622e9b66d262e2578497e44fb4bce497903e67904f12",
+	"rms_norm_backward.f16_f32":     "5a21f444c83803c899560ead6de2bef3f66ddc007e51c85eb6d74822fec2feae",
+	"rms_norm_backward.bf16_f32":    "19c8a8469244132adca67dba336d3e25e968bca2738f54644a99d49020e7bb17",
 	"rms_norm_weight.f32":           "81a31fe3124106d436401284c590a86cf3530d704d5dcabec3697d0c17d49290",
 	"rms_norm_weight.f16":           "33fe78e338a6bfae43cd756e37676d60e126e75a79d38c383c62a825e1cde931",
 	"rms_norm_weight.bf16":          "1c24ad7ef66a6e17f6a4d7fed5c8b2c43380257c0df59e8bcb7c9021f4b5a7ea",
@@ -216,6 +225,9 @@ var Sources = map[string]string{
 	"square_sum.f32":                "b9b4943434b952fd1dffa693d2751928cb83d4dc16edc3cc764366eb9840786f",
 	"square_sum.f16":                "181ee28bce922173097dedce3468606665ec7d1d4f6131cd9abf3135dee32872",
 	"square_sum.bf16":               "2a6b4e8cbc89c11c7abb67201f4df382d964ac0151afc2a2fee4ba31e27a5229",
+	"sum_heads.f32":                 "8e7296b1699b84874b57c62aec2ccf2794b75736771d16f318b46549eaf9c648",
+	"sum_heads.f16":                 "60f4135df7961e11fddcbd7f58b61a336e5a67a00d79eef4366b68724d629548",
+	"sum_heads.bf16":                "aec9cef2f6cabfe0aad93299e78025ed0e36004c6b2a2cd4cbe8dbba142b223f",
 	"target_count":                  "519ef8963430f86a5345321de6ae40c83fc5f2a930189a8e3b2d08431490e46d",
 	"token_links":                   "1641f4b929f186c1164825fb9499d21adceff34a22bdb5008e23c2ba629ebd6c",
 	"topk_gates":                    "60d1df5bdf539f15a86167f8e712aaaea970e922ef08ff2741b48e0046f77c6a",
@@ -1123,6 +1135,140 @@ var ConvertBf16F32 = &kernel.Kernel{
 		{ID: 1, Name: "QUADS", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/copy_heads.f32.spv
+var spvCopyHeadsF32 []byte
+
+// CopyHeadsF32 is copy_heads.comp with STORAGE_F32.
+var CopyHeadsF32 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCopyHeadsF32),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// CopyHeadsPush holds the push constants of copy_heads.comp; uint64 members are device addresses.
+type CopyHeadsPush struct {
+	X      uint64
+	Y      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+	YHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CopyHeadsPush) Bytes() []byte {
+	b := make([]byte, 44)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU32(b[16:], c.Rows)
+	putU32(b[20:], c.Heads)
+	putU32(b[24:], c.Width)
+	putU32(b[28:], c.XToken)
+	putU32(b[32:], c.XHead)
+	putU32(b[36:], c.YToken)
+	putU32(b[40:], c.YHead)
+	return b
+}
+
+// CopyHeadsSpec holds the specialization constants of copy_heads.comp.
+type CopyHeadsSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultCopyHeadsSpec returns the values in the source.
+func DefaultCopyHeadsSpec() CopyHeadsSpec {
+	return CopyHeadsSpec{
+		Columns: 32,
+		Rows:    2,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CopyHeadsSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/copy_heads.f16.spv
+var spvCopyHeadsF16 []byte
+
+// CopyHeadsF16 is copy_heads.comp with STORAGE_F16.
+var CopyHeadsF16 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCopyHeadsF16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/copy_heads.bf16.spv
+var spvCopyHeadsBf16 []byte
+
+// CopyHeadsBf16 is copy_heads.comp with STORAGE_BF16.
+var CopyHeadsBf16 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCopyHeadsBf16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/cross_entropy.f32.spv
@@ -5018,6 +5164,135 @@ var SquareSumBf16 = &kernel.Kernel{
 		{ID: 1, Name: "PER_GROUP", Default: 4096},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/sum_heads.f32.spv
+var spvSumHeadsF32 []byte
+
+// SumHeadsF32 is sum_heads.comp with STORAGE_F32.
+var SumHeadsF32 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "f32",
+	SPIRV:     decodeOnce(&spvSumHeadsF32),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// SumHeadsPush holds the push constants of sum_heads.comp; uint64 members are device addresses.
+type SumHeadsPush struct {
+	X      uint64
+	Y      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SumHeadsPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU32(b[16:], c.Rows)
+	putU32(b[20:], c.Heads)
+	putU32(b[24:], c.Width)
+	putU32(b[28:], c.XToken)
+	putU32(b[32:], c.XHead)
+	putU32(b[36:], c.YToken)
+	return b
+}
+
+// SumHeadsSpec holds the specialization constants of sum_heads.comp.
+type SumHeadsSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultSumHeadsSpec returns the values in the source.
+func DefaultSumHeadsSpec() SumHeadsSpec {
+	return SumHeadsSpec{
+		Columns: 16,
+		Rows:    4,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SumHeadsSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/sum_heads.f16.spv
+var spvSumHeadsF16 []byte
+
+// SumHeadsF16 is sum_heads.comp with STORAGE_F16.
+var SumHeadsF16 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "f16",
+	SPIRV:     decodeOnce(&spvSumHeadsF16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/sum_heads.bf16.spv
+var spvSumHeadsBf16 []byte
+
+// SumHeadsBf16 is sum_heads.comp with STORAGE_BF16.
+var SumHeadsBf16 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvSumHeadsBf16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/target_count.spv
