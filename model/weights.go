@@ -73,18 +73,31 @@ func sharedDownArray(w *MLPWeights) *[]float32 { return &w.SharedDown }
 
 // mlpParts lists the tensors of a layer's MLP block.
 func (c *Checkpoint) mlpParts(layer int) []part[MLPWeights] {
-	cfg, arch, prefix := c.mlpConfig(layer), &c.arch, c.arch.prefix(layer)
-	gated := func(gate, up, down string, hidden, e int, ups, downs func(*MLPWeights) *[]float32) []part[MLPWeights] {
-		inner, outer, size := []int{hidden, cfg.Width}, []int{cfg.Width, hidden}, hidden*cfg.Width
-		return []part[MLPWeights]{
-			{prefix + gate, inner, ups, 2 * e * size},
-			{prefix + up, inner, ups, (2*e + 1) * size},
-			{prefix + down, outer, downs, e * size},
-		}
-	}
+	cfg, prefix := c.mlpConfig(layer), c.arch.prefix(layer)
 	if c.Config.Dense(layer) {
-		return gated("gate_proj.weight", "up_proj.weight", "down_proj.weight", cfg.Hidden, 0, upArray, downArray)
+		return denseParts(prefix, cfg.Width, cfg.Hidden)
 	}
+	return c.arch.mlpParts(prefix, cfg)
+}
+
+// gatedParts lists a gated network's three matrices: those of Up, one behind the other, and that of Down, of expert e.
+func gatedParts(prefix string, names [3]string, width, hidden, e int, ups, downs func(*MLPWeights) *[]float32) []part[MLPWeights] {
+	inner, outer, size := []int{hidden, width}, []int{width, hidden}, hidden*width
+	return []part[MLPWeights]{
+		{prefix + names[0], inner, ups, 2 * e * size},
+		{prefix + names[1], inner, ups, (2*e + 1) * size},
+		{prefix + names[2], outer, downs, e * size},
+	}
+}
+
+// denseParts lists the tensors of an MLP without experts, which all architectures name alike.
+func denseParts(prefix string, width, hidden int) []part[MLPWeights] {
+	names := [3]string{"gate_proj.weight", "up_proj.weight", "down_proj.weight"}
+	return gatedParts(prefix, names, width, hidden, 0, upArray, downArray)
+}
+
+// mlpParts lists the tensors of an MLP block with experts.
+func (arch *architecture) mlpParts(prefix string, cfg moe.MLPConfig) []part[MLPWeights] {
 	whole := func(name string, array func(*MLPWeights) *[]float32, shape ...int) part[MLPWeights] {
 		return part[MLPWeights]{prefix + name, shape, array, 0}
 	}
@@ -92,8 +105,8 @@ func (c *Checkpoint) mlpParts(layer int) []part[MLPWeights] {
 	switch {
 	case arch.gate != "":
 		for e := range cfg.Experts {
-			parts = append(parts, gated(fmt.Sprintf(arch.gate, e), fmt.Sprintf(arch.up, e), fmt.Sprintf(arch.down, e),
-				cfg.Hidden, e, upArray, downArray)...)
+			names := [3]string{fmt.Sprintf(arch.gate, e), fmt.Sprintf(arch.up, e), fmt.Sprintf(arch.down, e)}
+			parts = append(parts, gatedParts(prefix, names, cfg.Width, cfg.Hidden, e, upArray, downArray)...)
 		}
 	case cfg.InOut:
 		parts = append(parts, whole(arch.fusedUp, upArray, cfg.Experts, cfg.Width, 2*cfg.Hidden),
@@ -114,8 +127,8 @@ func (c *Checkpoint) mlpParts(layer int) []part[MLPWeights] {
 			whole(arch.downBias, func(w *MLPWeights) *[]float32 { return &w.DownBias }, cfg.Experts, cfg.Width))
 	}
 	if cfg.SharedHidden > 0 {
-		parts = append(parts, gated(arch.shared+"gate_proj.weight", arch.shared+"up_proj.weight", arch.shared+"down_proj.weight",
-			cfg.SharedHidden, 0, sharedUpArray, sharedDownArray)...)
+		names := [3]string{arch.shared + "gate_proj.weight", arch.shared + "up_proj.weight", arch.shared + "down_proj.weight"}
+		parts = append(parts, gatedParts(prefix, names, cfg.Width, cfg.SharedHidden, 0, sharedUpArray, sharedDownArray)...)
 	}
 	if cfg.SharedGate {
 		parts = append(parts, whole(arch.sharedGate, func(w *MLPWeights) *[]float32 { return &w.SharedGate }, 1, cfg.Width))

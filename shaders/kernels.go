@@ -55,6 +55,16 @@ var All = []*kernel.Kernel{
 	FlashAttentionF32,
 	FlashAttentionF16,
 	FlashAttentionBf16,
+	FlashAttentionBackwardKvF32,
+	FlashAttentionBackwardKvF16,
+	FlashAttentionBackwardKvBf16,
+	FlashAttentionBackwardQF32,
+	FlashAttentionBackwardQF16,
+	FlashAttentionBackwardQBf16,
+	FlashAttentionDeltaF32,
+	FlashAttentionDeltaF16,
+	FlashAttentionDeltaBf16,
+	FlashAttentionSinksBackward,
 	FlashMergeF32,
 	FlashMergeF16,
 	FlashMergeBf16,
@@ -125,113 +135,123 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "cf01a364c9a4d84131fa37d3479c777b522b7a8747e8c33c590efb41ea94d142",
-	"activation.f16":                "baec511d9014eaca42d9abbf3dde3ce7fa2fc5e56a1d621009b8eb320e86ee26",
-	"activation.bf16":               "2f7812103e5d22f543466cf02a7d16b74044bfc512f128bcf1440b1e441a5298",
-	"activation_backward.f32":       "5c6b0bec056e854658bafd06ce860279ecdebf3fb60882421a39634d276b198f",
-	"activation_backward.f16":       "e4805ecc69044dfc2ca2e411f3a11a98c8f441fc61a4d45be1f7ceb6e3c28ae6",
-	"activation_backward.bf16":      "84bd2a3f50e6ea1d14d260b486ef55226951409d56551b19282256cbc34f77a1",
-	"adamw.f32":                     "2f2e538a918f21b22416de0f17385ddce72f8df3ce29caa72c50c3180ed5db82",
-	"adamw.f16":                     "a8da098cfcda4559315284b775f66ef25d1ed427db0ae385eab310ab499e0e97",
-	"adamw.bf16":                    "6b65391900db3d270792c15f7f44001e3cb61b0025124f8928dcffc1214d61cc",
-	"adamw.f32_f16":                 "e1afa9911e9646130027801d045ecc9fd4bef68a0a6d4ce06da966852d72f365",
-	"adamw.f32_bf16":                "06dfd2724f4b3ec9f8d8353c8d236d75bfe2ffada17dfe371cb00f93d61bbd3e",
-	"combine.f32":                   "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
-	"combine.f16":                   "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
-	"combine.bf16":                  "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
-	"combine_backward.f32":          "becb4460061979438c2a1e4f9666f89389fd675ff6c1ca8abaccd035b463dd08",
-	"combine_backward.f16":          "ca655aebb8ee45bd4f7a7a2b5fdcc1aca193175241697ecbf48c26a058667fdc",
-	"combine_backward.bf16":         "07e186c9310f4981a3458923056ebdd544001bc093b339d91903e5668552b621",
-	"convert.f32_f16":               "22acb7a972f652669b227fd4080d0df9137b2e6b0f5a8b1282f55ca616ff117e",
-	"convert.f16_f32":               "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
-	"convert.f32_bf16":              "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
-	"convert.bf16_f32":              "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
-	"copy_heads.f32":                "9bba1b1ece514547d524595c14cb8f4fa0cf986381adcc601d0cf9441d284558",
-	"copy_heads.f16":                "50677bf8d94dd6c5d7f0ed06899904209f49a033ba0048ca0a688f4aa9152ff5",
-	"copy_heads.bf16":               "4b963d4467f87b7473e5ce7c1a0223cd71f1b8cf8c512479dd3de042ea4ab107",
-	"cross_entropy.f32":             "17205db8f7ba9948b1ec114bab9d83d7620941f2d238dd60df8067ccd3053557",
-	"cross_entropy.f16":             "9e3c81a9a489715854df77ef61f69886c84eaa529247c15a510cae074c86cd4e",
-	"cross_entropy.bf16":            "fee16b45dff4e5fb3f10d87814621d66586bbe2ac17032a1a9f87769dd24e049",
-	"embedding.f32":                 "c930cf49895f625a308af88c285b97e84a1c8431f23c9000dadebd042a63b41c",
-	"embedding.f16":                 "11c5a4789a7c71bb355c471da5f72e7739795a56aa2b3b47cf4c64a5a7f67692",
-	"embedding.bf16":                "16a554568001f5396e26838b8f85aeb1287b3aa949bd77e3b86dadb21f6c24de",
-	"embedding_backward.f32":        "36fe1d21a1c5dd5bce52c6153ea1580e1f1e664ce3d2f7b1c9e859ae44da0bf6",
-	"embedding_backward.f16":        "1b31c2abe0f96f4e2305d6e11b258adde528d6b77902a1365ce05de5aea66e96",
-	"embedding_backward.bf16":       "337023f7c70b84c44b78e2813bcfded357a37074a92d55b553952385f49f6144",
-	"embedding_backward.f16_f32":    "b9661a18ce15bf064026f25886080f03d893e005e8a49b3bfbc923bdc6e7ff4e",
-	"embedding_backward.bf16_f32":   "de3a039d78aeefc1f2cc2c50752fd184ccaff10e2c364da2d40bb2d7b4e84bd4",
-	"expert_histogram":              "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
-	"expert_scan":                   "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
-	"expert_scatter":                "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
-	"flash_attention.f32":           "c7e262e9403ea36668982cbac57ce6c17762e500934604ad6aa7ab64b84d7df3",
-	"flash_attention.f16":           "b4382dead43d2fa7fa4c81a0a58fad40f20013d73565cfb8efc2b8f7e053e43f",
-	"flash_attention.bf16":          "89ed38596bfd879beb9ac7db41d8928b66e4bd71972652bf7e8d59835bcf95e0",
-	"flash_merge.f32":               "49ee0625a238d8f0de060cec8ed3f7221738bc4e81f58d57840ebccff6f4e3f7",
-	"flash_merge.f16":               "ad97cb803f0fdb68691ddd51c1090e0cb05fc7936a05f597c7e9bffac129144e",
-	"flash_merge.bf16":              "f2f9b8a007cd9fd42d4a122734d336b4dbfc4b9e6c21bb9ee823eb94180fc9ee",
-	"global_norm":                   "ef6848646219299d74d87fa35a6124b41f3134546994f3fde1801f62acc553a7",
-	"group_sum.f32":                 "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
-	"group_sum.f16":                 "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
-	"group_sum.bf16":                "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
-	"group_sum.f16_f32":             "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
-	"group_sum.bf16_f32":            "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
-	"group_xty.f32":                 "2ae96e3759202cbad8b3c7da5c7195ea583b9e4e1d6f3025cfb8ab36d5bf6743",
-	"group_xty.f16":                 "591a4a6373d2bb34a8c7a24b18b363df57aae2d169831d7dfbf87496c5ff8ad2",
-	"group_xty.bf16":                "40e1a5079b69f6570b976266b188999688d65f4f7327dcfa15abc4b3e79bfe38",
-	"group_xty.f16_f32":             "cfd68affbf0403a6de1b09c428d563389abc9f50a670c88dfc1644814ada77b1",
-	"group_xty.bf16_f32":            "385081d71bd82def78beae18be91e7eb9851f2c803d28deb3e763cd0bdda382f",
-	"jitter.f32":                    "b9561d0f1ee6a230f6242acdd3016cc79e7a658f17f92877d9e36d9d43b46495",
-	"jitter.f16":                    "bcbe45f639e7dadf98a55f5c7bff700281f2647ed759ac2cf08e654c7b2fff74",
-	"jitter.bf16":                   "3296acc2eb1c5bf0b21d7ce7a63dd91b0ad35bc0e5ec0e605f2b9c5e618905b7",
-	"loss_mean":                     "8f5fb1a080c2efe11489f9ebbdad341399d4205b4958d05c2947bee834dd5e33",
-	"positions":                     "92dc6267dc1c164e24d0366eaa4d35f5fdc85d9ee39d941cd45a20287da1adf1",
-	"rms_norm.f32":                  "1f91377fee77ead098da30be77cb00d59dd6a45a2d7fbae1aee1e5e9afb83c6c",
-	"rms_norm.f16":                  "a3a5d8f6130b1a99003f84748ad6eb019a5f9a7f76a942056f19deae0ef02810",
-	"rms_norm.bf16":                 "be4596c226b85a68e9c9eaa9f30cc97855c2945d0f5265ee243e6ec3813eceee",
-	"rms_norm.f16_f32":              "ffc7a18e408b67c3fb46e2b693e87c9e637b54ce24eb132ec34344f76ba6ac8e",
-	"rms_norm.bf16_f32":             "e80f7d13730a94d5aea3be95b08629f989fa23045a2cddba8aa5a0ca2d41b53c",
-	"rms_norm_backward.f32":         "653815adcf471d3dd9013063451c1fd07fd746e5fdea8bcd4ff56cec3a686620",
-	"rms_norm_backward.f16":         "52aca279cd92de3eccc78720d9ce07bfee7e2693688d21ef3fb16ca2482c050b",
-	"rms_norm_backward.bf16":        "547bdf5803b37cfc9a7e622e9b66d262e2578497e44fb4bce497903e67904f12",
-	"rms_norm_backward.f16_f32":     "5a21f444c83803c899560ead6de2bef3f66ddc007e51c85eb6d74822fec2feae",
-	"rms_norm_backward.bf16_f32":    "19c8a8469244132adca67dba336d3e25e968bca2738f54644a99d49020e7bb17",
-	"rms_norm_weight.f32":           "81a31fe3124106d436401284c590a86cf3530d704d5dcabec3697d0c17d49290",
-	"rms_norm_weight.f16":           "33fe78e338a6bfae43cd756e37676d60e126e75a79d38c383c62a825e1cde931",
-	"rms_norm_weight.bf16":          "1c24ad7ef66a6e17f6a4d7fed5c8b2c43380257c0df59e8bcb7c9021f4b5a7ea",
-	"rms_norm_weight.f16_f32":       "1ce66344013b355de9ab336fdeaeda8ccdff9db3ceee927b6260443e364f5992",
-	"rms_norm_weight.bf16_f32":      "d4ad59befe7e9e2e842ebe7be0f2cd40b7475b199706fb4523f29c632fa26770",
-	"rope.f32":                      "e650051c8e1523c41492c89066fd8a9a3774f24f6b2eaf70f5eab434aa22cb9d",
-	"rope.f16":                      "5e3fb62fddbc1648403e9c709bdd23d844e48c9a78370c8ee765cf894db93234",
-	"rope.bf16":                     "1e791a6b6871daaa1a9cb317449d5b4944a96febc197a46128142d1798f86dcc",
-	"router_losses":                 "00f27416364a1fdc3115928f97e8be4ded33fa22b0af908b81a1a9f49caa7d41",
-	"router_losses_backward":        "ae80424a679996113e48f93e8166b8b6f419007136be1c0869bc8c21365a3a62",
-	"router_stats":                  "5687fe0360df2efe45b98b562ab56bb169662ce8ba1b0e62170c5ef26db70524",
-	"router_stats_sum":              "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
-	"sampling":                      "8670f38c9cec9824991dcbb09385635954449da06017e20dade48ff0de340f11",
-	"scaled_add.f32":                "f5d58e2a12e0f11477aa37bb36b7042fe5f161ed3439ea14c193679c03683747",
-	"scaled_add.f16":                "f2730438df708b3519d80237cba1e77f34746cada7d0ed3efe2761ff398ba6be",
-	"scaled_add.bf16":               "08f8a14159e0096a1f342058214d29e19136011f33f1c33f5c3b5ec92b3bacaa",
-	"scatter2scatter.f32":           "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
-	"scatter2scatter.f16":           "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
-	"scatter2scatter.bf16":          "87b144c6fcf2e241deaacf33aea4553172abc846ceefa2f60b59cdc3b5f26867",
-	"scatter2scatter.f32_f16_f16":   "538ed6d93a96fdda85418805ad1f535c11325c1423ab8605536cd60bffad407b",
-	"scatter2scatter.f16_f16_f32":   "196086333c9101a5ce3b9e90684cb302c983b8ae31e69c4b0eb75799b61f34e0",
-	"scatter2scatter.f32_f16_f32":   "5724e348fc2bdf7ce90884cfbd28ae641aa73f5d4466dfe18f594772b0e5f6e6",
-	"scatter2scatter.f32_bf16_bf16": "16c47678afc1105103750bc05ccef19ade1cbd89cf6cbf94f7180ed2693e408e",
-	"scatter2scatter.bf16_bf16_f32": "f516c40b7ae0030cdfb7d2b45c654f7546e2f8fe8629587525a616fbee13ae4d",
-	"scatter2scatter.f32_bf16_f32":  "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
-	"scatter2scatter_coopmat.f16":   "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
-	"scatter2scatter_coopmat.bf16":  "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
-	"square_sum.f32":                "b9b4943434b952fd1dffa693d2751928cb83d4dc16edc3cc764366eb9840786f",
-	"square_sum.f16":                "181ee28bce922173097dedce3468606665ec7d1d4f6131cd9abf3135dee32872",
-	"square_sum.bf16":               "2a6b4e8cbc89c11c7abb67201f4df382d964ac0151afc2a2fee4ba31e27a5229",
-	"sum_heads.f32":                 "8e7296b1699b84874b57c62aec2ccf2794b75736771d16f318b46549eaf9c648",
-	"sum_heads.f16":                 "60f4135df7961e11fddcbd7f58b61a336e5a67a00d79eef4366b68724d629548",
-	"sum_heads.bf16":                "aec9cef2f6cabfe0aad93299e78025ed0e36004c6b2a2cd4cbe8dbba142b223f",
-	"target_count":                  "519ef8963430f86a5345321de6ae40c83fc5f2a930189a8e3b2d08431490e46d",
-	"token_links":                   "1641f4b929f186c1164825fb9499d21adceff34a22bdb5008e23c2ba629ebd6c",
-	"topk_gates":                    "60d1df5bdf539f15a86167f8e712aaaea970e922ef08ff2741b48e0046f77c6a",
-	"topk_gates_backward":           "cc7703ba192978f5226e0faba1cb8e2f4afa0af8f875870b7e436f68a0d8bf9d",
+	"activation.f32":                   "cf01a364c9a4d84131fa37d3479c777b522b7a8747e8c33c590efb41ea94d142",
+	"activation.f16":                   "baec511d9014eaca42d9abbf3dde3ce7fa2fc5e56a1d621009b8eb320e86ee26",
+	"activation.bf16":                  "2f7812103e5d22f543466cf02a7d16b74044bfc512f128bcf1440b1e441a5298",
+	"activation_backward.f32":          "5c6b0bec056e854658bafd06ce860279ecdebf3fb60882421a39634d276b198f",
+	"activation_backward.f16":          "e4805ecc69044dfc2ca2e411f3a11a98c8f441fc61a4d45be1f7ceb6e3c28ae6",
+	"activation_backward.bf16":         "84bd2a3f50e6ea1d14d260b486ef55226951409d56551b19282256cbc34f77a1",
+	"adamw.f32":                        "2f2e538a918f21b22416de0f17385ddce72f8df3ce29caa72c50c3180ed5db82",
+	"adamw.f16":                        "a8da098cfcda4559315284b775f66ef25d1ed427db0ae385eab310ab499e0e97",
+	"adamw.bf16":                       "6b65391900db3d270792c15f7f44001e3cb61b0025124f8928dcffc1214d61cc",
+	"adamw.f32_f16":                    "e1afa9911e9646130027801d045ecc9fd4bef68a0a6d4ce06da966852d72f365",
+	"adamw.f32_bf16":                   "06dfd2724f4b3ec9f8d8353c8d236d75bfe2ffada17dfe371cb00f93d61bbd3e",
+	"combine.f32":                      "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
+	"combine.f16":                      "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
+	"combine.bf16":                     "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
+	"combine_backward.f32":             "becb4460061979438c2a1e4f9666f89389fd675ff6c1ca8abaccd035b463dd08",
+	"combine_backward.f16":             "ca655aebb8ee45bd4f7a7a2b5fdcc1aca193175241697ecbf48c26a058667fdc",
+	"combine_backward.bf16":            "07e186c9310f4981a3458923056ebdd544001bc093b339d91903e5668552b621",
+	"convert.f32_f16":                  "22acb7a972f652669b227fd4080d0df9137b2e6b0f5a8b1282f55ca616ff117e",
+	"convert.f16_f32":                  "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
+	"convert.f32_bf16":                 "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
+	"convert.bf16_f32":                 "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
+	"copy_heads.f32":                   "9bba1b1ece514547d524595c14cb8f4fa0cf986381adcc601d0cf9441d284558",
+	"copy_heads.f16":                   "50677bf8d94dd6c5d7f0ed06899904209f49a033ba0048ca0a688f4aa9152ff5",
+	"copy_heads.bf16":                  "4b963d4467f87b7473e5ce7c1a0223cd71f1b8cf8c512479dd3de042ea4ab107",
+	"cross_entropy.f32":                "17205db8f7ba9948b1ec114bab9d83d7620941f2d238dd60df8067ccd3053557",
+	"cross_entropy.f16":                "9e3c81a9a489715854df77ef61f69886c84eaa529247c15a510cae074c86cd4e",
+	"cross_entropy.bf16":               "fee16b45dff4e5fb3f10d87814621d66586bbe2ac17032a1a9f87769dd24e049",
+	"embedding.f32":                    "c930cf49895f625a308af88c285b97e84a1c8431f23c9000dadebd042a63b41c",
+	"embedding.f16":                    "11c5a4789a7c71bb355c471da5f72e7739795a56aa2b3b47cf4c64a5a7f67692",
+	"embedding.bf16":                   "16a554568001f5396e26838b8f85aeb1287b3aa949bd77e3b86dadb21f6c24de",
+	"embedding_backward.f32":           "36fe1d21a1c5dd5bce52c6153ea1580e1f1e664ce3d2f7b1c9e859ae44da0bf6",
+	"embedding_backward.f16":           "1b31c2abe0f96f4e2305d6e11b258adde528d6b77902a1365ce05de5aea66e96",
+	"embedding_backward.bf16":          "337023f7c70b84c44b78e2813bcfded357a37074a92d55b553952385f49f6144",
+	"embedding_backward.f16_f32":       "b9661a18ce15bf064026f25886080f03d893e005e8a49b3bfbc923bdc6e7ff4e",
+	"embedding_backward.bf16_f32":      "de3a039d78aeefc1f2cc2c50752fd184ccaff10e2c364da2d40bb2d7b4e84bd4",
+	"expert_histogram":                 "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
+	"expert_scan":                      "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
+	"expert_scatter":                   "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
+	"flash_attention.f32":              "c7e262e9403ea36668982cbac57ce6c17762e500934604ad6aa7ab64b84d7df3",
+	"flash_attention.f16":              "b4382dead43d2fa7fa4c81a0a58fad40f20013d73565cfb8efc2b8f7e053e43f",
+	"flash_attention.bf16":             "89ed38596bfd879beb9ac7db41d8928b66e4bd71972652bf7e8d59835bcf95e0",
+	"flash_attention_backward_kv.f32":  "3f1f8e4619d9df590307b70907b13821e757393cb3dc2ac1a7e8bf4529362c70",
+	"flash_attention_backward_kv.f16":  "94532385c5e7795b6e38255e988656c939e8034f516bc8c8afb06bf11a06d89d",
+	"flash_attention_backward_kv.bf16": "a28b15cce78be4b750fc1c750557628eb3e7d5375b051fed4dd1468b20c623ea",
+	"flash_attention_backward_q.f32":   "fa4278f9e14ed2ab8056d316c8679d34ea6fda609746b52511c0cdea161977d0",
+	"flash_attention_backward_q.f16":   "7a32f09535dce8aeafab4e96bd20911937a22424923054cea92456773375bfce",
+	"flash_attention_backward_q.bf16":  "aed7abc7f61602319a2bdba56641da57aa473fe094d64b90ffe4912d13785a4c",
+	"flash_attention_delta.f32":        "db5351e6ed9bbc36bd05efd21cab36df6b4d69a989f0489f3563824475a61390",
+	"flash_attention_delta.f16":        "bedb60ac6159d584b62364724b4a9373b76d7532cddd227faba7ad6d19d28a6e",
+	"flash_attention_delta.bf16":       "39eaf8a61c67986db540d07bfad9f5306aa5349df3bae7265e30a2fa34af5401",
+	"flash_attention_sinks_backward":   "c3d63fa39d0325b27bdde81578ed6a180425ab0bec6acf99719cc32b63f6526c",
+	"flash_merge.f32":                  "49ee0625a238d8f0de060cec8ed3f7221738bc4e81f58d57840ebccff6f4e3f7",
+	"flash_merge.f16":                  "ad97cb803f0fdb68691ddd51c1090e0cb05fc7936a05f597c7e9bffac129144e",
+	"flash_merge.bf16":                 "f2f9b8a007cd9fd42d4a122734d336b4dbfc4b9e6c21bb9ee823eb94180fc9ee",
+	"global_norm":                      "ef6848646219299d74d87fa35a6124b41f3134546994f3fde1801f62acc553a7",
+	"group_sum.f32":                    "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
+	"group_sum.f16":                    "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
+	"group_sum.bf16":                   "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
+	"group_sum.f16_f32":                "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
+	"group_sum.bf16_f32":               "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
+	"group_xty.f32":                    "2ae96e3759202cbad8b3c7da5c7195ea583b9e4e1d6f3025cfb8ab36d5bf6743",
+	"group_xty.f16":                    "591a4a6373d2bb34a8c7a24b18b363df57aae2d169831d7dfbf87496c5ff8ad2",
+	"group_xty.bf16":                   "40e1a5079b69f6570b976266b188999688d65f4f7327dcfa15abc4b3e79bfe38",
+	"group_xty.f16_f32":                "cfd68affbf0403a6de1b09c428d563389abc9f50a670c88dfc1644814ada77b1",
+	"group_xty.bf16_f32":               "385081d71bd82def78beae18be91e7eb9851f2c803d28deb3e763cd0bdda382f",
+	"jitter.f32":                       "b9561d0f1ee6a230f6242acdd3016cc79e7a658f17f92877d9e36d9d43b46495",
+	"jitter.f16":                       "bcbe45f639e7dadf98a55f5c7bff700281f2647ed759ac2cf08e654c7b2fff74",
+	"jitter.bf16":                      "3296acc2eb1c5bf0b21d7ce7a63dd91b0ad35bc0e5ec0e605f2b9c5e618905b7",
+	"loss_mean":                        "8f5fb1a080c2efe11489f9ebbdad341399d4205b4958d05c2947bee834dd5e33",
+	"positions":                        "92dc6267dc1c164e24d0366eaa4d35f5fdc85d9ee39d941cd45a20287da1adf1",
+	"rms_norm.f32":                     "1f91377fee77ead098da30be77cb00d59dd6a45a2d7fbae1aee1e5e9afb83c6c",
+	"rms_norm.f16":                     "a3a5d8f6130b1a99003f84748ad6eb019a5f9a7f76a942056f19deae0ef02810",
+	"rms_norm.bf16":                    "be4596c226b85a68e9c9eaa9f30cc97855c2945d0f5265ee243e6ec3813eceee",
+	"rms_norm.f16_f32":                 "ffc7a18e408b67c3fb46e2b693e87c9e637b54ce24eb132ec34344f76ba6ac8e",
+	"rms_norm.bf16_f32":                "e80f7d13730a94d5aea3be95b08629f989fa23045a2cddba8aa5a0ca2d41b53c",
+	"rms_norm_backward.f32":            "653815adcf471d3dd9013063451c1fd07fd746e5fdea8bcd4ff56cec3a686620",
+	"rms_norm_backward.f16":            "52aca279cd92de3eccc78720d9ce07bfee7e2693688d21ef3fb16ca2482c050b",
+	"rms_norm_backward.bf16":           "547bdf5803b37cfc9a7e622e9b66d262e2578497e44fb4bce497903e67904f12",
+	"rms_norm_backward.f16_f32":        "5a21f444c83803c899560ead6de2bef3f66ddc007e51c85eb6d74822fec2feae",
+	"rms_norm_backward.bf16_f32":       "19c8a8469244132adca67dba336d3e25e968bca2738f54644a99d49020e7bb17",
+	"rms_norm_weight.f32":              "81a31fe3124106d436401284c590a86cf3530d704d5dcabec3697d0c17d49290",
+	"rms_norm_weight.f16":              "33fe78e338a6bfae43cd756e37676d60e126e75a79d38c383c62a825e1cde931",
+	"rms_norm_weight.bf16":             "1c24ad7ef66a6e17f6a4d7fed5c8b2c43380257c0df59e8bcb7c9021f4b5a7ea",
+	"rms_norm_weight.f16_f32":          "1ce66344013b355de9ab336fdeaeda8ccdff9db3ceee927b6260443e364f5992",
+	"rms_norm_weight.bf16_f32":         "d4ad59befe7e9e2e842ebe7be0f2cd40b7475b199706fb4523f29c632fa26770",
+	"rope.f32":                         "e650051c8e1523c41492c89066fd8a9a3774f24f6b2eaf70f5eab434aa22cb9d",
+	"rope.f16":                         "5e3fb62fddbc1648403e9c709bdd23d844e48c9a78370c8ee765cf894db93234",
+	"rope.bf16":                        "1e791a6b6871daaa1a9cb317449d5b4944a96febc197a46128142d1798f86dcc",
+	"router_losses":                    "00f27416364a1fdc3115928f97e8be4ded33fa22b0af908b81a1a9f49caa7d41",
+	"router_losses_backward":           "ae80424a679996113e48f93e8166b8b6f419007136be1c0869bc8c21365a3a62",
+	"router_stats":                     "5687fe0360df2efe45b98b562ab56bb169662ce8ba1b0e62170c5ef26db70524",
+	"router_stats_sum":                 "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
+	"sampling":                         "8670f38c9cec9824991dcbb09385635954449da06017e20dade48ff0de340f11",
+	"scaled_add.f32":                   "f5d58e2a12e0f11477aa37bb36b7042fe5f161ed3439ea14c193679c03683747",
+	"scaled_add.f16":                   "f2730438df708b3519d80237cba1e77f34746cada7d0ed3efe2761ff398ba6be",
+	"scaled_add.bf16":                  "08f8a14159e0096a1f342058214d29e19136011f33f1c33f5c3b5ec92b3bacaa",
+	"scatter2scatter.f32":              "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
+	"scatter2scatter.f16":              "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
+	"scatter2scatter.bf16":             "87b144c6fcf2e241deaacf33aea4553172abc846ceefa2f60b59cdc3b5f26867",
+	"scatter2scatter.f32_f16_f16":      "538ed6d93a96fdda85418805ad1f535c11325c1423ab8605536cd60bffad407b",
+	"scatter2scatter.f16_f16_f32":      "196086333c9101a5ce3b9e90684cb302c983b8ae31e69c4b0eb75799b61f34e0",
+	"scatter2scatter.f32_f16_f32":      "5724e348fc2bdf7ce90884cfbd28ae641aa73f5d4466dfe18f594772b0e5f6e6",
+	"scatter2scatter.f32_bf16_bf16":    "16c47678afc1105103750bc05ccef19ade1cbd89cf6cbf94f7180ed2693e408e",
+	"scatter2scatter.bf16_bf16_f32":    "f516c40b7ae0030cdfb7d2b45c654f7546e2f8fe8629587525a616fbee13ae4d",
+	"scatter2scatter.f32_bf16_f32":     "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
+	"scatter2scatter_coopmat.f16":      "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
+	"scatter2scatter_coopmat.bf16":     "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
+	"square_sum.f32":                   "b9b4943434b952fd1dffa693d2751928cb83d4dc16edc3cc764366eb9840786f",
+	"square_sum.f16":                   "181ee28bce922173097dedce3468606665ec7d1d4f6131cd9abf3135dee32872",
+	"square_sum.bf16":                  "2a6b4e8cbc89c11c7abb67201f4df382d964ac0151afc2a2fee4ba31e27a5229",
+	"sum_heads.f32":                    "8e7296b1699b84874b57c62aec2ccf2794b75736771d16f318b46549eaf9c648",
+	"sum_heads.f16":                    "60f4135df7961e11fddcbd7f58b61a336e5a67a00d79eef4366b68724d629548",
+	"sum_heads.bf16":                   "aec9cef2f6cabfe0aad93299e78025ed0e36004c6b2a2cd4cbe8dbba142b223f",
+	"target_count":                     "519ef8963430f86a5345321de6ae40c83fc5f2a930189a8e3b2d08431490e46d",
+	"token_links":                      "1641f4b929f186c1164825fb9499d21adceff34a22bdb5008e23c2ba629ebd6c",
+	"topk_gates":                       "60d1df5bdf539f15a86167f8e712aaaea970e922ef08ff2741b48e0046f77c6a",
+	"topk_gates_backward":              "cc7703ba192978f5226e0faba1cb8e2f4afa0af8f875870b7e436f68a0d8bf9d",
 }
 
 //go:embed spv/activation.f32.spv
@@ -2188,6 +2208,851 @@ var FlashAttentionBf16 = &kernel.Kernel{
 		{ID: 11, Name: "CAP", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_kv.f32.spv
+var spvFlashAttentionBackwardKvF32 []byte
+
+// FlashAttentionBackwardKvF32 is flash_attention_backward_kv.comp with STORAGE_F32.
+var FlashAttentionBackwardKvF32 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvF32),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionBackwardKvPush holds the push constants of flash_attention_backward_kv.comp; uint64 members are device addresses.
+type FlashAttentionBackwardKvPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Dout         uint64
+	Lse          uint64
+	Delta        uint64
+	Dk           uint64
+	Dv           uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	QStride      uint32
+	KStride      uint32
+	VStride      uint32
+	DoutStride   uint32
+	DkStride     uint32
+	DvStride     uint32
+	Sequences    uint32
+	Queries      uint32
+	Keys         uint32
+	Skip         uint32
+	Heads        uint32
+	Window       int32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionBackwardKvPush) Bytes() []byte {
+	b := make([]byte, 128)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Dout)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.Delta)
+	putU64(b[48:], c.Dk)
+	putU64(b[56:], c.Dv)
+	putU64(b[64:], c.QueryOffsets)
+	putU64(b[72:], c.KeyOffsets)
+	putU32(b[80:], c.QStride)
+	putU32(b[84:], c.KStride)
+	putU32(b[88:], c.VStride)
+	putU32(b[92:], c.DoutStride)
+	putU32(b[96:], c.DkStride)
+	putU32(b[100:], c.DvStride)
+	putU32(b[104:], c.Sequences)
+	putU32(b[108:], c.Queries)
+	putU32(b[112:], c.Keys)
+	putU32(b[116:], c.Skip)
+	putU32(b[120:], c.Heads)
+	putU32(b[124:], uint32(c.Window))
+	return b
+}
+
+// FlashAttentionBackwardKvSpec holds the specialization constants of flash_attention_backward_kv.comp.
+type FlashAttentionBackwardKvSpec struct {
+	Threads    uint32  // constant 0
+	Own        uint32  // constant 1
+	Other      uint32  // constant 2
+	TO         uint32  // constant 3
+	TX         uint32  // constant 4
+	Chunk      uint32  // constant 5
+	Lanes      uint32  // constant 6
+	Most       uint32  // constant 7
+	Width      uint32  // constant 8
+	ValueWidth uint32  // constant 9
+	Scale      float32 // constant 10
+	SoftCap    float32 // constant 11
+	Causal     bool    // constant 12
+	Tiled      bool    // constant 13
+	Accumulate bool    // constant 14
+	Quads      uint32  // constant 15
+	HeadMajor  uint32  // constant 16
+	QStride    uint32  // constant 17
+	KStride    uint32  // constant 18
+	VStride    uint32  // constant 19
+	DoutStride uint32  // constant 20
+	DkStride   uint32  // constant 21
+	DvStride   uint32  // constant 22
+}
+
+// DefaultFlashAttentionBackwardKvSpec returns the values in the source.
+func DefaultFlashAttentionBackwardKvSpec() FlashAttentionBackwardKvSpec {
+	return FlashAttentionBackwardKvSpec{
+		Threads:    64,
+		Own:        32,
+		Other:      16,
+		TO:         4,
+		TX:         2,
+		Chunk:      32,
+		Lanes:      16,
+		Most:       1073741823,
+		Width:      64,
+		ValueWidth: 64,
+		Scale:      1,
+		SoftCap:    0,
+		Causal:     false,
+		Tiled:      false,
+		Accumulate: false,
+		Quads:      0,
+		HeadMajor:  0,
+		QStride:    64,
+		KStride:    64,
+		VStride:    64,
+		DoutStride: 64,
+		DkStride:   64,
+		DvStride:   64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionBackwardKvSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Own,
+		c.Other,
+		c.TO,
+		c.TX,
+		c.Chunk,
+		c.Lanes,
+		c.Most,
+		c.Width,
+		c.ValueWidth,
+		math.Float32bits(c.Scale),
+		math.Float32bits(c.SoftCap),
+		bitsBool(c.Causal),
+		bitsBool(c.Tiled),
+		bitsBool(c.Accumulate),
+		c.Quads,
+		c.HeadMajor,
+		c.QStride,
+		c.KStride,
+		c.VStride,
+		c.DoutStride,
+		c.DkStride,
+		c.DvStride,
+	}
+}
+
+//go:embed spv/flash_attention_backward_kv.f16.spv
+var spvFlashAttentionBackwardKvF16 []byte
+
+// FlashAttentionBackwardKvF16 is flash_attention_backward_kv.comp with STORAGE_F16.
+var FlashAttentionBackwardKvF16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvF16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_kv.bf16.spv
+var spvFlashAttentionBackwardKvBf16 []byte
+
+// FlashAttentionBackwardKvBf16 is flash_attention_backward_kv.comp with STORAGE_BF16.
+var FlashAttentionBackwardKvBf16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvBf16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_q.f32.spv
+var spvFlashAttentionBackwardQF32 []byte
+
+// FlashAttentionBackwardQF32 is flash_attention_backward_q.comp with STORAGE_F32.
+var FlashAttentionBackwardQF32 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQF32),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionBackwardQPush holds the push constants of flash_attention_backward_q.comp; uint64 members are device addresses.
+type FlashAttentionBackwardQPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Dout         uint64
+	Lse          uint64
+	Delta        uint64
+	Dq           uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	QStride      uint32
+	KStride      uint32
+	VStride      uint32
+	DoutStride   uint32
+	DqStride     uint32
+	Sequences    uint32
+	Queries      uint32
+	Keys         uint32
+	Skip         uint32
+	Heads        uint32
+	Window       int32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionBackwardQPush) Bytes() []byte {
+	b := make([]byte, 116)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Dout)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.Delta)
+	putU64(b[48:], c.Dq)
+	putU64(b[56:], c.QueryOffsets)
+	putU64(b[64:], c.KeyOffsets)
+	putU32(b[72:], c.QStride)
+	putU32(b[76:], c.KStride)
+	putU32(b[80:], c.VStride)
+	putU32(b[84:], c.DoutStride)
+	putU32(b[88:], c.DqStride)
+	putU32(b[92:], c.Sequences)
+	putU32(b[96:], c.Queries)
+	putU32(b[100:], c.Keys)
+	putU32(b[104:], c.Skip)
+	putU32(b[108:], c.Heads)
+	putU32(b[112:], uint32(c.Window))
+	return b
+}
+
+// FlashAttentionBackwardQSpec holds the specialization constants of flash_attention_backward_q.comp.
+type FlashAttentionBackwardQSpec struct {
+	Threads    uint32  // constant 0
+	Own        uint32  // constant 1
+	Other      uint32  // constant 2
+	TO         uint32  // constant 3
+	TX         uint32  // constant 4
+	Chunk      uint32  // constant 5
+	Lanes      uint32  // constant 6
+	Most       uint32  // constant 7
+	Width      uint32  // constant 8
+	ValueWidth uint32  // constant 9
+	Scale      float32 // constant 10
+	SoftCap    float32 // constant 11
+	Causal     bool    // constant 12
+	Tiled      bool    // constant 13
+	Accumulate bool    // constant 14
+	Quads      uint32  // constant 15
+	HeadMajor  uint32  // constant 16
+	QStride    uint32  // constant 17
+	KStride    uint32  // constant 18
+	VStride    uint32  // constant 19
+	DoutStride uint32  // constant 20
+	DqStride   uint32  // constant 21
+}
+
+// DefaultFlashAttentionBackwardQSpec returns the values in the source.
+func DefaultFlashAttentionBackwardQSpec() FlashAttentionBackwardQSpec {
+	return FlashAttentionBackwardQSpec{
+		Threads:    64,
+		Own:        32,
+		Other:      16,
+		TO:         4,
+		TX:         2,
+		Chunk:      32,
+		Lanes:      16,
+		Most:       1073741823,
+		Width:      64,
+		ValueWidth: 64,
+		Scale:      1,
+		SoftCap:    0,
+		Causal:     false,
+		Tiled:      false,
+		Accumulate: false,
+		Quads:      0,
+		HeadMajor:  0,
+		QStride:    64,
+		KStride:    64,
+		VStride:    64,
+		DoutStride: 64,
+		DqStride:   64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionBackwardQSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Own,
+		c.Other,
+		c.TO,
+		c.TX,
+		c.Chunk,
+		c.Lanes,
+		c.Most,
+		c.Width,
+		c.ValueWidth,
+		math.Float32bits(c.Scale),
+		math.Float32bits(c.SoftCap),
+		bitsBool(c.Causal),
+		bitsBool(c.Tiled),
+		bitsBool(c.Accumulate),
+		c.Quads,
+		c.HeadMajor,
+		c.QStride,
+		c.KStride,
+		c.VStride,
+		c.DoutStride,
+		c.DqStride,
+	}
+}
+
+//go:embed spv/flash_attention_backward_q.f16.spv
+var spvFlashAttentionBackwardQF16 []byte
+
+// FlashAttentionBackwardQF16 is flash_attention_backward_q.comp with STORAGE_F16.
+var FlashAttentionBackwardQF16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQF16),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_q.bf16.spv
+var spvFlashAttentionBackwardQBf16 []byte
+
+// FlashAttentionBackwardQBf16 is flash_attention_backward_q.comp with STORAGE_BF16.
+var FlashAttentionBackwardQBf16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQBf16),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_delta.f32.spv
+var spvFlashAttentionDeltaF32 []byte
+
+// FlashAttentionDeltaF32 is flash_attention_delta.comp with STORAGE_F32.
+var FlashAttentionDeltaF32 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaF32),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashAttentionDeltaPush holds the push constants of flash_attention_delta.comp; uint64 members are device addresses.
+type FlashAttentionDeltaPush struct {
+	O              uint64
+	Dout           uint64
+	Delta          uint64
+	OutRowStride   uint32
+	OutHeadStride  uint32
+	DoutRowStride  uint32
+	DoutHeadStride uint32
+	Tokens         uint32
+	Heads          uint32
+	Width          uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionDeltaPush) Bytes() []byte {
+	b := make([]byte, 52)
+	putU64(b[0:], c.O)
+	putU64(b[8:], c.Dout)
+	putU64(b[16:], c.Delta)
+	putU32(b[24:], c.OutRowStride)
+	putU32(b[28:], c.OutHeadStride)
+	putU32(b[32:], c.DoutRowStride)
+	putU32(b[36:], c.DoutHeadStride)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Width)
+	return b
+}
+
+// FlashAttentionDeltaSpec holds the specialization constants of flash_attention_delta.comp.
+type FlashAttentionDeltaSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+}
+
+// DefaultFlashAttentionDeltaSpec returns the values in the source.
+func DefaultFlashAttentionDeltaSpec() FlashAttentionDeltaSpec {
+	return FlashAttentionDeltaSpec{
+		Lanes: 16,
+		Rows:  4,
+		Quads: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionDeltaSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/flash_attention_delta.f16.spv
+var spvFlashAttentionDeltaF16 []byte
+
+// FlashAttentionDeltaF16 is flash_attention_delta.comp with STORAGE_F16.
+var FlashAttentionDeltaF16 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaF16),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_attention_delta.bf16.spv
+var spvFlashAttentionDeltaBf16 []byte
+
+// FlashAttentionDeltaBf16 is flash_attention_delta.comp with STORAGE_BF16.
+var FlashAttentionDeltaBf16 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaBf16),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_attention_sinks_backward.spv
+var spvFlashAttentionSinksBackward []byte
+
+// FlashAttentionSinksBackward is flash_attention_sinks_backward.comp.
+var FlashAttentionSinksBackward = &kernel.Kernel{
+	Stem: "flash_attention_sinks_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvFlashAttentionSinksBackward),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "sinks", Offset: 0, Size: 8},
+		{Name: "lse", Offset: 8, Size: 8},
+		{Name: "terms", Offset: 16, Size: 8},
+		{Name: "sums", Offset: 24, Size: 8},
+		{Name: "query_offsets", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "sequences", Offset: 48, Size: 4},
+		{Name: "flags", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 8},
+		{ID: 2, Name: "BLOCK", Default: 1024},
+		{ID: 3, Name: "FINAL", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashAttentionSinksBackwardPush holds the push constants of flash_attention_sinks_backward.comp; uint64 members are device addresses.
+type FlashAttentionSinksBackwardPush struct {
+	Sinks        uint64
+	Lse          uint64
+	Terms        uint64
+	Sums         uint64
+	QueryOffsets uint64
+	Rows         uint32
+	Heads        uint32
+	Sequences    uint32
+	Flags        uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionSinksBackwardPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Sinks)
+	putU64(b[8:], c.Lse)
+	putU64(b[16:], c.Terms)
+	putU64(b[24:], c.Sums)
+	putU64(b[32:], c.QueryOffsets)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Sequences)
+	putU32(b[52:], c.Flags)
+	return b
+}
+
+// FlashAttentionSinksBackwardSpec holds the specialization constants of flash_attention_sinks_backward.comp.
+type FlashAttentionSinksBackwardSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Block   uint32 // constant 2
+	Final   bool   // constant 3
+}
+
+// DefaultFlashAttentionSinksBackwardSpec returns the values in the source.
+func DefaultFlashAttentionSinksBackwardSpec() FlashAttentionSinksBackwardSpec {
+	return FlashAttentionSinksBackwardSpec{
+		Columns: 16,
+		Rows:    8,
+		Block:   1024,
+		Final:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionSinksBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		c.Block,
+		bitsBool(c.Final),
+	}
 }
 
 //go:embed spv/flash_merge.f32.spv
