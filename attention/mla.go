@@ -127,14 +127,14 @@ func (l *MLA) parts() []linearPart {
 	queryIn := c.Width
 	var list []linearPart
 	if c.QueryRank > 0 {
-		list = append(list, dense(&l.QueryDown, "query down", c.Width, c.QueryRank, c.Bias, c.DType))
+		list = append(list, denseMap(&l.QueryDown, "query down", c.Width, c.QueryRank, c.Bias, c.DType))
 		queryIn = c.QueryRank
 	}
 	return append(list,
-		dense(&l.QueryUp, "query up", queryIn, c.Heads*c.headWidth(), false, c.DType),
-		dense(&l.KVDown, "key value down", c.Width, c.KVRank+c.TurnedWidth, c.Bias, c.DType),
-		dense(&l.KVUp, "key value up", c.KVRank, c.Heads*c.upWidth(), false, c.DType),
-		dense(&l.Output, "output", c.Heads*c.ValueWidth, c.Width, c.Bias, c.DType),
+		denseMap(&l.QueryUp, "query up", queryIn, c.Heads*c.headWidth(), false, c.DType),
+		denseMap(&l.KVDown, "key value down", c.Width, c.KVRank+c.TurnedWidth, c.Bias, c.DType),
+		denseMap(&l.KVUp, "key value up", c.KVRank, c.Heads*c.upWidth(), false, c.DType),
+		denseMap(&l.Output, "output", c.Heads*c.ValueWidth, c.Width, c.Bias, c.DType),
 	)
 }
 
