@@ -60,14 +60,6 @@ func (l *MLA) Backward(rec *vk.Recorder, s *MLASaved, x, dy *vk.Tensor, g MLAGra
 	if !g.beyondOutput() {
 		return l.Output.DenseBackward(rec, s.Heads, dy, output)
 	}
-	output.X = rec.Scratch(c.DType, tokens, c.Heads*c.ValueWidth)
-	defer rec.Release(output.X)
-	if rec.Err() != nil {
-		return rec.Err()
-	}
-	if err := l.Output.DenseBackward(rec, s.Heads, dy, output); err != nil {
-		return err
-	}
 	p := s.MLAStages
 	if s.Save != moe.SaveAll {
 		p = l.takeStages(rec, tokens, true)
@@ -75,6 +67,14 @@ func (l *MLA) Backward(rec *vk.Recorder, s *MLASaved, x, dy *vk.Tensor, g MLAGra
 		if err := l.project(rec, x, s.Sequences, p); err != nil {
 			return err
 		}
+	}
+	output.X = rec.Scratch(c.DType, tokens, c.Heads*c.ValueWidth)
+	defer rec.Release(output.X)
+	if rec.Err() != nil {
+		return rec.Err()
+	}
+	if err := l.Output.DenseBackward(rec, s.Heads, dy, output); err != nil {
+		return err
 	}
 	d, err := l.headsBackward(rec, s, output.X, p)
 	defer d.release(rec)

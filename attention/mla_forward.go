@@ -123,12 +123,12 @@ func (l *MLA) takeStages(rec *vk.Recorder, tokens int, all bool) MLAStages {
 	var p MLAStages
 	if c.QueryRank > 0 {
 		p.QueryLatent = take(c.QueryRank)
-		if p.QueryNormed = p.QueryLatent; all {
-			p.QueryNormed = take(c.QueryRank)
-		}
 	}
 	p.Query, p.Down, p.Latent = take(c.Heads*c.headWidth()), take(c.KVRank+c.TurnedWidth), take(c.KVRank)
 	p.Up, p.Key = take(c.Heads*c.upWidth()), take(c.Heads*c.headWidth())
+	if p.QueryNormed = p.QueryLatent; all && c.QueryRank > 0 { // last, so that a backward pass finds what the forward pass gave back
+		p.QueryNormed = take(c.QueryRank)
+	}
 	return p
 }
 

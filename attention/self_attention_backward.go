@@ -61,14 +61,6 @@ func (l *SelfAttention) Backward(rec *vk.Recorder, s *SelfAttentionSaved, x, dy 
 	if !g.beyondOutput() {
 		return l.Output.DenseBackward(rec, s.Heads, dy, output)
 	}
-	output.X = rec.Scratch(c.DType, tokens, c.queryWidth())
-	defer rec.Release(output.X)
-	if rec.Err() != nil {
-		return rec.Err()
-	}
-	if err := l.Output.DenseBackward(rec, s.Heads, dy, output); err != nil {
-		return err
-	}
 	p := selfStages{s.Projected, s.Turned, s.Value}
 	if s.Save != moe.SaveAll {
 		p = l.takeStages(rec, tokens, true)
@@ -76,6 +68,14 @@ func (l *SelfAttention) Backward(rec *vk.Recorder, s *SelfAttentionSaved, x, dy 
 		if err := l.project(rec, x, s.Sequences, p); err != nil {
 			return err
 		}
+	}
+	output.X = rec.Scratch(c.DType, tokens, c.queryWidth())
+	defer rec.Release(output.X)
+	if rec.Err() != nil {
+		return rec.Err()
+	}
+	if err := l.Output.DenseBackward(rec, s.Heads, dy, output); err != nil {
+		return err
 	}
 	return l.headsBackward(rec, s, x, output.X, p, g)
 }

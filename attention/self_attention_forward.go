@@ -96,15 +96,17 @@ type selfStages struct {
 // takeStages takes memory for what a backward pass needs, or only for what attention does.
 func (l *SelfAttention) takeStages(rec *vk.Recorder, tokens int, all bool) selfStages {
 	c := l.Config
-	var p selfStages
-	for i, width := range [2]int{c.queryWidth(), c.keyWidth()} {
+	widths := [2]int{c.queryWidth(), c.keyWidth()}
+	p := selfStages{value: rec.Scratch(c.DType, tokens, c.keyWidth())}
+	for i, width := range widths {
 		p.turned[i] = rec.Scratch(c.DType, tokens, width)
-		p.projected[i] = p.turned[i]
+	}
+	p.projected = p.turned
+	for i, width := range widths { // last, so that a backward pass finds what the forward pass gave back
 		if all && c.QKNorm != NoNorm {
 			p.projected[i] = rec.Scratch(c.DType, tokens, width)
 		}
 	}
-	p.value = rec.Scratch(c.DType, tokens, c.keyWidth())
 	return p
 }
 
