@@ -99,7 +99,11 @@ func (m *Mixture) route(rec *vk.Recorder, x *vk.Tensor, given *moe.Routing, s *M
 
 // makePositions fills in the positions where the RoPE needs them and the caller gave none.
 func (m *Mixture) makePositions(rec *vk.Recorder, tokens int, seq *Sequences) (err error) {
-	if m.RoPE != nil && seq.Positions == nil {
+	switch {
+	case m.RoPE == nil || seq.Positions != nil:
+	case tokens == 0:
+		seq.Positions = rec.Scratch(vk.I32, 0)
+	default:
 		seq.Positions, err = m.RoPE.MakePositions(rec, tokens, seq.Offsets, nil)
 	}
 	return err

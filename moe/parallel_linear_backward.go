@@ -81,7 +81,7 @@ func (l *ParallelLinear) Transposed() *ParallelLinear {
 	c := l.Config
 	c.In, c.Out, c.InOut, c.Bias = c.Out, c.In, !c.InOut, false
 	c.Label = l.label() + " dX"
-	return &ParallelLinear{Config: c, Weight: l.Weight}
+	return &ParallelLinear{Config: c, Weight: l.Weight, tile: l.tile, matrices: l.matrices}
 }
 
 // label names the layer in timings.
@@ -106,7 +106,7 @@ func (l *ParallelLinear) weightsBackward(rec *vk.Recorder, r *Routing, x, dy ope
 	if l.Config.InOut {
 		a, b = x, dy
 	}
-	return groupXTY(rec, r, a, b, gates, g.Weight, g.AccumulateWeights, l.label())
+	return l.groupXTY(rec, r, a, b, gates, g.Weight, g.AccumulateWeights)
 }
 
 // inputBackward records dX and dGates.

@@ -79,6 +79,10 @@ var All = []*kernel.Kernel{
 	GroupXtyBf16,
 	GroupXtyF16F32,
 	GroupXtyBf16F32,
+	GroupXtyCoopmatF16,
+	GroupXtyCoopmatBf16,
+	GroupXtyCoopmatF16F32,
+	GroupXtyCoopmatBf16F32,
 	JitterF32,
 	JitterF16,
 	JitterBf16,
@@ -121,6 +125,15 @@ var All = []*kernel.Kernel{
 	Scatter2scatterF32Bf16F32,
 	Scatter2scatterCoopmatF16,
 	Scatter2scatterCoopmatBf16,
+	Scatter2scatterGemvF32,
+	Scatter2scatterGemvF16,
+	Scatter2scatterGemvBf16,
+	Scatter2scatterGemvF32F16F16,
+	Scatter2scatterGemvF16F16F32,
+	Scatter2scatterGemvF32F16F32,
+	Scatter2scatterGemvF32Bf16Bf16,
+	Scatter2scatterGemvBf16Bf16F32,
+	Scatter2scatterGemvF32Bf16F32,
 	SquareSumF32,
 	SquareSumF16,
 	SquareSumBf16,
@@ -135,123 +148,136 @@ var All = []*kernel.Kernel{
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                   "cf01a364c9a4d84131fa37d3479c777b522b7a8747e8c33c590efb41ea94d142",
-	"activation.f16":                   "baec511d9014eaca42d9abbf3dde3ce7fa2fc5e56a1d621009b8eb320e86ee26",
-	"activation.bf16":                  "2f7812103e5d22f543466cf02a7d16b74044bfc512f128bcf1440b1e441a5298",
-	"activation_backward.f32":          "5c6b0bec056e854658bafd06ce860279ecdebf3fb60882421a39634d276b198f",
-	"activation_backward.f16":          "e4805ecc69044dfc2ca2e411f3a11a98c8f441fc61a4d45be1f7ceb6e3c28ae6",
-	"activation_backward.bf16":         "84bd2a3f50e6ea1d14d260b486ef55226951409d56551b19282256cbc34f77a1",
-	"adamw.f32":                        "2f2e538a918f21b22416de0f17385ddce72f8df3ce29caa72c50c3180ed5db82",
-	"adamw.f16":                        "a8da098cfcda4559315284b775f66ef25d1ed427db0ae385eab310ab499e0e97",
-	"adamw.bf16":                       "6b65391900db3d270792c15f7f44001e3cb61b0025124f8928dcffc1214d61cc",
-	"adamw.f32_f16":                    "e1afa9911e9646130027801d045ecc9fd4bef68a0a6d4ce06da966852d72f365",
-	"adamw.f32_bf16":                   "06dfd2724f4b3ec9f8d8353c8d236d75bfe2ffada17dfe371cb00f93d61bbd3e",
-	"combine.f32":                      "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
-	"combine.f16":                      "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
-	"combine.bf16":                     "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
-	"combine_backward.f32":             "becb4460061979438c2a1e4f9666f89389fd675ff6c1ca8abaccd035b463dd08",
-	"combine_backward.f16":             "ca655aebb8ee45bd4f7a7a2b5fdcc1aca193175241697ecbf48c26a058667fdc",
-	"combine_backward.bf16":            "07e186c9310f4981a3458923056ebdd544001bc093b339d91903e5668552b621",
-	"convert.f32_f16":                  "22acb7a972f652669b227fd4080d0df9137b2e6b0f5a8b1282f55ca616ff117e",
-	"convert.f16_f32":                  "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
-	"convert.f32_bf16":                 "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
-	"convert.bf16_f32":                 "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
-	"copy_heads.f32":                   "9bba1b1ece514547d524595c14cb8f4fa0cf986381adcc601d0cf9441d284558",
-	"copy_heads.f16":                   "50677bf8d94dd6c5d7f0ed06899904209f49a033ba0048ca0a688f4aa9152ff5",
-	"copy_heads.bf16":                  "4b963d4467f87b7473e5ce7c1a0223cd71f1b8cf8c512479dd3de042ea4ab107",
-	"cross_entropy.f32":                "17205db8f7ba9948b1ec114bab9d83d7620941f2d238dd60df8067ccd3053557",
-	"cross_entropy.f16":                "9e3c81a9a489715854df77ef61f69886c84eaa529247c15a510cae074c86cd4e",
-	"cross_entropy.bf16":               "fee16b45dff4e5fb3f10d87814621d66586bbe2ac17032a1a9f87769dd24e049",
-	"embedding.f32":                    "c930cf49895f625a308af88c285b97e84a1c8431f23c9000dadebd042a63b41c",
-	"embedding.f16":                    "11c5a4789a7c71bb355c471da5f72e7739795a56aa2b3b47cf4c64a5a7f67692",
-	"embedding.bf16":                   "16a554568001f5396e26838b8f85aeb1287b3aa949bd77e3b86dadb21f6c24de",
-	"embedding_backward.f32":           "36fe1d21a1c5dd5bce52c6153ea1580e1f1e664ce3d2f7b1c9e859ae44da0bf6",
-	"embedding_backward.f16":           "1b31c2abe0f96f4e2305d6e11b258adde528d6b77902a1365ce05de5aea66e96",
-	"embedding_backward.bf16":          "337023f7c70b84c44b78e2813bcfded357a37074a92d55b553952385f49f6144",
-	"embedding_backward.f16_f32":       "b9661a18ce15bf064026f25886080f03d893e005e8a49b3bfbc923bdc6e7ff4e",
-	"embedding_backward.bf16_f32":      "de3a039d78aeefc1f2cc2c50752fd184ccaff10e2c364da2d40bb2d7b4e84bd4",
-	"expert_histogram":                 "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
-	"expert_scan":                      "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
-	"expert_scatter":                   "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
-	"flash_attention.f32":              "c7e262e9403ea36668982cbac57ce6c17762e500934604ad6aa7ab64b84d7df3",
-	"flash_attention.f16":              "b4382dead43d2fa7fa4c81a0a58fad40f20013d73565cfb8efc2b8f7e053e43f",
-	"flash_attention.bf16":             "89ed38596bfd879beb9ac7db41d8928b66e4bd71972652bf7e8d59835bcf95e0",
-	"flash_attention_backward_kv.f32":  "3f1f8e4619d9df590307b70907b13821e757393cb3dc2ac1a7e8bf4529362c70",
-	"flash_attention_backward_kv.f16":  "94532385c5e7795b6e38255e988656c939e8034f516bc8c8afb06bf11a06d89d",
-	"flash_attention_backward_kv.bf16": "a28b15cce78be4b750fc1c750557628eb3e7d5375b051fed4dd1468b20c623ea",
-	"flash_attention_backward_q.f32":   "fa4278f9e14ed2ab8056d316c8679d34ea6fda609746b52511c0cdea161977d0",
-	"flash_attention_backward_q.f16":   "7a32f09535dce8aeafab4e96bd20911937a22424923054cea92456773375bfce",
-	"flash_attention_backward_q.bf16":  "aed7abc7f61602319a2bdba56641da57aa473fe094d64b90ffe4912d13785a4c",
-	"flash_attention_delta.f32":        "db5351e6ed9bbc36bd05efd21cab36df6b4d69a989f0489f3563824475a61390",
-	"flash_attention_delta.f16":        "bedb60ac6159d584b62364724b4a9373b76d7532cddd227faba7ad6d19d28a6e",
-	"flash_attention_delta.bf16":       "39eaf8a61c67986db540d07bfad9f5306aa5349df3bae7265e30a2fa34af5401",
-	"flash_attention_sinks_backward":   "c3d63fa39d0325b27bdde81578ed6a180425ab0bec6acf99719cc32b63f6526c",
-	"flash_merge.f32":                  "49ee0625a238d8f0de060cec8ed3f7221738bc4e81f58d57840ebccff6f4e3f7",
-	"flash_merge.f16":                  "ad97cb803f0fdb68691ddd51c1090e0cb05fc7936a05f597c7e9bffac129144e",
-	"flash_merge.bf16":                 "f2f9b8a007cd9fd42d4a122734d336b4dbfc4b9e6c21bb9ee823eb94180fc9ee",
-	"global_norm":                      "ef6848646219299d74d87fa35a6124b41f3134546994f3fde1801f62acc553a7",
-	"group_sum.f32":                    "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
-	"group_sum.f16":                    "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
-	"group_sum.bf16":                   "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
-	"group_sum.f16_f32":                "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
-	"group_sum.bf16_f32":               "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
-	"group_xty.f32":                    "2ae96e3759202cbad8b3c7da5c7195ea583b9e4e1d6f3025cfb8ab36d5bf6743",
-	"group_xty.f16":                    "591a4a6373d2bb34a8c7a24b18b363df57aae2d169831d7dfbf87496c5ff8ad2",
-	"group_xty.bf16":                   "40e1a5079b69f6570b976266b188999688d65f4f7327dcfa15abc4b3e79bfe38",
-	"group_xty.f16_f32":                "cfd68affbf0403a6de1b09c428d563389abc9f50a670c88dfc1644814ada77b1",
-	"group_xty.bf16_f32":               "385081d71bd82def78beae18be91e7eb9851f2c803d28deb3e763cd0bdda382f",
-	"jitter.f32":                       "b9561d0f1ee6a230f6242acdd3016cc79e7a658f17f92877d9e36d9d43b46495",
-	"jitter.f16":                       "bcbe45f639e7dadf98a55f5c7bff700281f2647ed759ac2cf08e654c7b2fff74",
-	"jitter.bf16":                      "3296acc2eb1c5bf0b21d7ce7a63dd91b0ad35bc0e5ec0e605f2b9c5e618905b7",
-	"loss_mean":                        "8f5fb1a080c2efe11489f9ebbdad341399d4205b4958d05c2947bee834dd5e33",
-	"positions":                        "92dc6267dc1c164e24d0366eaa4d35f5fdc85d9ee39d941cd45a20287da1adf1",
-	"rms_norm.f32":                     "1f91377fee77ead098da30be77cb00d59dd6a45a2d7fbae1aee1e5e9afb83c6c",
-	"rms_norm.f16":                     "a3a5d8f6130b1a99003f84748ad6eb019a5f9a7f76a942056f19deae0ef02810",
-	"rms_norm.bf16":                    "be4596c226b85a68e9c9eaa9f30cc97855c2945d0f5265ee243e6ec3813eceee",
-	"rms_norm.f16_f32":                 "ffc7a18e408b67c3fb46e2b693e87c9e637b54ce24eb132ec34344f76ba6ac8e",
-	"rms_norm.bf16_f32":                "e80f7d13730a94d5aea3be95b08629f989fa23045a2cddba8aa5a0ca2d41b53c",
-	"rms_norm_backward.f32":            "653815adcf471d3dd9013063451c1fd07fd746e5fdea8bcd4ff56cec3a686620",
-	"rms_norm_backward.f16":            "52aca279cd92de3eccc78720d9ce07bfee7e2693688d21ef3fb16ca2482c050b",
-	"rms_norm_backward.bf16":           "547bdf5803b37cfc9a7e622e9b66d262e2578497e44fb4bce497903e67904f12",
-	"rms_norm_backward.f16_f32":        "5a21f444c83803c899560ead6de2bef3f66ddc007e51c85eb6d74822fec2feae",
-	"rms_norm_backward.bf16_f32":       "19c8a8469244132adca67dba336d3e25e968bca2738f54644a99d49020e7bb17",
-	"rms_norm_weight.f32":              "81a31fe3124106d436401284c590a86cf3530d704d5dcabec3697d0c17d49290",
-	"rms_norm_weight.f16":              "33fe78e338a6bfae43cd756e37676d60e126e75a79d38c383c62a825e1cde931",
-	"rms_norm_weight.bf16":             "1c24ad7ef66a6e17f6a4d7fed5c8b2c43380257c0df59e8bcb7c9021f4b5a7ea",
-	"rms_norm_weight.f16_f32":          "1ce66344013b355de9ab336fdeaeda8ccdff9db3ceee927b6260443e364f5992",
-	"rms_norm_weight.bf16_f32":         "d4ad59befe7e9e2e842ebe7be0f2cd40b7475b199706fb4523f29c632fa26770",
-	"rope.f32":                         "e650051c8e1523c41492c89066fd8a9a3774f24f6b2eaf70f5eab434aa22cb9d",
-	"rope.f16":                         "5e3fb62fddbc1648403e9c709bdd23d844e48c9a78370c8ee765cf894db93234",
-	"rope.bf16":                        "1e791a6b6871daaa1a9cb317449d5b4944a96febc197a46128142d1798f86dcc",
-	"router_losses":                    "00f27416364a1fdc3115928f97e8be4ded33fa22b0af908b81a1a9f49caa7d41",
-	"router_losses_backward":           "ae80424a679996113e48f93e8166b8b6f419007136be1c0869bc8c21365a3a62",
-	"router_stats":                     "5687fe0360df2efe45b98b562ab56bb169662ce8ba1b0e62170c5ef26db70524",
-	"router_stats_sum":                 "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
-	"sampling":                         "8670f38c9cec9824991dcbb09385635954449da06017e20dade48ff0de340f11",
-	"scaled_add.f32":                   "f5d58e2a12e0f11477aa37bb36b7042fe5f161ed3439ea14c193679c03683747",
-	"scaled_add.f16":                   "f2730438df708b3519d80237cba1e77f34746cada7d0ed3efe2761ff398ba6be",
-	"scaled_add.bf16":                  "08f8a14159e0096a1f342058214d29e19136011f33f1c33f5c3b5ec92b3bacaa",
-	"scatter2scatter.f32":              "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
-	"scatter2scatter.f16":              "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
-	"scatter2scatter.bf16":             "87b144c6fcf2e241deaacf33aea4553172abc846ceefa2f60b59cdc3b5f26867",
-	"scatter2scatter.f32_f16_f16":      "538ed6d93a96fdda85418805ad1f535c11325c1423ab8605536cd60bffad407b",
-	"scatter2scatter.f16_f16_f32":      "196086333c9101a5ce3b9e90684cb302c983b8ae31e69c4b0eb75799b61f34e0",
-	"scatter2scatter.f32_f16_f32":      "5724e348fc2bdf7ce90884cfbd28ae641aa73f5d4466dfe18f594772b0e5f6e6",
-	"scatter2scatter.f32_bf16_bf16":    "16c47678afc1105103750bc05ccef19ade1cbd89cf6cbf94f7180ed2693e408e",
-	"scatter2scatter.bf16_bf16_f32":    "f516c40b7ae0030cdfb7d2b45c654f7546e2f8fe8629587525a616fbee13ae4d",
-	"scatter2scatter.f32_bf16_f32":     "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
-	"scatter2scatter_coopmat.f16":      "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
-	"scatter2scatter_coopmat.bf16":     "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
-	"square_sum.f32":                   "b9b4943434b952fd1dffa693d2751928cb83d4dc16edc3cc764366eb9840786f",
-	"square_sum.f16":                   "181ee28bce922173097dedce3468606665ec7d1d4f6131cd9abf3135dee32872",
-	"square_sum.bf16":                  "2a6b4e8cbc89c11c7abb67201f4df382d964ac0151afc2a2fee4ba31e27a5229",
-	"sum_heads.f32":                    "8e7296b1699b84874b57c62aec2ccf2794b75736771d16f318b46549eaf9c648",
-	"sum_heads.f16":                    "60f4135df7961e11fddcbd7f58b61a336e5a67a00d79eef4366b68724d629548",
-	"sum_heads.bf16":                   "aec9cef2f6cabfe0aad93299e78025ed0e36004c6b2a2cd4cbe8dbba142b223f",
-	"target_count":                     "519ef8963430f86a5345321de6ae40c83fc5f2a930189a8e3b2d08431490e46d",
-	"token_links":                      "1641f4b929f186c1164825fb9499d21adceff34a22bdb5008e23c2ba629ebd6c",
-	"topk_gates":                       "60d1df5bdf539f15a86167f8e712aaaea970e922ef08ff2741b48e0046f77c6a",
-	"topk_gates_backward":              "cc7703ba192978f5226e0faba1cb8e2f4afa0af8f875870b7e436f68a0d8bf9d",
+	"activation.f32":                     "bd27464bc619af4a5496b4176369a18cc5d4dda7725da0b9fb6caaef9f2e6656",
+	"activation.f16":                     "30ec56203eca63862c2202a7a3af49b3b231ef6a62a0314dafb7cc05a0789a83",
+	"activation.bf16":                    "8da29f33e53829d0127ddaff57d32f4f20d5653b1f5a91716a790ef365fdb165",
+	"activation_backward.f32":            "d110dc992362e65a77f77b51ce39d52cb237af34977d5211589e4f0477921667",
+	"activation_backward.f16":            "9ee4330cb8d0b0835c1e62947e92d6d1b29ca6ce63c09d950e45e053dff9480c",
+	"activation_backward.bf16":           "2ffee586023bde9ebcdecbd4454b4507910490d57ced71f54f4116cda217109b",
+	"adamw.f32":                          "093b936363d74c745cccd7746a4106a70892ec79b8831e1c1c02aefe85bb4368",
+	"adamw.f16":                          "0041218835877d7934f9cb522c0706245659eb777cee5ac6fd49955af289dd90",
+	"adamw.bf16":                         "abb950b702c24c00f25c62f1eee798fb8c801a4c3cb71d0a30d02fecf1b5364c",
+	"adamw.f32_f16":                      "6dca08a737a3cdab1ab0bb6df60863f1750e4050815294817e33e1fd773206e4",
+	"adamw.f32_bf16":                     "fbe3bf78457911b0c270877e6b1c6d35ca706df5e12e1929a4db80cd14c0f09e",
+	"combine.f32":                        "c4241b47514b6936057b6a69c411326773385a32ce70ca4f8f92458cdd5a1392",
+	"combine.f16":                        "9257ee314549b15a77e02b16bdefcb074c815fb18a1baf27df5eb2d96d441f3a",
+	"combine.bf16":                       "d71c269623a42ca720e905b9cea119e81ad39cf4dbc2dc646afc06ff63ed21db",
+	"combine_backward.f32":               "6b4c31d0d54f56054d4e7f94678a2fd72a0856d14a72d9c01ecf8d1e854b69b5",
+	"combine_backward.f16":               "e6cdacf6b0ae9fc00696cc82fd9f1f83e05aafd90772f8a7785cfef1c25538e8",
+	"combine_backward.bf16":              "0d1bb84b674a2b4cb1ee1bb648fa4a0de615c39878dcfb83146f787ce0d341a8",
+	"convert.f32_f16":                    "bdc13482862fbcc9fe1c7aa1307eda4714ab498bced46def5aaf38d325582f1e",
+	"convert.f16_f32":                    "c3bc643a81a09276a026ce34d3000f6d3385538799eabd82da9ad34535835211",
+	"convert.f32_bf16":                   "dc57e6d5ec1483ac886b5327e5867c667fa2235b54eb405887f6407372359358",
+	"convert.bf16_f32":                   "cb943213a8bca207f230753ff576526d1dfaa31e97f5f190b32ed9b093d94ce8",
+	"copy_heads.f32":                     "5fa5f90fca109b70c9d95897b28036f93a05827ac140b16362dda025b3602e98",
+	"copy_heads.f16":                     "13e80708fd7b4f5abcbfb55e75b53403bedbb274bb10e3843a30ed1fda551829",
+	"copy_heads.bf16":                    "484ad5f1273e06cb27d1ac725567295bcae4f3bce35e36778a14c52e7d4ee1be",
+	"cross_entropy.f32":                  "e9e82f237639bfd6b7484658c752c58dbf23199904f8fbaaf2237bac355dddd9",
+	"cross_entropy.f16":                  "0c5c1236cf414bd4ef62fb951ae31dbfb775a7fb912aea31d7eaa091e6cc5db7",
+	"cross_entropy.bf16":                 "bf940d5610366eb24523620ae399aea6d2f3aab537514957ce41d0161a0ae1aa",
+	"embedding.f32":                      "8e39d4357978c491d5c6f1c3116017a226d1a0fbfcead201730b3e6cbac4361a",
+	"embedding.f16":                      "425d2392e62f95bb8051e9a82ef2e0023607e227dbbde11b306ef241a275b18f",
+	"embedding.bf16":                     "672792b6f96c4adf46fd5a7406ac895691a1d5edc193016f00aa42fca0ef0139",
+	"embedding_backward.f32":             "e0adb786016c29a948853f1274cc507c3866c7d14d0d45112771689527fc7917",
+	"embedding_backward.f16":             "fe0f8edc0e53285dc9456fcf174ee16f348d6bc6529b47521e64b297b193a9a0",
+	"embedding_backward.bf16":            "5176b6b60ba878aa18b2acb8eb20094925d466bc56944179a0434877359bc568",
+	"embedding_backward.f16_f32":         "940994f949de42a385a39a68b8c02447e15f38a1e64197c69318a8f27b2c441b",
+	"embedding_backward.bf16_f32":        "f4b2bb03551ad625190a58c00dae6832efd385a69fc1733883a5d31a5eb1b210",
+	"expert_histogram":                   "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
+	"expert_scan":                        "18716417d05e35b07ee2f90fe1262aa620b1f592c0576abed772061db2289d90",
+	"expert_scatter":                     "8a33fae8dfce357113d9962b9df0d596150fcfc21fd6e9a6784aaa73e6a135a4",
+	"flash_attention.f32":                "476b5d088bda49528cd3a74452781d729ab18e8cb872fa90889961c396de54b4",
+	"flash_attention.f16":                "24403262ddce18bfb4dcd7a185a1fbd18a11ba84b4bbb4a80099e8b3f7655568",
+	"flash_attention.bf16":               "86302cb5600bba77383f97c3de36645cd5a9526419fb798b405a43c918df212c",
+	"flash_attention_backward_kv.f32":    "a49923fc57a582efc3f2f4cef3064ae8dd002e22a37fdae610c2fd26c387056a",
+	"flash_attention_backward_kv.f16":    "5529fdff0ad939af515bba42f6a005b4a2cef0472404285b52385dbf2cc48c34",
+	"flash_attention_backward_kv.bf16":   "df23615af04c1cc71372bbed840d5e8fbd52ad1637c64ac64a2e1f25f7e3ceaf",
+	"flash_attention_backward_q.f32":     "cd175cc0281a86ccaa61e5b67b40e3208ad9199a7a07f656143644ad0b40fa01",
+	"flash_attention_backward_q.f16":     "728c41fee1267c2252f4802f58adfc4671fb8baf43fc5f5cdbb612b1ce883453",
+	"flash_attention_backward_q.bf16":    "fbdebebf70079a45c2499b0501b888b0620318912d0bcd193ab2a2b94c7b4fb2",
+	"flash_attention_delta.f32":          "35bab80956039f4593fab8e57b9516c06a577f46367448ecf31d605704fcf7da",
+	"flash_attention_delta.f16":          "b9820be89449e91e5af9647342c93c3a83e359cb29b48d3b60cfdf28cf7dbaae",
+	"flash_attention_delta.bf16":         "a4f6ec6f1b351128f888d141535e37f6303e0ce2ce0f71daed2d67acd9e4a0b9",
+	"flash_attention_sinks_backward":     "b6430cdb7ec1ac3d1eff013e5de49d3aded5f93c0a5025dfc6d9aa475079d7d9",
+	"flash_merge.f32":                    "8cf939217b792251046bbd6895afe5ae050f4a04b63bc4ba427e0ab47613faba",
+	"flash_merge.f16":                    "43bf3962d7280411ba76d7881f880ecde9b972977624d4947cec7ec17f7adfe8",
+	"flash_merge.bf16":                   "ea2fab26bcc4dd3555d933432ad7154e4a7802b861f6175b2579cc8e5899dfe6",
+	"global_norm":                        "d0658d3b8ff84da9ec8eee05b6ec39fa01a4cc2166e5e5a03826f181280adcc0",
+	"group_sum.f32":                      "37ea7fa4dcbfb10d4e21760ab4c5259cf51e31d90e82d6d2b9d6a44e24cb13e8",
+	"group_sum.f16":                      "b9558092f7b65ced8e87730867c6be61e8f1ad6a967d2a3bc25c42f58fb7556f",
+	"group_sum.bf16":                     "f462328ed2ceb3dafff71f065b81f78c7c6bac31bada10986c1bac3e100ed55d",
+	"group_sum.f16_f32":                  "20db6203bd9c029c9b3d8ee48cbe084eebd9b64fc155ede4add022a9272927bb",
+	"group_sum.bf16_f32":                 "360f4b83b517e8d2bc189b8294d927835c2574a216be8bf4595c54236b4eb47e",
+	"group_xty.f32":                      "adf14c55bfa79b4d3aa8c4963f793a3117e49202ed5c9e9f71870363daa38f31",
+	"group_xty.f16":                      "4db4655dff07f285b768bfa54ccf65e4ada76e283efb79c9190b86f059cd5635",
+	"group_xty.bf16":                     "4e91b8ab0614cf2b56de4178e08a8a015fea8a85dc6f5ed2694d3db400a5d2e4",
+	"group_xty.f16_f32":                  "affca45b7e69442626d9b8cf607ddc7dcc25e4af182927b57c1517e36b3833d2",
+	"group_xty.bf16_f32":                 "54ceed02a30b2c6482bf144f0fdd278200378db3c32dc4bd8ed4870b84901a76",
+	"group_xty_coopmat.f16":              "b5bc85de64108d292cd13a602ab5419dea00c18bda3f74cb4758d27fe5966b85",
+	"group_xty_coopmat.bf16":             "a7433fc8a804ed2289e1858d604013d3cc8fe3631a29bcf56c8b619f296f3f0f",
+	"group_xty_coopmat.f16_f32":          "54a5c925c5b6154d8d7143af0e9637af28c62916129d8e561c83f0ee1d551fc0",
+	"group_xty_coopmat.bf16_f32":         "297670e733ca88b4c5d31945a8b64bb487e10767d7afd5580d1c61a851d7b18f",
+	"jitter.f32":                         "d9e12770e1f91a45eae26e0e39f8d526bf031f075ed4c7b5f12dce91eb59e194",
+	"jitter.f16":                         "bbaedb78255b61694d3af95c0db690fd3ff12fb4777caa208f0f65d5ea23c2f6",
+	"jitter.bf16":                        "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
+	"loss_mean":                          "c666050a5c044fdc85a3bc7c02811bc8d89d860595974696f74f7ce65234f88b",
+	"positions":                          "03e64bd0a345e0b453d07e4e9ea2aeceb27f1b4e812e38f7cafa41fc769397f2",
+	"rms_norm.f32":                       "9e9e9abdbe83d8e8c6b806d2007fc882dba8acdabad2aa71ef99cb81d45ff58b",
+	"rms_norm.f16":                       "b8d73ac5b0497f946957ab2abeede217b6a6f7f93a08ff67af63f422c2f236b4",
+	"rms_norm.bf16":                      "4f49682afc8e29ee12268bda4d1051d90886340270820e59f76ecda8e4b5a3b6",
+	"rms_norm.f16_f32":                   "2cbb502949d021b9ce926f6e6649151bb4df9702423a4b33a02ee0b54d68d6e7",
+	"rms_norm.bf16_f32":                  "53d8547939f67b06dccb470438ce457f8e4a06ff5086cc0d0cc14132b036936b",
+	"rms_norm_backward.f32":              "1e1d3059c2df14abd7c7ae75de4a0af29826d116b1d320092c2700dd6cdfb21f",
+	"rms_norm_backward.f16":              "d9009643c842dc8ec20e99b27fb2a8212781076abc04cbd5df83bae1e619bc02",
+	"rms_norm_backward.bf16":             "e083a649455ef12d1159da2d93eb56dee004558e632a942dbb983a3d78decef2",
+	"rms_norm_backward.f16_f32":          "18d1faf3467a4c6fa71592c6c9400cfb2fa07320c31c1198df9ffbb35abf22ef",
+	"rms_norm_backward.bf16_f32":         "c13378072196d940cdf987d6e288e914d302935a2cee2d6aaa1e6fc42360f814",
+	"rms_norm_weight.f32":                "8776a86f84a0833886269501e681317816fb3c5070464784ba63d887adbf2c64",
+	"rms_norm_weight.f16":                "36c1f357b86238dc1af3b74926007144bf7948bd1b873b9b32f75a200956c21c",
+	"rms_norm_weight.bf16":               "886308283efe5c4429bbe649af4619db1d8984ccc0fb27ca3e7e3a311b1df89a",
+	"rms_norm_weight.f16_f32":            "cb7f230ae6e11cb86aa291cb833d19a801bddb6ccc0201b77af5d0f9fbaf5d78",
+	"rms_norm_weight.bf16_f32":           "561459eb19f156b46cbc316d5f592ce1d080aeb3e27e5d62df7dfcfd6663200f",
+	"rope.f32":                           "dd9ec73fb69caf436f5f4e04c27eaf2274e56fe50e4d2252ccd375fed1f2a4c2",
+	"rope.f16":                           "b668a2bfa03a5e5b235bcbf35945d0109ff883fc63acb9b49695f1a5665ec25e",
+	"rope.bf16":                          "d7abe5658acebb27b95a1f719100ab2a698c0cd74f64ba763c946221af2afd99",
+	"router_losses":                      "ea3b606851ec5f4840a9d30b7c68228248dca9f936bebaabf9c8d9a814b35cfa",
+	"router_losses_backward":             "b41e952784d405b2d7bff9084e981e7459ed37bdd7cc5e6f7261d66d0c8ab711",
+	"router_stats":                       "7e88d5566c4939b4772a159f23061033ee33068a0a1467c40573d3d40bf1d99c",
+	"router_stats_sum":                   "a341402a49de81f2efc50b6cbcadf1b56a76fd35a10abaaf664e26ff9b889033",
+	"sampling":                           "127d31aed342df36b994788d734e3f0cdfcb348ed67d7777281b8ac192d80920",
+	"scaled_add.f32":                     "64e9a68e248ecad69966fc71a5abc79b5c79a4ae469093b2cb3bb027b950ffba",
+	"scaled_add.f16":                     "b1d1d2b1eafe7e4b519fb3016c3396160eb8bbbca61556ede216fd2fd7b3b1a0",
+	"scaled_add.bf16":                    "6b1cd73dde0323a09c9a93bdd1d43477bc78fd3c9fc4ed66b986f9643745bd92",
+	"scatter2scatter.f32":                "1c69837bbae71b4a3e270d65e26aee5fa34eeef10d4c404b5ee182bcf79d950d",
+	"scatter2scatter.f16":                "05d19a59248362a7748ffdc743c465b576aa1f4836b52710a17831172815c16b",
+	"scatter2scatter.bf16":               "870859252fec6f42fa39ac1abdfa08a381b4559ab11a8fa78778ce58ac5c56b0",
+	"scatter2scatter.f32_f16_f16":        "031c59a7a66e101f41cf18ed9b73431bb71bd581c6fbe375ae64c1eb2ae9cba0",
+	"scatter2scatter.f16_f16_f32":        "abaa31b8dd866335a37b547c4925b41103283e99eeed89651a3bd05275716926",
+	"scatter2scatter.f32_f16_f32":        "a84c14156004345ea2725e52a339c1c09589450cedb6afe8c0bd96c2a29a35f6",
+	"scatter2scatter.f32_bf16_bf16":      "5904e3e3d3cc5376c28ae4559822f8caa7390b983877d014777db3ad002f8c70",
+	"scatter2scatter.bf16_bf16_f32":      "e279121306c3102c116cf490da2c9c9332e77ca3dce510fb95e51660de914cd2",
+	"scatter2scatter.f32_bf16_f32":       "25b6c4f1d537bae5f601c3d3518e502aba98e42452c54f6dfdd332c6c0789064",
+	"scatter2scatter_coopmat.f16":        "3090961999630bade3d0a4af6506f66dba27b49606c4232852b82533cb426200",
+	"scatter2scatter_coopmat.bf16":       "b9afc303a0fecd793cf760cdd3cca65e49472ecd4cb12469f331a7c22aabcdc5",
+	"scatter2scatter_gemv.f32":           "34f37937650bf3397993376af803f90e4f00120ef0380f983ee6d1748a46a53f",
+	"scatter2scatter_gemv.f16":           "53a909823452d38d97fd94e9d237d8b9d53a607c21a62bd7cde1e8ce2942cb44",
+	"scatter2scatter_gemv.bf16":          "c40c5f93e78d423402eeaef847703797a8988039eefc3bbcdc329fe99520e368",
+	"scatter2scatter_gemv.f32_f16_f16":   "2d0121d39b603a03bcb66f27ca4d750d58740524dad02a598c404aa473bc1391",
+	"scatter2scatter_gemv.f16_f16_f32":   "060426924763e15be84abe8afd3508e8cd10c0d61d6d901673b0a95f3eb858f7",
+	"scatter2scatter_gemv.f32_f16_f32":   "b5950bd4e19e4503f488c14013699608d6305cf358098ab096e6cb600ebd1bcb",
+	"scatter2scatter_gemv.f32_bf16_bf16": "30f8fe43fc5f9e17a560223a4232bc5f82cb0742e36e2ca73126a15dd5880175",
+	"scatter2scatter_gemv.bf16_bf16_f32": "fe2c6b9ee15ae3edef118a34ab6a240870252ff9634d233757ca134e85d58002",
+	"scatter2scatter_gemv.f32_bf16_f32":  "a863c113ca2a970bdeb507458d61318a35c308969ec7a5694fec178336d2ea02",
+	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
+	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
+	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
+	"sum_heads.f32":                      "1ddc128874c2f0e2e0e14d06586e8bcc32b22c00455b303decb80bd61291fecf",
+	"sum_heads.f16":                      "10a0598ba23414d546e19714a12d3a8551448e0de2468ae59748468242578ace",
+	"sum_heads.bf16":                     "0293a442c8d4d7ff5ad4d3dbe694e7d7388d2742f3983377af0d6ef0bfb0b592",
+	"target_count":                       "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
+	"token_links":                        "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
+	"topk_gates":                         "2d56baebb434ca87aa0afedc0579dffb473f122e75c4febabd520c3a68291a9e",
+	"topk_gates_backward":                "d9dd2ed409c37ef7a15713dc2de0c4f37b97e205886e02941bf51ef6d66ddfdd",
 }
 
 //go:embed spv/activation.f32.spv
@@ -1994,6 +2020,8 @@ var FlashAttentionF32 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -2070,6 +2098,8 @@ type FlashAttentionSpec struct {
 	Quads      bool    // constant 9
 	Partial    bool    // constant 10
 	Cap        float32 // constant 11
+	UK         uint32  // constant 12
+	UV         uint32  // constant 13
 }
 
 // DefaultFlashAttentionSpec returns the values in the source.
@@ -2087,6 +2117,8 @@ func DefaultFlashAttentionSpec() FlashAttentionSpec {
 		Quads:      false,
 		Partial:    false,
 		Cap:        0,
+		UK:         8,
+		UV:         8,
 	}
 }
 
@@ -2105,6 +2137,8 @@ func (c FlashAttentionSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		bitsBool(c.Partial),
 		math.Float32bits(c.Cap),
+		c.UK,
+		c.UV,
 	}
 }
 
@@ -2155,6 +2189,8 @@ var FlashAttentionF16 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -2206,6 +2242,8 @@ var FlashAttentionBf16 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -3747,6 +3785,292 @@ var GroupXtyBf16F32 = &kernel.Kernel{
 		{ID: 8, Name: "C_QUADS", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/group_xty_coopmat.f16.spv
+var spvGroupXtyCoopmatF16 []byte
+
+// GroupXtyCoopmatF16 is group_xty_coopmat.comp with STORAGE_F16.
+var GroupXtyCoopmatF16 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+// GroupXtyCoopmatPush holds the push constants of group_xty_coopmat.comp; uint64 members are device addresses.
+type GroupXtyCoopmatPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	AWidth  uint32
+	BWidth  uint32
+	AFanIn  uint32
+	BFanIn  uint32
+	Experts uint32
+	Rows    uint32
+	Skip    uint32
+	Most    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupXtyCoopmatPush) Bytes() []byte {
+	b := make([]byte, 84)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Order)
+	putU64(b[40:], c.Offsets)
+	putU32(b[48:], c.AWidth)
+	putU32(b[52:], c.BWidth)
+	putU32(b[56:], c.AFanIn)
+	putU32(b[60:], c.BFanIn)
+	putU32(b[64:], c.Experts)
+	putU32(b[68:], c.Rows)
+	putU32(b[72:], c.Skip)
+	putU32(b[76:], c.Most)
+	putU32(b[80:], c.Flags)
+	return b
+}
+
+// GroupXtyCoopmatSpec holds the specialization constants of group_xty_coopmat.comp.
+type GroupXtyCoopmatSpec struct {
+	Threads  uint32 // constant 0
+	Subgroup uint32 // constant 1
+	SM       uint32 // constant 2
+	SN       uint32 // constant 3
+	MI       uint32 // constant 4
+	NI       uint32 // constant 5
+	BK       uint32 // constant 6
+	MM       uint32 // constant 7
+	MN       uint32 // constant 8
+	MK       uint32 // constant 9
+	Whole    bool   // constant 10
+	Gated    bool   // constant 11
+}
+
+// DefaultGroupXtyCoopmatSpec returns the values in the source.
+func DefaultGroupXtyCoopmatSpec() GroupXtyCoopmatSpec {
+	return GroupXtyCoopmatSpec{
+		Threads:  32,
+		Subgroup: 32,
+		SM:       1,
+		SN:       1,
+		MI:       2,
+		NI:       2,
+		BK:       32,
+		MM:       16,
+		MN:       16,
+		MK:       16,
+		Whole:    false,
+		Gated:    false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupXtyCoopmatSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Subgroup,
+		c.SM,
+		c.SN,
+		c.MI,
+		c.NI,
+		c.BK,
+		c.MM,
+		c.MN,
+		c.MK,
+		bitsBool(c.Whole),
+		bitsBool(c.Gated),
+	}
+}
+
+//go:embed spv/group_xty_coopmat.bf16.spv
+var spvGroupXtyCoopmatBf16 []byte
+
+// GroupXtyCoopmatBf16 is group_xty_coopmat.comp with STORAGE_BF16.
+var GroupXtyCoopmatBf16 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/group_xty_coopmat.f16_f32.spv
+var spvGroupXtyCoopmatF16F32 []byte
+
+// GroupXtyCoopmatF16F32 is group_xty_coopmat.comp with STORAGE_F16, OUTPUT_F32.
+var GroupXtyCoopmatF16F32 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16F32),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/group_xty_coopmat.bf16_f32.spv
+var spvGroupXtyCoopmatBf16F32 []byte
+
+// GroupXtyCoopmatBf16F32 is group_xty_coopmat.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupXtyCoopmatBf16F32 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16F32),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
 }
 
 //go:embed spv/jitter.f32.spv
@@ -5789,6 +6113,7 @@ var Scatter2scatterCoopmatF16 = &kernel.Kernel{
 		{ID: 8, Name: "MN", Default: 16},
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -5839,33 +6164,35 @@ func (c Scatter2scatterCoopmatPush) Bytes() []byte {
 
 // Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
 type Scatter2scatterCoopmatSpec struct {
-	Threads  uint32 // constant 0
-	Subgroup uint32 // constant 1
-	SM       uint32 // constant 2
-	SN       uint32 // constant 3
-	MI       uint32 // constant 4
-	NI       uint32 // constant 5
-	BK       uint32 // constant 6
-	MM       uint32 // constant 7
-	MN       uint32 // constant 8
-	MK       uint32 // constant 9
-	Whole    bool   // constant 10
+	Threads    uint32 // constant 0
+	Subgroup   uint32 // constant 1
+	SM         uint32 // constant 2
+	SN         uint32 // constant 3
+	MI         uint32 // constant 4
+	NI         uint32 // constant 5
+	BK         uint32 // constant 6
+	MM         uint32 // constant 7
+	MN         uint32 // constant 8
+	MK         uint32 // constant 9
+	Whole      bool   // constant 10
+	Transposed bool   // constant 11
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
 func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
 	return Scatter2scatterCoopmatSpec{
-		Threads:  32,
-		Subgroup: 32,
-		SM:       1,
-		SN:       1,
-		MI:       2,
-		NI:       2,
-		BK:       32,
-		MM:       16,
-		MN:       16,
-		MK:       16,
-		Whole:    false,
+		Threads:    32,
+		Subgroup:   32,
+		SM:         1,
+		SN:         1,
+		MI:         2,
+		NI:         2,
+		BK:         32,
+		MM:         16,
+		MN:         16,
+		MK:         16,
+		Whole:      false,
+		Transposed: false,
 	}
 }
 
@@ -5883,6 +6210,7 @@ func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
 		c.MN,
 		c.MK,
 		bitsBool(c.Whole),
+		bitsBool(c.Transposed),
 	}
 }
 
@@ -5922,6 +6250,7 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		{ID: 8, Name: "MN", Default: 16},
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -5931,6 +6260,393 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		"coopmat",
 		"explicit-layout",
 	},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32.spv
+var spvScatter2scatterGemvF32 []byte
+
+// Scatter2scatterGemvF32 is scatter2scatter_gemv.comp with STORAGE_F32.
+var Scatter2scatterGemvF32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// Scatter2scatterGemvPush holds the push constants of scatter2scatter_gemv.comp; uint64 members are device addresses.
+type Scatter2scatterGemvPush struct {
+	X        uint64
+	W        uint64
+	Y        uint64
+	Bias     uint64
+	Gates    uint64
+	Order    uint64
+	Offsets  uint64
+	Tiles    uint64
+	TileArgs uint64
+	InWidth  uint32
+	OutWidth uint32
+	FanIn    uint32
+	Rows     uint32
+	Flags    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c Scatter2scatterGemvPush) Bytes() []byte {
+	b := make([]byte, 92)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.W)
+	putU64(b[16:], c.Y)
+	putU64(b[24:], c.Bias)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Order)
+	putU64(b[48:], c.Offsets)
+	putU64(b[56:], c.Tiles)
+	putU64(b[64:], c.TileArgs)
+	putU32(b[72:], c.InWidth)
+	putU32(b[76:], c.OutWidth)
+	putU32(b[80:], c.FanIn)
+	putU32(b[84:], c.Rows)
+	putU32(b[88:], c.Flags)
+	return b
+}
+
+// Scatter2scatterGemvSpec holds the specialization constants of scatter2scatter_gemv.comp.
+type Scatter2scatterGemvSpec struct {
+	Threads  uint32 // constant 0
+	BM       uint32 // constant 1
+	Team     uint32 // constant 2
+	RN       uint32 // constant 3
+	Columns  uint32 // constant 4
+	FastHalf bool   // constant 5
+}
+
+// DefaultScatter2scatterGemvSpec returns the values in the source.
+func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
+	return Scatter2scatterGemvSpec{
+		Threads:  128,
+		BM:       16,
+		Team:     32,
+		RN:       4,
+		Columns:  4,
+		FastHalf: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c Scatter2scatterGemvSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.Team,
+		c.RN,
+		c.Columns,
+		bitsBool(c.FastHalf),
+	}
+}
+
+//go:embed spv/scatter2scatter_gemv.f16.spv
+var spvScatter2scatterGemvF16 []byte
+
+// Scatter2scatterGemvF16 is scatter2scatter_gemv.comp with STORAGE_F16.
+var Scatter2scatterGemvF16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16.spv
+var spvScatter2scatterGemvBf16 []byte
+
+// Scatter2scatterGemvBf16 is scatter2scatter_gemv.comp with STORAGE_BF16.
+var Scatter2scatterGemvBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_f16_f16.spv
+var spvScatter2scatterGemvF32F16F16 []byte
+
+// Scatter2scatterGemvF32F16F16 is scatter2scatter_gemv.comp with STORAGE_F16, INPUT_F32.
+var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f16_f16_f32.spv
+var spvScatter2scatterGemvF16F16F32 []byte
+
+// Scatter2scatterGemvF16F16F32 is scatter2scatter_gemv.comp with STORAGE_F16, OUTPUT_F32.
+var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_f16_f32.spv
+var spvScatter2scatterGemvF32F16F32 []byte
+
+// Scatter2scatterGemvF32F16F32 is scatter2scatter_gemv.comp with STORAGE_F16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_bf16_bf16.spv
+var spvScatter2scatterGemvF32Bf16Bf16 []byte
+
+// Scatter2scatterGemvF32Bf16Bf16 is scatter2scatter_gemv.comp with STORAGE_BF16, INPUT_F32.
+var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16Bf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16_bf16_f32.spv
+var spvScatter2scatterGemvBf16Bf16F32 []byte
+
+// Scatter2scatterGemvBf16Bf16F32 is scatter2scatter_gemv.comp with STORAGE_BF16, OUTPUT_F32.
+var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_bf16_f32.spv
+var spvScatter2scatterGemvF32Bf16F32 []byte
+
+// Scatter2scatterGemvF32Bf16F32 is scatter2scatter_gemv.comp with STORAGE_BF16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/square_sum.f32.spv

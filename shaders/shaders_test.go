@@ -55,6 +55,8 @@ func defaults(stem string) []uint32 {
 		return DefaultExpertScanSpec().Values()
 	case "expert_scatter":
 		return DefaultExpertScatterSpec().Values()
+	case "group_xty_coopmat":
+		return DefaultGroupXtyCoopmatSpec().Values()
 	case "jitter":
 		return DefaultJitterSpec().Values()
 	case "copy_heads":
@@ -83,6 +85,8 @@ func defaults(stem string) []uint32 {
 		return DefaultScatter2scatterSpec().Values()
 	case "scatter2scatter_coopmat":
 		return DefaultScatter2scatterCoopmatSpec().Values()
+	case "scatter2scatter_gemv":
+		return DefaultScatter2scatterGemvSpec().Values()
 	case "topk_gates":
 		return DefaultTopkGatesSpec().Values()
 	case "topk_gates_backward":
