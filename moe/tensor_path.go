@@ -44,10 +44,14 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	switch {
 	case l.matrices != (tensorTile{}):
 		return l.matrices
-	case l.tile != (Tile{}):
+	case l.tile != (Tile{}) || l.Config.Path == PathPortable:
 		return tensorTile{}
 	}
-	return chooseRule(classOf(dev), rows, l.Config.Experts).matrices
+	rule := chooseRule(classOf(dev), rows, l.Config.Experts)
+	if l.Config.Path == PathCoopMat && rule.matrices == (tensorTile{}) {
+		return tensorTile{rule.wide.BM, 32, 16, 1, 2}
+	}
+	return rule.matrices
 }
 
 // tensorSpec turns a tile into the kernel's specialization for a layer, or returns false where the device, the dtype, a
