@@ -37,16 +37,31 @@ func Open(dir string) (*Checkpoint, error) {
 // checkLayerCount refuses a model that holds tensors of layers its configuration does not have.
 func (c *Checkpoint) checkLayerCount() error {
 	for _, name := range c.tensors.Names() {
-		rest, ok := strings.CutPrefix(name, "model.layers.")
-		if !ok {
-			continue
-		}
-		number, _, _ := strings.Cut(rest, ".")
-		if layer, err := strconv.Atoi(number); err != nil || layer < 0 || layer >= c.Config.Layers+c.Config.furtherLayers {
+		if layer, ok := layerOf(name); ok && (layer < 0 || layer >= c.Config.Layers+c.Config.furtherLayers) {
 			return &TensorError{Path: c.tensors.Path(), Tensor: name, Fault: Unexpected}
 		}
 	}
 	return nil
+}
+
+// layerOf is the number of the layer that a tensor belongs to, −1 where that is none; ok is false for what is in no layer.
+func layerOf(name string) (layer int, ok bool) {
+	rest, ok := strings.CutPrefix(name, "model.layers.")
+	if !ok {
+		return 0, false
+	}
+	number, _, _ := strings.Cut(rest, ".")
+	layer, err := strconv.Atoi(number)
+	if err != nil {
+		return -1, true
+	}
+	return layer, true
+}
+
+// beyond reports whether a tensor belongs to a layer behind the decoder's, which predicts further tokens.
+func (c *Checkpoint) beyond(name string) bool {
+	layer, ok := layerOf(name)
+	return ok && layer >= c.Config.Layers && layer < c.Config.Layers+c.Config.furtherLayers
 }
 
 // Close closes the files. It is idempotent.

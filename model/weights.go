@@ -1,12 +1,8 @@
 package model
 
 import (
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
-	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -52,27 +48,12 @@ func (c *Checkpoint) LoadMLP(layer int) (*MLPWeights, error) {
 	if layer < 0 || layer >= c.Config.Layers {
 		return nil, fmt.Errorf("model: layer %d of a model with %d layers", layer, c.Config.Layers)
 	}
-	parts := c.mlpParts(layer)
-	if err := c.checkParts(layer, parts); err != nil {
-		return nil, err
-	}
-	// Only now are the sizes of the configuration known to be those of real tensors, and safe to allocate.
 	w := &MLPWeights{Config: c.mlpConfig(layer)}
-	lengths := map[*[]float32]int{}
-	for _, p := range parts {
-		a := p.array(w)
-		lengths[a] = max(lengths[a], p.at+p.elements())
-	}
-	for a, n := range lengths {
-		*a = make([]float32, n)
+	if err := readParts(c, c.arch.prefix(layer), c.mlpParts(layer), w); err != nil {
+		return nil, err
 	}
 	if w.RouterWeight == nil {
 		w.RouterWeight = make([]float32, w.Config.Experts*w.Config.Width)
-	}
-	for _, p := range parts {
-		if err := c.tensors.ReadFloat32(p.name, (*p.array(w))[p.at:][:p.elements()]); err != nil {
-			return nil, err
-		}
 	}
 	return w, nil
 }
@@ -85,50 +66,47 @@ func (c *Checkpoint) mlpConfig(layer int) moe.MLPConfig {
 	return c.Config.MLP
 }
 
-// A part is one tensor of an MLP block and the place of its values in the weights.
-type part struct {
-	name  string
-	shape []int
-	array func(*MLPWeights) *[]float32
-	at    int // the first element within the array
-}
-
-func (p part) elements() int {
-	n := 1
-	for _, s := range p.shape {
-		n *= s
-	}
-	return n
-}
-
 func upArray(w *MLPWeights) *[]float32         { return &w.Up }
 func downArray(w *MLPWeights) *[]float32       { return &w.Down }
 func sharedUpArray(w *MLPWeights) *[]float32   { return &w.SharedUp }
 func sharedDownArray(w *MLPWeights) *[]float32 { return &w.SharedDown }
 
 // mlpParts lists the tensors of a layer's MLP block.
-func (c *Checkpoint) mlpParts(layer int) []part {
-	cfg, arch, prefix := c.mlpConfig(layer), &c.arch, c.arch.prefix(layer)
-	gated := func(gate, up, down string, hidden, e int, ups, downs func(*MLPWeights) *[]float32) []part {
-		inner, outer, size := []int{hidden, cfg.Width}, []int{cfg.Width, hidden}, hidden*cfg.Width
-		return []part{
-			{prefix + gate, inner, ups, 2 * e * size},
-			{prefix + up, inner, ups, (2*e + 1) * size},
-			{prefix + down, outer, downs, e * size},
-		}
-	}
+func (c *Checkpoint) mlpParts(layer int) []part[MLPWeights] {
+	cfg, prefix := c.mlpConfig(layer), c.arch.prefix(layer)
 	if c.Config.Dense(layer) {
-		return gated("gate_proj.weight", "up_proj.weight", "down_proj.weight", cfg.Hidden, 0, upArray, downArray)
+		return denseParts(prefix, cfg.Width, cfg.Hidden)
 	}
-	whole := func(name string, array func(*MLPWeights) *[]float32, shape ...int) part {
-		return part{prefix + name, shape, array, 0}
+	return c.arch.mlpParts(prefix, cfg)
+}
+
+// gatedParts lists a gated network's three matrices: those of Up, one behind the other, and that of Down, of expert e.
+func gatedParts(prefix string, names [3]string, width, hidden, e int, ups, downs func(*MLPWeights) *[]float32) []part[MLPWeights] {
+	inner, outer, size := []int{hidden, width}, []int{width, hidden}, hidden*width
+	return []part[MLPWeights]{
+		{prefix + names[0], inner, ups, 2 * e * size},
+		{prefix + names[1], inner, ups, (2*e + 1) * size},
+		{prefix + names[2], outer, downs, e * size},
 	}
-	parts := []part{whole(arch.router, func(w *MLPWeights) *[]float32 { return &w.RouterWeight }, cfg.Experts, cfg.Width)}
+}
+
+// denseParts lists the tensors of an MLP without experts, which all architectures name alike.
+func denseParts(prefix string, width, hidden int) []part[MLPWeights] {
+	names := [3]string{"gate_proj.weight", "up_proj.weight", "down_proj.weight"}
+	return gatedParts(prefix, names, width, hidden, 0, upArray, downArray)
+}
+
+// mlpParts lists the tensors of an MLP block with experts.
+func (arch *architecture) mlpParts(prefix string, cfg moe.MLPConfig) []part[MLPWeights] {
+	whole := func(name string, array func(*MLPWeights) *[]float32, shape ...int) part[MLPWeights] {
+		return part[MLPWeights]{prefix + name, shape, array, 0}
+	}
+	parts := []part[MLPWeights]{whole(arch.router, func(w *MLPWeights) *[]float32 { return &w.RouterWeight }, cfg.Experts, cfg.Width)}
 	switch {
 	case arch.gate != "":
 		for e := range cfg.Experts {
-			parts = append(parts, gated(fmt.Sprintf(arch.gate, e), fmt.Sprintf(arch.up, e), fmt.Sprintf(arch.down, e),
-				cfg.Hidden, e, upArray, downArray)...)
+			names := [3]string{fmt.Sprintf(arch.gate, e), fmt.Sprintf(arch.up, e), fmt.Sprintf(arch.down, e)}
+			parts = append(parts, gatedParts(prefix, names, cfg.Width, cfg.Hidden, e, upArray, downArray)...)
 		}
 	case cfg.InOut:
 		parts = append(parts, whole(arch.fusedUp, upArray, cfg.Experts, cfg.Width, 2*cfg.Hidden),
@@ -149,8 +127,8 @@ func (c *Checkpoint) mlpParts(layer int) []part {
 			whole(arch.downBias, func(w *MLPWeights) *[]float32 { return &w.DownBias }, cfg.Experts, cfg.Width))
 	}
 	if cfg.SharedHidden > 0 {
-		parts = append(parts, gated(arch.shared+"gate_proj.weight", arch.shared+"up_proj.weight", arch.shared+"down_proj.weight",
-			cfg.SharedHidden, 0, sharedUpArray, sharedDownArray)...)
+		names := [3]string{arch.shared + "gate_proj.weight", arch.shared + "up_proj.weight", arch.shared + "down_proj.weight"}
+		parts = append(parts, gatedParts(prefix, names, cfg.Width, cfg.SharedHidden, 0, sharedUpArray, sharedDownArray)...)
 	}
 	if cfg.SharedGate {
 		parts = append(parts, whole(arch.sharedGate, func(w *MLPWeights) *[]float32 { return &w.SharedGate }, 1, cfg.Width))
@@ -159,28 +137,4 @@ func (c *Checkpoint) mlpParts(layer int) []part {
 		parts = append(parts, whole(arch.outputBias, func(w *MLPWeights) *[]float32 { return &w.OutputBias }, cfg.Width))
 	}
 	return parts
-}
-
-// checkParts asks that the block holds exactly the tensors listed, in their shapes.
-func (c *Checkpoint) checkParts(layer int, parts []part) error {
-	path, listed := c.tensors.Path(), map[string]bool{}
-	for _, p := range parts {
-		listed[p.name] = true
-		info, err := c.tensors.Info(p.name)
-		var missing *safetensors.MissingTensorError
-		switch {
-		case errors.As(err, &missing):
-			return &TensorError{Path: path, Tensor: p.name, Fault: Missing}
-		case err != nil:
-			return err
-		case !slices.Equal(info.Shape, p.shape):
-			return &TensorError{path, p.name, MisShaped, p.shape, info.Shape}
-		}
-	}
-	for _, name := range c.tensors.Names() {
-		if strings.HasPrefix(name, c.arch.prefix(layer)) && !listed[name] {
-			return &TensorError{Path: path, Tensor: name, Fault: Unexpected}
-		}
-	}
-	return nil
 }

@@ -12,17 +12,17 @@ import (
 // for y [T·K,D] in the given layout, gates F32 [T,K] or nil for 1, and out [T,D] of y's dtype: F32, F16 or BF16. A slot
 // without an expert adds 0. Errors: see the package.
 func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layout) error {
-	return combine(rec, r, y, gates, out, layout, combineOptions{})
+	return CombineWith(rec, r, y, gates, out, layout, CombineOptions{})
 }
 
-// combineOptions are what Combine has no arguments for.
-type combineOptions struct {
-	bias       *vk.Tensor // [D] of out's dtype, added to every token; nil for none
-	accumulate bool       // add to what out holds
+// CombineOptions are what Combine has no arguments for.
+type CombineOptions struct {
+	Bias       *vk.Tensor // [D] or [1,D] of out's dtype, added to every token; nil for none
+	Accumulate bool       // add to what out holds
 }
 
-// combine is Combine with options.
-func combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layout, o combineOptions) error {
+// CombineWith is Combine with options.
+func CombineWith(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layout, o CombineOptions) error {
 	const op = "Combine"
 	if r == nil {
 		return rec.Fail(&vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"})
@@ -42,20 +42,31 @@ func combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layo
 		err = checkTensor(rec.Device(), op, "gates", gates, vk.F32, r.Tokens, r.K)
 	}
 	if err == nil {
-		err = checkApart(op, "out", out, map[string]*vk.Tensor{"y": y, "gates": gates, "routing.Inverse": r.Inverse})
+		err = checkBias(rec.Device(), op, o.Bias, out.DType(), width)
+	}
+	if err == nil {
+		err = checkApart(op, "out", out, map[string]*vk.Tensor{"y": y, "gates": gates, "Bias": o.Bias, "routing.Inverse": r.Inverse})
 	}
 	if err != nil {
 		return rec.Fail(err)
 	}
-	shape := chooseElementwise(width, quads(y, width) && quads(out, width) && (o.bias == nil || quads(o.bias, width)))
+	shape := chooseElementwise(width, quads(y, width) && quads(out, width) && (o.Bias == nil || quads(o.Bias, width)))
 	return record(rec, vk.Dispatch{
 		Kernel: combineKernels[out.DType()],
 		Spec: shaders.CombineSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
-			Grouped: layout == Grouped, Accumulate: o.accumulate, Biased: o.bias != nil}.Values(),
+			Grouped: layout == Grouped, Accumulate: o.Accumulate, Biased: o.Bias != nil}.Values(),
 		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address(),
-			Bias: o.bias.Address(), Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K)}.Bytes(),
-		Reads:  []*vk.Tensor{y, gates, r.Inverse, o.bias, out},
+			Bias: o.Bias.Address(), Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K)}.Bytes(),
+		Reads:  []*vk.Tensor{y, gates, r.Inverse, o.Bias, out},
 		Writes: []*vk.Tensor{out},
 		FLOPs:  2 * float64(r.Slots()) * float64(width),
 	}, shape.groups(r.Tokens, width))
+}
+
+// checkBias checks a bias [D] or [1,D], which may be nil.
+func checkBias(dev *vk.Device, op string, bias *vk.Tensor, dtype vk.DType, width int) error {
+	if bias != nil && bias.Rank() == 2 {
+		return checkTensor(dev, op, "Bias", bias, dtype, 1, width)
+	}
+	return checkOptional(dev, op, "Bias", bias, dtype, width)
 }

@@ -32,6 +32,7 @@ func pipelines() []vk.PipelineSpec {
 		}
 	}
 	list = append(list, storagePipelines()...)
+	list = append(list, decodePipelines()...)
 	for _, a := range activations {
 		for _, wide := range []bool{false, true} {
 			shape := chooseElementwise(1024, wide)
@@ -76,6 +77,19 @@ func storagePipelines() []vk.PipelineSpec {
 			add(combineKernels[dtype], shaders.CombineSpec{Columns: 64, Rows: 1, Quads: wide}.Values())
 			for _, pair := range [][2]vk.DType{{vk.F32, dtype}, {dtype, vk.F32}} {
 				add(convertKernels[pair], shaders.ConvertSpec{Threads: convertThreads, Quads: wide}.Values())
+			}
+		}
+	}
+	return list
+}
+
+// decodePipelines lists those of the decode path.
+func decodePipelines() []vk.PipelineSpec {
+	var list []vk.PipelineSpec
+	for _, rule := range tileRules {
+		if v := rule.vectors; v != (vectorTile{}) {
+			for _, kernel := range decodeKernels {
+				list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.spec(rule.wide.BM, false).Values()})
 			}
 		}
 	}

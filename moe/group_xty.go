@@ -93,9 +93,9 @@ func (r *Routing) longest() int {
 }
 
 // groupXTY records c[e] (+)= Σ gate·aᵀ·b over each expert's rows, c being [E, width of a, width of b]. Without a routing
-// there is one expert, which owns all rows of a and b.
-func groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *ExpertBank, accumulate bool,
-	label string) error {
+// there is one expert, which owns all rows of a and b. On the tensor path gate·a is rounded to a's dtype.
+func (l *ParallelLinear) groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *ExpertBank,
+	accumulate bool) error {
 	m, n, experts, rows := a.t.Dim(1), b.t.Dim(1), 1, a.t.Dim(0)
 	total := rows
 	address, table := c.operand()
@@ -113,17 +113,21 @@ func groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *E
 	push.Experts = uint32(experts)
 	flags := push.Flags | bit(xtyAGrouped, a.grouped) | bit(xtyBGrouped, b.grouped) | bit(xtyTable, table)
 	tile := xtyTile(software(rec.Device()), m, n)
-	spec := shaders.GroupXtySpec{Threads: uint32(tile.Threads()), BM: uint32(tile.BM), BN: uint32(tile.BN),
-		BK: uint32(tile.BK), TM: uint32(tile.TM), TN: uint32(tile.TN), AQuads: quads(a.t, m), BQuads: quads(b.t, n),
-		CQuads: c.quads(n)}.Values()
+	d := vk.Dispatch{
+		Kernel: groupXTYKernels[[2]vk.DType{a.t.DType(), c.DType()}],
+		Spec: shaders.GroupXtySpec{Threads: uint32(tile.Threads()), BM: uint32(tile.BM), BN: uint32(tile.BN),
+			BK: uint32(tile.BK), TM: uint32(tile.TM), TN: uint32(tile.TN), AQuads: quads(a.t, m), BQuads: quads(b.t, n),
+			CQuads: c.quads(n)}.Values(),
+		Reads: append(reads, c.tensors()...), Writes: c.parts, Label: l.label() + " dW",
+	}
+	blockM, blockN := tile.BM, tile.BN
+	if t, ok := l.tensorXTY(rec.Device(), a.t, b.t, gates, c, &d); ok {
+		blockM, blockN = t.BM, t.BN
+	}
 	return byRows(rows, rowsPer(rec.Device()), accumulate, func(skip, most uint32, accumulate bool) error {
 		push.Skip, push.Most, push.Flags = skip, most, flags|bit(xtyAccumulate, accumulate)
-		return record(rec, vk.Dispatch{
-			Kernel: groupXTYKernels[[2]vk.DType{a.t.DType(), c.DType()}],
-			Spec:   spec, Push: push.Bytes(),
-			Reads: append(reads, c.tensors()...), Writes: c.parts, Label: label + " dW",
-			FLOPs: 2 * float64(min(total, int(most))) * float64(m) * float64(n),
-		}, uint64(experts)*uint64(ceilDiv(m, tile.BM))*uint64(ceilDiv(n, tile.BN)))
+		d.Push, d.FLOPs = push.Bytes(), 2*float64(min(total, int(most)))*float64(m)*float64(n)
+		return record(rec, d, uint64(experts)*uint64(ceilDiv(m, blockM))*uint64(ceilDiv(n, blockN)))
 	})
 }
 

@@ -72,6 +72,7 @@ type kit struct {
 	ctx      context.Context
 	rec      *vk.Recorder
 	matrices tensorTile // makes linearCases take the tensor path
+	vectors  vectorTile // likewise the decode path
 	shift    int        // 1 makes every address miss the alignment of four elements; 16-bit tensors then start mid-word
 	bands    []*banded
 	closes   []func() error

@@ -143,7 +143,7 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 		return rec.Err()
 	}
 	// Wᵀ·dy before the gates: with h it gives the gates' gradient, so that the slots' outputs are not needed.
-	if err := m.Down.reversed().Forward(rec, r, dy, dh, LinearOptions{Out: Grouped}); err != nil {
+	if err := m.Down.Transposed().Forward(rec, r, dy, dh, LinearOptions{Out: Grouped}); err != nil {
 		return err
 	}
 	h, f := s.H, activations[c.Activation]
@@ -175,7 +175,7 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 
 // inputBackward records the experts' part of grads.X from dz, which is in saved.Z.
 func (m *MLP) inputBackward(rec *vk.Recorder, s *MLPSaved, space *workspace, g MLPGrads) error {
-	r, back := s.Routing, m.Up.reversed()
+	r, back := s.Routing, m.Up.Transposed()
 	if r.K == 1 && s.Logits != nil { // every slot has an expert and a row of X
 		return back.Forward(rec, r, s.Z, g.X, LinearOptions{In: Grouped, Accumulate: g.AccumulateX})
 	}
@@ -186,7 +186,7 @@ func (m *MLP) inputBackward(rec *vk.Recorder, s *MLPSaved, space *workspace, g M
 	if err := back.Forward(rec, r, s.Z, slots, LinearOptions{In: Grouped}); err != nil {
 		return err
 	}
-	return combine(rec, r, slots, nil, g.X, Scattered, combineOptions{accumulate: g.AccumulateX})
+	return CombineWith(rec, r, slots, nil, g.X, Scattered, CombineOptions{Accumulate: g.AccumulateX})
 }
 
 // backwardSpace is memory that is idle until Up's weight gradient is written, or nil.

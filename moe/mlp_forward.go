@@ -152,7 +152,8 @@ func (m *MLP) expertsForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions
 	if o.Save == SaveAll {
 		s.H, s.Slots = h, y2
 	}
-	return combine(rec, r, y2, r.Gates, y, Scattered, combineOptions{bias: m.outputBias(), accumulate: c.SharedHidden > 0})
+	return CombineWith(rec, r, y2, r.Gates, y, Scattered,
+		CombineOptions{Bias: m.outputBias(), Accumulate: c.SharedHidden > 0})
 }
 
 // check checks the arguments and returns T.

@@ -61,13 +61,10 @@ type Pass struct {
 // Compared with vk.MemoryStats it tells beforehand whether a batch fits.
 func (c MLPConfig) PassBytes(tokens, blockM int, p Pass) uint64 {
 	w, slots := c.DType.Bytes(), tokens*c.TopK
-	n := groupBytes(slots, c.Experts, blockM)
-	if !p.Routed {
-		n += tensorBytes(4, tokens, c.Experts) + 2*tensorBytes(4, slots)
-		if p.Backward {
-			n += tensorBytes(4, tokens, c.Experts) + tensorBytes(4, slots)
-		}
-		if p.Backward && w < 4 {
+	n := RouteBytes(tokens, c.TopK, c.Experts, blockM, p.Routed)
+	if !p.Routed && p.Backward {
+		n += tensorBytes(4, tokens, c.Experts) + tensorBytes(4, slots)
+		if w < 4 {
 			n += tensorBytes(w, tokens, c.Experts)
 		}
 	}
@@ -101,6 +98,16 @@ func (c MLPConfig) PassBytes(tokens, blockM int, p Pass) uint64 {
 		if p.Backward && c.Hidden > c.Width {
 			n += tensorBytes(w, slots, c.Hidden)
 		}
+	}
+	return n
+}
+
+// RouteBytes is the device memory that Route takes for T·K = slots from its recorder, in bytes, ids and gates included, and the
+// logits F32 [T,E] that it reads; or RouteIDs, which is given all of these, where routed.
+func RouteBytes(tokens, topK, experts, blockM int, routed bool) uint64 {
+	n := groupBytes(tokens*topK, experts, blockM)
+	if !routed {
+		n += tensorBytes(4, tokens, experts) + 2*tensorBytes(4, tokens, topK)
 	}
 	return n
 }

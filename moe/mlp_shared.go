@@ -67,7 +67,7 @@ func (m *MLP) sharedBackward(rec *vk.Recorder, s *MLPSaved, x, dy *vk.Tensor, g 
 	if rec.Err() != nil {
 		return rec.Err()
 	}
-	if err := m.SharedDown.reversed().dense(rec, dy, dh, LinearOptions{}); err != nil {
+	if err := m.SharedDown.Transposed().dense(rec, dy, dh, LinearOptions{}); err != nil {
 		return err
 	}
 	h := s.Shared.H

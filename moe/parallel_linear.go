@@ -71,6 +71,7 @@ type ParallelLinear struct {
 
 	tile     Tile       // overrides the selector when set: the portable path with this tile
 	matrices tensorTile // likewise: the tensor path with this tile
+	vectors  vectorTile // likewise: the decode path with this tile
 }
 
 // NewParallelLinear allocates the weights: E·(In·Out + Out with Bias) values in as many tensors as the device's largest
@@ -256,10 +257,11 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
 	columns := tile.BN
-	if push.Flags&flagAccumulate == 0 { // the tensor path only overwrites
-		if bn, ok := tensorDispatch(rec.Device(), l.tensorTile(rec.Device(), rows), l, x, y, &d); ok {
-			columns = bn
-		}
+	dev := rec.Device()
+	if bn, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, &d); ok {
+		columns = bn
+	} else if bn, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, &d); ok {
+		columns = bn
 	}
 	if l.Config.Path == PathCoopMat && d.Kernel != tensorKernels[l.Config.DType] {
 		return rec.Fail(l.noTensorPath(rec.Device()))

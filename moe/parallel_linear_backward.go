@@ -70,17 +70,18 @@ func (l *ParallelLinear) DenseBackward(rec *vk.Recorder, x, dy *vk.Tensor, g Lin
 func (l *ParallelLinear) denseBackward(rec *vk.Recorder, x, dy, gates *vk.Tensor, g LinearGrads) error {
 	err := l.weightsBackward(rec, nil, operand{x, false, 1}, operand{dy, false, 1}, gates, g)
 	if err == nil && g.X != nil {
-		err = l.reversed().dense(rec, dy, g.X, LinearOptions{Gates: gates, Accumulate: g.AccumulateX})
+		err = l.Transposed().dense(rec, dy, g.X, LinearOptions{Gates: gates, Accumulate: g.AccumulateX})
 	}
 	return err
 }
 
-// reversed is the layer that maps back: its weights are the same memory, read the other way.
-func (l *ParallelLinear) reversed() *ParallelLinear {
+// Transposed is the layer x = Wᵀ·y without a bias: its weights are the same memory, read the other way. It needs no Close,
+// and serves until this layer is closed.
+func (l *ParallelLinear) Transposed() *ParallelLinear {
 	c := l.Config
 	c.In, c.Out, c.InOut, c.Bias = c.Out, c.In, !c.InOut, false
 	c.Label = l.label() + " dX"
-	return &ParallelLinear{Config: c, Weight: l.Weight}
+	return &ParallelLinear{Config: c, Weight: l.Weight, tile: l.tile, matrices: l.matrices}
 }
 
 // label names the layer in timings.
@@ -105,7 +106,7 @@ func (l *ParallelLinear) weightsBackward(rec *vk.Recorder, r *Routing, x, dy ope
 	if l.Config.InOut {
 		a, b = x, dy
 	}
-	return groupXTY(rec, r, a, b, gates, g.Weight, g.AccumulateWeights, l.label())
+	return l.groupXTY(rec, r, a, b, gates, g.Weight, g.AccumulateWeights)
 }
 
 // inputBackward records dX and dGates.
@@ -117,7 +118,7 @@ func (l *ParallelLinear) inputBackward(rec *vk.Recorder, r *Routing, x operand, 
 	back := LinearOptions{In: opts.Out, Out: opts.In, Gates: opts.Gates}
 	if x.fanIn == 1 && g.Gates == nil {
 		back.Accumulate = g.AccumulateX
-		return l.reversed().Forward(rec, r, dy, g.X, back)
+		return l.Transposed().Forward(rec, r, dy, g.X, back)
 	}
 	slots := g.X // Wᵀ·dy of each slot
 	if x.fanIn > 1 || g.X == nil || g.AccumulateX {
@@ -129,7 +130,7 @@ func (l *ParallelLinear) inputBackward(rec *vk.Recorder, r *Routing, x operand, 
 	if g.Gates != nil {
 		back.Gates = nil // the gates' gradient needs it without them
 	}
-	if err := l.reversed().Forward(rec, r, dy, slots, back); err != nil {
+	if err := l.Transposed().Forward(rec, r, dy, slots, back); err != nil {
 		return err
 	}
 	if g.Gates != nil {
@@ -144,7 +145,7 @@ func (l *ParallelLinear) inputBackward(rec *vk.Recorder, r *Routing, x operand, 
 	if g.Gates != nil {
 		gates = opts.Gates
 	}
-	return combine(rec, r, slots, gates, g.X, opts.In, combineOptions{accumulate: g.AccumulateX})
+	return CombineWith(rec, r, slots, gates, g.X, opts.In, CombineOptions{Accumulate: g.AccumulateX})
 }
 
 // gatesBackward records dGates from Wᵀ·dy of each slot, and scales those rows into dX where each slot has one.

@@ -22,6 +22,7 @@ type gradsCase struct {
 	dtype                  vk.DType // of everything but gates
 	part                   int      // experts per tensor of a bank, 0 for all
 	wide                   bool     // the gradients of weights and biases are F32
+	matrices               tensorTile
 }
 
 // result is a gradient on the device and what it held before.
@@ -91,6 +92,7 @@ func (c gradsCase) check(t *testing.T, exact bool) {
 		c.values = normal
 	}
 	k := newKit(t)
+	k.matrices = c.matrices
 	st := uniform(c.dtype)
 	st.part = c.part
 	run := c.recordIn(k, st)
@@ -124,7 +126,11 @@ func (c gradsCase) check(t *testing.T, exact bool) {
 		x.requireGradient(t, want.X, c.out*c.k+1, c.dtype, exact, c.String()+" dX")
 	}
 	if g.Weight != nil {
-		w.requireGradient(t, want.Weight, slots+1, vk.F32, exact, c.String()+" dW")
+		between := vk.F32
+		if c.gates && c.matrices != (tensorTile{}) {
+			between = c.dtype // gate·dy or gate·x
+		}
+		w.requireGradient(t, want.Weight, slots+1, between, exact, c.String()+" dW")
 	}
 	if g.Bias != nil {
 		b.requireGradient(t, want.Bias, slots, vk.F32, exact, c.String()+" db")

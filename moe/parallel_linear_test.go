@@ -59,7 +59,7 @@ func (c linearCase) recordIn(k *kit, st storage) linearRun {
 	run.weights = ref.Linear[float32]{Experts: c.experts, In: c.in, Out: c.out, InOut: c.inOut,
 		Weight: rounded(st.w, c.values(r, c.experts*c.in*c.out))}
 	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias, InOut: c.inOut,
-		DType: st.w}, tile: c.tile, matrices: k.matrices}
+		DType: st.w}, tile: c.tile, matrices: k.matrices, vectors: k.vectors}
 	k.shift = c.shift
 	l.Weight = st.bank(k, "weight", run.weights.Weight, l.Config.weightShape()...)
 	if c.bias {

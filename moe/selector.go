@@ -57,6 +57,7 @@ type tileRule struct {
 	meanRows     int // the least mean rows per active expert
 	wide, narrow Tile
 	matrices     tensorTile // of the tensor path; none where it was not measured to be faster
+	vectors      vectorTile // of the decode path, which goes before the others; none likewise
 }
 
 // narrowOut is the output width up to which the narrow tile is taken.
@@ -66,16 +67,18 @@ const narrowOut = 32
 // times as long to compile, a second per pipeline. The tensor tiles are the fastest of those measured on an H100 around
 // each mean: rows of 128 to 4,096 outputs wait for weights below about 100 rows per expert, so smaller tiles win there.
 var tileRules = []tileRule{
-	{classSoftware, 12, Tile{32, 32, 16, 4, 4}, Tile{32, 8, 16, 4, 2}, tensorTile{}},
-	{classSoftware, 0, Tile{8, 32, 16, 4, 4}, Tile{8, 8, 16, 2, 2}, tensorTile{}},
-	{classPlain, 48, Tile{64, 64, 16, 8, 4}, Tile{64, 16, 16, 4, 2}, tensorTile{}},
-	{classPlain, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{}},
-	{classPlain, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}},
-	{classTensor, 96, Tile{128, 64, 16, 8, 8}, Tile{128, 16, 16, 8, 2}, tensorTile{128, 128, 64, 2, 2}},
-	{classTensor, 48, Tile{96, 64, 16, 6, 8}, Tile{96, 16, 16, 6, 2}, tensorTile{96, 128, 64, 2, 2}},
-	{classTensor, 20, Tile{48, 64, 16, 6, 4}, Tile{48, 16, 16, 3, 2}, tensorTile{48, 128, 128, 1, 4}},
-	{classTensor, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{32, 128, 64, 1, 4}},
-	{classTensor, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}},
+	{classSoftware, 12, Tile{32, 32, 16, 4, 4}, Tile{32, 8, 16, 4, 2}, tensorTile{}, vectorTile{}},
+	{classSoftware, 0, Tile{8, 32, 16, 4, 4}, Tile{8, 8, 16, 2, 2}, tensorTile{}, vectorTile{}},
+	{classPlain, 48, Tile{64, 64, 16, 8, 4}, Tile{64, 16, 16, 4, 2}, tensorTile{}, vectorTile{}},
+	{classPlain, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{}, vectorTile{}},
+	{classPlain, 4, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}, vectorTile{}},
+	{classPlain, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}, vectorTile{128, 32, 4, 4}},
+	{classTensor, 96, Tile{128, 64, 16, 8, 8}, Tile{128, 16, 16, 8, 2}, tensorTile{128, 128, 64, 2, 2}, vectorTile{}},
+	{classTensor, 48, Tile{96, 64, 16, 6, 8}, Tile{96, 16, 16, 6, 2}, tensorTile{96, 128, 64, 2, 2}, vectorTile{}},
+	{classTensor, 20, Tile{48, 64, 16, 6, 4}, Tile{48, 16, 16, 3, 2}, tensorTile{48, 128, 128, 1, 4}, vectorTile{}},
+	{classTensor, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{32, 128, 64, 1, 4}, vectorTile{}},
+	{classTensor, 4, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}, vectorTile{}},
+	{classTensor, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}, vectorTile{128, 32, 4, 4}},
 }
 
 // chooseRule finds the rule for rows spread over experts.

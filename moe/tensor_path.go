@@ -5,13 +5,22 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// The tensor path: scatter2scatter on cooperative matrices, for f16 and bf16 layers whose widths are multiples of 8. It
-// cuts rows as the portable path does, so both serve the same routing.
+// The tensor path: scatter2scatter and group_xty on cooperative matrices, for f16 and bf16 layers whose widths are
+// multiples of 8. It cuts rows as the portable path does, so both serve the same routing.
 
-// tensorKernels are the variants of scatter2scatter_coopmat.
-var tensorKernels = map[vk.DType]*vk.Kernel{
-	vk.F16: shaders.Scatter2scatterCoopmatF16, vk.BF16: shaders.Scatter2scatterCoopmatBf16,
-}
+var (
+	// tensorKernels are the variants of scatter2scatter_coopmat.
+	tensorKernels = map[vk.DType]*vk.Kernel{
+		vk.F16: shaders.Scatter2scatterCoopmatF16, vk.BF16: shaders.Scatter2scatterCoopmatBf16,
+	}
+	// tensorXTYKernels are those of group_xty_coopmat, by the dtypes of the rows and of the result.
+	tensorXTYKernels = map[[2]vk.DType]*vk.Kernel{
+		{vk.F16, vk.F16}:   shaders.GroupXtyCoopmatF16,
+		{vk.F16, vk.F32}:   shaders.GroupXtyCoopmatF16F32,
+		{vk.BF16, vk.BF16}: shaders.GroupXtyCoopmatBf16,
+		{vk.BF16, vk.F32}:  shaders.GroupXtyCoopmatBf16F32,
+	}
+)
 
 // A tensorTile is how the tensor path cuts a BM × BN tile: SM × SN subgroups, BK inputs at a time.
 type tensorTile struct{ BM, BN, BK, SM, SN int }
@@ -60,7 +69,7 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 	none := shaders.Scatter2scatterCoopmatSpec{}
 	dtype, caps := l.Config.DType, dev.Caps()
 	kernel := tensorKernels[dtype]
-	if kernel == nil || x.DType() != dtype || y.DType() != dtype || l.Config.InOut || t.BM == 0 || !caps.Has(kernel.Needs...) {
+	if kernel == nil || x.DType() != dtype || y.DType() != dtype || t.BM == 0 || !caps.Has(kernel.Needs...) {
 		return none, false
 	}
 	in, out := l.Config.In, l.Config.Out
@@ -69,22 +78,27 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 	if !aligned || !ok || t.BM%(t.SM*m) != 0 || t.BN%(t.SN*n) != 0 || t.BK%k != 0 {
 		return none, false
 	}
-	for t.BK > k && t.sharedBytes(m) > int(caps.SharedMemoryBytes) {
+	for t.BK > k && t.sharedBytes(m, l.Config.InOut) > int(caps.SharedMemoryBytes) {
 		t.BK /= 2
 	}
 	s := shaders.Scatter2scatterCoopmatSpec{Subgroup: caps.SubgroupSize, SM: uint32(t.SM), SN: uint32(t.SN),
 		MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
-		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0}
+		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0, Transposed: l.Config.InOut}
 	s.Threads = s.Subgroup * s.SM * s.SN
 	chunks := uint32(t.BK / 8)
-	whole := s.Threads%chunks == 0 && uint32(t.BM)*chunks%s.Threads == 0 && uint32(t.BN)*chunks%s.Threads == 0
-	return s, whole && s.Threads <= caps.MaxWorkgroupInvocations && t.sharedBytes(m) <= int(caps.SharedMemoryBytes)
+	whole := s.Threads%chunks == 0 && uint32(t.BM)*chunks%s.Threads == 0 && uint32(t.BN)*chunks%s.Threads == 0 &&
+		(!l.Config.InOut || s.Threads%uint32(t.BN/8) == 0)
+	return s, whole && s.Threads <= caps.MaxWorkgroupInvocations && t.sharedBytes(m, l.Config.InOut) <= int(caps.SharedMemoryBytes)
 }
 
 // sharedBytes is the shared memory of a tile for matrices of m rows: the tiles of x and W, or the strips of results that
 // take their place at the end.
-func (t tensorTile) sharedBytes(m int) int {
-	return 16 * max((t.BM+t.BN)*(t.BK/8+1), t.SM*t.SN*m*(t.BN/t.SN/4+1))
+func (t tensorTile) sharedBytes(m int, inOut bool) int {
+	w := t.BN * (t.BK/8 + 1)
+	if inOut {
+		w = t.BK * (t.BN/8 + 1)
+	}
+	return 16 * max(t.BM*(t.BK/8+1)+w, t.SM*t.SN*m*(t.BN/t.SN/4+1))
 }
 
 // tensorDispatch fills in a dispatch on the tensor path and reports how many columns a tile has, or false where the
@@ -99,4 +113,49 @@ func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Te
 		d.SubgroupSize = caps.SubgroupSize
 	}
 	return t.BN, true
+}
+
+// xtyMatrices is the tile of weight gradients on the tensor path.
+var xtyMatrices = tensorTile{128, 128, 64, 2, 2}
+
+// xtySharedBytes is the shared memory of group_xty_coopmat: the tiles of a and b or the strips of results, and the indices of
+// two steps' rows.
+func (t tensorTile) xtySharedBytes(m int) int {
+	return 16 * (max(t.BK*(t.BM/8+t.BN/8+2), t.SM*t.SN*m*(t.BN/t.SN/4+1)) + 2*t.BK)
+}
+
+// tensorXTY makes a dispatch of group_xty one of the tensor path and returns its tile, or false where the device, a dtype, a
+// width or an address rules that out.
+func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *ExpertBank, d *vk.Dispatch) (tensorTile, bool) {
+	t := l.matrices
+	if t == (tensorTile{}) && l.tile == (Tile{}) && classOf(dev) == classTensor {
+		t = xtyMatrices
+	}
+	caps := dev.Caps()
+	kernel := tensorXTYKernels[[2]vk.DType{a.DType(), c.DType()}]
+	if t.BM == 0 || kernel == nil || b.DType() != a.DType() || !caps.Has(kernel.Needs...) {
+		return t, false
+	}
+	aligned := a.Dim(1)%8 == 0 && b.Dim(1)%8 == 0 && a.Address()%16 == 0 && b.Address()%16 == 0 && c.aligned(16)
+	m, n, k, ok := matrixShape(caps, a.DType())
+	if !aligned || !ok || t.BM%(t.SM*m) != 0 || t.BN%(t.SN*n) != 0 || t.BK%k != 0 {
+		return t, false
+	}
+	for t.BK > k && t.xtySharedBytes(m) > int(caps.SharedMemoryBytes) {
+		t.BK /= 2
+	}
+	threads := int(caps.SubgroupSize) * t.SM * t.SN
+	whole := threads%(t.BM/8) == 0 && threads%(t.BN/8) == 0 && t.BK*t.BM/8%threads == 0 && t.BK*t.BN/8%threads == 0
+	if !whole || threads > int(caps.MaxWorkgroupInvocations) || t.xtySharedBytes(m) > int(caps.SharedMemoryBytes) {
+		return t, false
+	}
+	d.Kernel = kernel
+	d.Spec = shaders.GroupXtyCoopmatSpec{Threads: uint32(threads), Subgroup: caps.SubgroupSize, SM: uint32(t.SM),
+		SN: uint32(t.SN), MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
+		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: a.Dim(1)%t.BM == 0 && b.Dim(1)%t.BN == 0,
+		Gated: gates != nil}.Values()
+	if caps.Has(vk.FeatureSubgroupSize) {
+		d.SubgroupSize = caps.SubgroupSize
+	}
+	return t, true
 }

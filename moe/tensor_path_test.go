@@ -47,7 +47,7 @@ func (c linearCase) checkTensor(t *testing.T, dtype vk.DType, tile tensorTile, e
 	k := newKit(t)
 	defer k.close()
 	k.matrices = tile
-	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: c.in, Out: c.out, DType: dtype}}
+	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: c.in, Out: c.out, DType: dtype, InOut: c.inOut}}
 	probe := k.output("probe", dtype, 1, 8)
 	if _, ok := tensorSpec(dev, tile, l, probe, probe); !ok {
 		return false
@@ -75,7 +75,7 @@ func TestTensorPath(t *testing.T) {
 				flags := i + j
 				layout := ref.Layouts[flags%len(ref.Layouts)]
 				if (linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[flags%len(spreads)], layout,
-					flags&1 != 0, flags&2 != 0, false, 0, Tile{}, nil}).checkTensor(t, dtype, tile, false) {
+					flags&1 != 0, flags&2 != 0, (i+j/2)%2 == 1, 0, Tile{}, nil}).checkTensor(t, dtype, tile, false) {
 					ran++
 				}
 			}
@@ -88,8 +88,8 @@ func TestTensorPathInEveryLayoutExactly(t *testing.T) {
 	for _, dtype := range tensorTypes(t) {
 		tile := tensorTiles(dtype)[1]
 		for _, layout := range ref.Layouts {
-			for flags := range 4 {
-				require.True(t, linearCase{45, 5, 3, 40, 56, spreads[flags%len(spreads)], layout, flags&1 != 0, flags&2 != 0, false, 0,
+			for flags := range 8 {
+				require.True(t, linearCase{45, 5, 3, 40, 56, spreads[flags%len(spreads)], layout, flags&1 != 0, flags&2 != 0, flags&4 != 0, 0,
 					Tile{}, signs}.checkTensor(t, dtype, tile, true))
 			}
 		}
@@ -129,7 +129,7 @@ func TestTensorPathIsChosen(t *testing.T) {
 		}
 		for _, change := range []func(c *ParallelLinearConfig){
 			func(c *ParallelLinearConfig) { c.In = 60 }, func(c *ParallelLinearConfig) { c.Out = 30 },
-			func(c *ParallelLinearConfig) { c.InOut = true }, func(c *ParallelLinearConfig) { c.DType = vk.F32 },
+			func(c *ParallelLinearConfig) { c.DType = vk.F32 },
 		} {
 			other := *l
 			change(&other.Config)

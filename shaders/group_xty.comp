@@ -33,29 +33,7 @@ layout(constant_id = 7) const bool B_QUADS = false;
 layout(constant_id = 8) const bool C_QUADS = false;
 layout(local_size_x_id = 0) in;
 
-layout(push_constant, std430) uniform Push {
-    uvec2 a;
-    uvec2 b;
-    uvec2 c;
-    uvec2 gates;
-    uvec2 order;
-    uvec2 offsets;
-    uint a_width;
-    uint b_width;
-    uint a_fan_in;
-    uint b_fan_in;
-    uint experts;
-    uint rows;
-    uint skip;
-    uint most;
-    uint flags;
-} push;
-
-const uint A_GROUPED = 1u;
-const uint B_GROUPED = 2u;
-const uint DENSE = 4u;
-const uint ACCUMULATE = 8u;
-const uint C_TABLE = 16u;
+#include "include/group_xty.glsl"
 
 const uint MQ = BM / 4u; // vec4s of a row of the tile of a
 const uint NQ = BN / 4u;
@@ -68,20 +46,6 @@ shared vec4 a_tile[BK * MQ]; // [row][m / 4]
 shared vec4 b_tile[BK * NQ]; // [row][n / 4]
 
 vec4 sums[TM * TN / 4u]; // [m][n / 4]
-
-bool has(uint flag) { return (push.flags & flag) != 0u; }
-
-uint slot_of(uint position) {
-    return has(DENSE) ? position : uint(load_i32(push.order, position));
-}
-
-uint row_of(uint position, bool grouped, uint fan_in) {
-    if (grouped || has(DENSE)) {
-        return position;
-    }
-    uint slot = slot_of(position);
-    return fan_in == 1u ? slot : slot / fan_in;
-}
 
 // load_step brings BK rows from position on to shared memory; rows at or beyond end are 0.
 void load_step(uint me, uint position, uint end, uint first_m, uint first_n) {
@@ -148,24 +112,7 @@ void store_quad(uvec2 row, uint n, vec4 v) {
 }
 
 void main() {
-    uint across = (push.b_width + BN - 1u) / BN;
-    uint per_expert = across * ((push.a_width + BM - 1u) / BM);
-    uint expert = group_id() / per_expert;
-    if (expert >= push.experts) {
-        return;
-    }
-    uint id = group_id() - expert * per_expert;
-    uint first_m = id / across * BM;
-    uint first_n = id % across * BN;
-    uint first = 0u;
-    uint end = push.rows;
-    if (!has(DENSE)) {
-        first = uint(load_i32(push.offsets, expert));
-        end = uint(load_i32(push.offsets, expert + 1u));
-    }
-    first += min(push.skip, end - first);
-    end = first + min(push.most, end - first);
-    if (first == end && has(ACCUMULATE)) {
+    if (!find_tile()) {
         return;
     }
     uint me = gl_LocalInvocationID.x;
@@ -174,19 +121,19 @@ void main() {
     [[unroll]] for (uint i = 0u; i < TM * TN / 4u; i++) {
         sums[i] = vec4(0.0);
     }
-    for (uint p = first; p < end; p += BK) {
-        load_step(me, p, end, first_m, first_n);
+    for (uint p = tile.first; p < tile.end; p += BK) {
+        load_step(me, p, tile.end, tile.m, tile.n);
         barrier();
         multiply_step(my_m, my_n);
         barrier();
     }
-    uvec2 matrix = expert_base(push.c, has(C_TABLE), expert, push.a_width, push.b_width * OUTPUT_BYTES);
+    uvec2 matrix = expert_base(push.c, has(C_TABLE), tile.expert, push.a_width, push.b_width * OUTPUT_BYTES);
     [[unroll]] for (uint i = 0u; i < TM; i++) {
-        uint m = first_m + 4u * (my_m + i / 4u * ROWS_M) + i % 4u;
+        uint m = tile.m + 4u * (my_m + i / 4u * ROWS_M) + i % 4u;
         if (m < push.a_width) {
             uvec2 row = address_at(matrix, m, push.b_width * OUTPUT_BYTES);
             [[unroll]] for (uint j = 0u; j < TN / 4u; j++) {
-                store_quad(row, first_n + 4u * (my_n + j * ROWS_N), sums[i * (TN / 4u) + j]);
+                store_quad(row, tile.n + 4u * (my_n + j * ROWS_N), sums[i * (TN / 4u) + j]);
             }
         }
     }

@@ -13,6 +13,7 @@
 // Oracle: internal/ref/jitter.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
+#include "include/philox.glsl"
 
 layout(constant_id = 0) const uint THREADS = 64;
 layout(constant_id = 1) const bool ACCUMULATE = false;
@@ -28,17 +29,6 @@ layout(push_constant, std430) uniform Push {
     uint tail;
     float scale;
 } push;
-
-uvec4 philox(uvec4 counter, uvec2 key) {
-    for (uint round = 0u; round < 10u; round++) {
-        uint high0, low0, high1, low1;
-        umulExtended(counter.x, 0xD2511F53u, high0, low0);
-        umulExtended(counter.z, 0xCD9E8D57u, high1, low1);
-        counter = uvec4(high1 ^ counter.y ^ key.x, low1, high0 ^ counter.w ^ key.y, low0);
-        key += uvec2(0x9E3779B9u, 0xBB67AE85u);
-    }
-    return counter;
-}
 
 void main() {
     uint quad = group_id() * THREADS + gl_LocalInvocationID.x;

@@ -20,6 +20,11 @@ var All = []*kernel.Kernel{
 	ActivationBackwardF32,
 	ActivationBackwardF16,
 	ActivationBackwardBf16,
+	AdamwF32,
+	AdamwF16,
+	AdamwBf16,
+	AdamwF32F16,
+	AdamwF32Bf16,
 	CombineF32,
 	CombineF16,
 	CombineBf16,
@@ -30,9 +35,37 @@ var All = []*kernel.Kernel{
 	ConvertF16F32,
 	ConvertF32Bf16,
 	ConvertBf16F32,
+	CrossEntropyF32,
+	CrossEntropyF16,
+	CrossEntropyBf16,
+	EmbeddingF32,
+	EmbeddingF16,
+	EmbeddingBf16,
+	EmbeddingBackwardF32,
+	EmbeddingBackwardF16,
+	EmbeddingBackwardBf16,
+	EmbeddingBackwardF16F32,
+	EmbeddingBackwardBf16F32,
 	ExpertHistogram,
 	ExpertScan,
 	ExpertScatter,
+	FlashAttentionF32,
+	FlashAttentionF16,
+	FlashAttentionBf16,
+	FlashAttentionBackwardKvF32,
+	FlashAttentionBackwardKvF16,
+	FlashAttentionBackwardKvBf16,
+	FlashAttentionBackwardQF32,
+	FlashAttentionBackwardQF16,
+	FlashAttentionBackwardQBf16,
+	FlashAttentionDeltaF32,
+	FlashAttentionDeltaF16,
+	FlashAttentionDeltaBf16,
+	FlashAttentionSinksBackward,
+	FlashMergeF32,
+	FlashMergeF16,
+	FlashMergeBf16,
+	GlobalNorm,
 	GroupSumF32,
 	GroupSumF16,
 	GroupSumBf16,
@@ -43,13 +76,41 @@ var All = []*kernel.Kernel{
 	GroupXtyBf16,
 	GroupXtyF16F32,
 	GroupXtyBf16F32,
+	GroupXtyCoopmatF16,
+	GroupXtyCoopmatBf16,
+	GroupXtyCoopmatF16F32,
+	GroupXtyCoopmatBf16F32,
 	JitterF32,
 	JitterF16,
 	JitterBf16,
+	LossMean,
+	Positions,
+	RmsNormF32,
+	RmsNormF16,
+	RmsNormBf16,
+	RmsNormF16F32,
+	RmsNormBf16F32,
+	RmsNormBackwardF32,
+	RmsNormBackwardF16,
+	RmsNormBackwardBf16,
+	RmsNormBackwardF16F32,
+	RmsNormBackwardBf16F32,
+	RmsNormWeightF32,
+	RmsNormWeightF16,
+	RmsNormWeightBf16,
+	RmsNormWeightF16F32,
+	RmsNormWeightBf16F32,
+	RopeF32,
+	RopeF16,
+	RopeBf16,
 	RouterLosses,
 	RouterLossesBackward,
 	RouterStats,
 	RouterStatsSum,
+	Sampling,
+	ScaledAddF32,
+	ScaledAddF16,
+	ScaledAddBf16,
 	Scatter2scatterF32,
 	Scatter2scatterF16,
 	Scatter2scatterBf16,
@@ -61,61 +122,150 @@ var All = []*kernel.Kernel{
 	Scatter2scatterF32Bf16F32,
 	Scatter2scatterCoopmatF16,
 	Scatter2scatterCoopmatBf16,
+	Scatter2scatterGemvF32,
+	Scatter2scatterGemvF16,
+	Scatter2scatterGemvBf16,
+	Scatter2scatterGemvF32F16F16,
+	Scatter2scatterGemvF16F16F32,
+	Scatter2scatterGemvF32F16F32,
+	Scatter2scatterGemvF32Bf16Bf16,
+	Scatter2scatterGemvBf16Bf16F32,
+	Scatter2scatterGemvF32Bf16F32,
+	SquareSumF32,
+	SquareSumF16,
+	SquareSumBf16,
+	TargetCount,
+	TokenLinks,
 	TopkGates,
 	TopkGatesBackward,
 }
 
 // Sources maps a kernel's name to the SHA-256 over the sources, includes and compiler options it was made from.
 var Sources = map[string]string{
-	"activation.f32":                "fa9a330f06f416b56be6804bd7e29a043b4b07b3470c5a254ae337978f91a40f",
-	"activation.f16":                "c9374a1d88338c4fde35f897936778d1a1d098d274c853c727bd7f199d6a5b7a",
-	"activation.bf16":               "304bf7921bb1049cee78c643cc173e3e14e2fac53b144b4de7e8d00506dede6e",
-	"activation_backward.f32":       "7d62c2de66f2fabb061a37f8619ba81fed67700d9c1f0b1c1b8e50542e29c04b",
-	"activation_backward.f16":       "fc9deb795e849bc4e203bb6a6a7c58d08a3a3d710ee9a980fe8aba7b77195f4d",
-	"activation_backward.bf16":      "867c53f82eb15b190b62eb6e1a223b1259504413b3f04b899e65fb42bc92d439",
-	"combine.f32":                   "66d290df6b99072ca61fdbd9a477e72db1410d1e51638622b73b57fcb39ce76e",
-	"combine.f16":                   "1b8660da03e642479b6fa9819f773b7611bb0c153e7d748a115eddb5a4b4f609",
-	"combine.bf16":                  "67fd7be52c553b5c907125dd2e57f82836cd031b9406e8d3f3934f52d0e6ed6b",
-	"combine_backward.f32":          "becb4460061979438c2a1e4f9666f89389fd675ff6c1ca8abaccd035b463dd08",
-	"combine_backward.f16":          "ca655aebb8ee45bd4f7a7a2b5fdcc1aca193175241697ecbf48c26a058667fdc",
-	"combine_backward.bf16":         "07e186c9310f4981a3458923056ebdd544001bc093b339d91903e5668552b621",
-	"convert.f32_f16":               "22acb7a972f652669b227fd4080d0df9137b2e6b0f5a8b1282f55ca616ff117e",
-	"convert.f16_f32":               "a38a2fdca1f00d0d420a9d266357852e25242ef6c2ab448c7c9fcb5c426d7e57",
-	"convert.f32_bf16":              "24df66756f6e9b5b2c87d24d307b84ac9e4a2e32e7ca20d3d83277117a911ded",
-	"convert.bf16_f32":              "97c6a68a1a775d79655e125f892436307a7d26a41832fdda34dc6195b2978c58",
-	"expert_histogram":              "5b306bbd8d3c2487c2be1f0ff8b28d18566db8da68b8ab90f2753470980bd307",
-	"expert_scan":                   "bf86db9e850874ce859b548d3ebd8c3c21fddb46edc4b35159fcaaa484ff99fd",
-	"expert_scatter":                "b0a0a7fd1ae715e440b230f374ca27db95fa454168807f83a60f218942b704d0",
-	"group_sum.f32":                 "6ef209d18cf882287dc0f4bee5218349fc317598e492198436e43c992c631564",
-	"group_sum.f16":                 "2337f57a6003a48aa799e335b24dd3db48d1915c47a8405946e30c41557f7815",
-	"group_sum.bf16":                "f7ec8d7f216c7f128e2559efcf8dbc3624db93964ffe72246cd08ee548c3262b",
-	"group_sum.f16_f32":             "541b4402e0b6c413b19bb4e0f2d64166c6131a866f2a1bba3b13997e4393900f",
-	"group_sum.bf16_f32":            "afaa02142a0be283dd2333ec0340d55e7f3c992ca4a706a88444116ff28ee9d5",
-	"group_xty.f32":                 "2ae96e3759202cbad8b3c7da5c7195ea583b9e4e1d6f3025cfb8ab36d5bf6743",
-	"group_xty.f16":                 "591a4a6373d2bb34a8c7a24b18b363df57aae2d169831d7dfbf87496c5ff8ad2",
-	"group_xty.bf16":                "40e1a5079b69f6570b976266b188999688d65f4f7327dcfa15abc4b3e79bfe38",
-	"group_xty.f16_f32":             "cfd68affbf0403a6de1b09c428d563389abc9f50a670c88dfc1644814ada77b1",
-	"group_xty.bf16_f32":            "385081d71bd82def78beae18be91e7eb9851f2c803d28deb3e763cd0bdda382f",
-	"jitter.f32":                    "d3f8409e7c997da7dfd31ce88798a234a2e38b3c152f75ca7554e501b45a0c68",
-	"jitter.f16":                    "307aa9ba83692474e91cf9068dfb9c88754f84bd73bb48a6e0d7bb861763f579",
-	"jitter.bf16":                   "aaed15863815ee31df40d57582a45b5fd76e802a5fb2352c9a00e47298d413cd",
-	"router_losses":                 "23b270b436c4a6098c2aeaa5d0f4b419d3850a751c8d44a25723d31e674a1ab1",
-	"router_losses_backward":        "231cb1ebda8c42cdddcee85936db86872ed8c2d6c8f661312a6fa4a3e358a679",
-	"router_stats":                  "ebe0c1ede87844a00c7bb7076307badd1b08604e6ce1949e9ac03ce994032a0e",
-	"router_stats_sum":              "c12dcf84878bed66ac14c6b2469d03a1efa62e390ecab9e45fed7b7f32d8f9d4",
-	"scatter2scatter.f32":           "b5ebbd84d341de5f0fc81d18327dc1a34f1b74fdb2bca0f81c8a8f99e9f541f5",
-	"scatter2scatter.f16":           "80f954faf36143f3f4a5230756e6cba4f18b87c83a26d4676e36d3c8265ea98c",
-	"scatter2scatter.bf16":          "87b144c6fcf2e241deaacf33aea4553172abc846ceefa2f60b59cdc3b5f26867",
-	"scatter2scatter.f32_f16_f16":   "538ed6d93a96fdda85418805ad1f535c11325c1423ab8605536cd60bffad407b",
-	"scatter2scatter.f16_f16_f32":   "196086333c9101a5ce3b9e90684cb302c983b8ae31e69c4b0eb75799b61f34e0",
-	"scatter2scatter.f32_f16_f32":   "5724e348fc2bdf7ce90884cfbd28ae641aa73f5d4466dfe18f594772b0e5f6e6",
-	"scatter2scatter.f32_bf16_bf16": "16c47678afc1105103750bc05ccef19ade1cbd89cf6cbf94f7180ed2693e408e",
-	"scatter2scatter.bf16_bf16_f32": "f516c40b7ae0030cdfb7d2b45c654f7546e2f8fe8629587525a616fbee13ae4d",
-	"scatter2scatter.f32_bf16_f32":  "15787a2667bb176efacf389f0e9448522d644c324e7fb09c594f6d77bb80146b",
-	"scatter2scatter_coopmat.f16":   "3ef815b975bf32c3c502d18faa1fbca0bb8ee3ead97e00723aefa3817efae364",
-	"scatter2scatter_coopmat.bf16":  "83a442359a793ed848d7b225b1e4f2646bea61adfc7e9b49aac2bb82d353dd06",
-	"topk_gates":                    "07633d1771fdccd5e66e3e9d3acaebe80fa22749959428cfccf681bc88a3d8b2",
-	"topk_gates_backward":           "03530076fcedc3b5346ff21d79e647e1d20fdbb3a4f41d3e67b217e05d854dc5",
+	"activation.f32":                     "bd27464bc619af4a5496b4176369a18cc5d4dda7725da0b9fb6caaef9f2e6656",
+	"activation.f16":                     "30ec56203eca63862c2202a7a3af49b3b231ef6a62a0314dafb7cc05a0789a83",
+	"activation.bf16":                    "8da29f33e53829d0127ddaff57d32f4f20d5653b1f5a91716a790ef365fdb165",
+	"activation_backward.f32":            "d110dc992362e65a77f77b51ce39d52cb237af34977d5211589e4f0477921667",
+	"activation_backward.f16":            "9ee4330cb8d0b0835c1e62947e92d6d1b29ca6ce63c09d950e45e053dff9480c",
+	"activation_backward.bf16":           "2ffee586023bde9ebcdecbd4454b4507910490d57ced71f54f4116cda217109b",
+	"adamw.f32":                          "093b936363d74c745cccd7746a4106a70892ec79b8831e1c1c02aefe85bb4368",
+	"adamw.f16":                          "0041218835877d7934f9cb522c0706245659eb777cee5ac6fd49955af289dd90",
+	"adamw.bf16":                         "abb950b702c24c00f25c62f1eee798fb8c801a4c3cb71d0a30d02fecf1b5364c",
+	"adamw.f32_f16":                      "6dca08a737a3cdab1ab0bb6df60863f1750e4050815294817e33e1fd773206e4",
+	"adamw.f32_bf16":                     "fbe3bf78457911b0c270877e6b1c6d35ca706df5e12e1929a4db80cd14c0f09e",
+	"combine.f32":                        "c4241b47514b6936057b6a69c411326773385a32ce70ca4f8f92458cdd5a1392",
+	"combine.f16":                        "9257ee314549b15a77e02b16bdefcb074c815fb18a1baf27df5eb2d96d441f3a",
+	"combine.bf16":                       "d71c269623a42ca720e905b9cea119e81ad39cf4dbc2dc646afc06ff63ed21db",
+	"combine_backward.f32":               "6b4c31d0d54f56054d4e7f94678a2fd72a0856d14a72d9c01ecf8d1e854b69b5",
+	"combine_backward.f16":               "e6cdacf6b0ae9fc00696cc82fd9f1f83e05aafd90772f8a7785cfef1c25538e8",
+	"combine_backward.bf16":              "0d1bb84b674a2b4cb1ee1bb648fa4a0de615c39878dcfb83146f787ce0d341a8",
+	"convert.f32_f16":                    "bdc13482862fbcc9fe1c7aa1307eda4714ab498bced46def5aaf38d325582f1e",
+	"convert.f16_f32":                    "c3bc643a81a09276a026ce34d3000f6d3385538799eabd82da9ad34535835211",
+	"convert.f32_bf16":                   "dc57e6d5ec1483ac886b5327e5867c667fa2235b54eb405887f6407372359358",
+	"convert.bf16_f32":                   "cb943213a8bca207f230753ff576526d1dfaa31e97f5f190b32ed9b093d94ce8",
+	"cross_entropy.f32":                  "e9e82f237639bfd6b7484658c752c58dbf23199904f8fbaaf2237bac355dddd9",
+	"cross_entropy.f16":                  "0c5c1236cf414bd4ef62fb951ae31dbfb775a7fb912aea31d7eaa091e6cc5db7",
+	"cross_entropy.bf16":                 "bf940d5610366eb24523620ae399aea6d2f3aab537514957ce41d0161a0ae1aa",
+	"embedding.f32":                      "8e39d4357978c491d5c6f1c3116017a226d1a0fbfcead201730b3e6cbac4361a",
+	"embedding.f16":                      "425d2392e62f95bb8051e9a82ef2e0023607e227dbbde11b306ef241a275b18f",
+	"embedding.bf16":                     "672792b6f96c4adf46fd5a7406ac895691a1d5edc193016f00aa42fca0ef0139",
+	"embedding_backward.f32":             "e0adb786016c29a948853f1274cc507c3866c7d14d0d45112771689527fc7917",
+	"embedding_backward.f16":             "fe0f8edc0e53285dc9456fcf174ee16f348d6bc6529b47521e64b297b193a9a0",
+	"embedding_backward.bf16":            "5176b6b60ba878aa18b2acb8eb20094925d466bc56944179a0434877359bc568",
+	"embedding_backward.f16_f32":         "940994f949de42a385a39a68b8c02447e15f38a1e64197c69318a8f27b2c441b",
+	"embedding_backward.bf16_f32":        "f4b2bb03551ad625190a58c00dae6832efd385a69fc1733883a5d31a5eb1b210",
+	"expert_histogram":                   "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
+	"expert_scan":                        "18716417d05e35b07ee2f90fe1262aa620b1f592c0576abed772061db2289d90",
+	"expert_scatter":                     "8a33fae8dfce357113d9962b9df0d596150fcfc21fd6e9a6784aaa73e6a135a4",
+	"flash_attention.f32":                "33b177cdc3f148dc951c195cd00d52409e492e3e66d4a8b7e8e82c0c950e2d8e",
+	"flash_attention.f16":                "a22fa1e35196147e80503d3ea022b3228b3e78cda3c0e185e1a00edf05bed096",
+	"flash_attention.bf16":               "590332febe08612a63914d35a760057181ba99cfe4fd3d2fd70c43e71235f18e",
+	"flash_attention_backward_kv.f32":    "a49923fc57a582efc3f2f4cef3064ae8dd002e22a37fdae610c2fd26c387056a",
+	"flash_attention_backward_kv.f16":    "5529fdff0ad939af515bba42f6a005b4a2cef0472404285b52385dbf2cc48c34",
+	"flash_attention_backward_kv.bf16":   "df23615af04c1cc71372bbed840d5e8fbd52ad1637c64ac64a2e1f25f7e3ceaf",
+	"flash_attention_backward_q.f32":     "cd175cc0281a86ccaa61e5b67b40e3208ad9199a7a07f656143644ad0b40fa01",
+	"flash_attention_backward_q.f16":     "728c41fee1267c2252f4802f58adfc4671fb8baf43fc5f5cdbb612b1ce883453",
+	"flash_attention_backward_q.bf16":    "fbdebebf70079a45c2499b0501b888b0620318912d0bcd193ab2a2b94c7b4fb2",
+	"flash_attention_delta.f32":          "35bab80956039f4593fab8e57b9516c06a577f46367448ecf31d605704fcf7da",
+	"flash_attention_delta.f16":          "b9820be89449e91e5af9647342c93c3a83e359cb29b48d3b60cfdf28cf7dbaae",
+	"flash_attention_delta.bf16":         "a4f6ec6f1b351128f888d141535e37f6303e0ce2ce0f71daed2d67acd9e4a0b9",
+	"flash_attention_sinks_backward":     "b6430cdb7ec1ac3d1eff013e5de49d3aded5f93c0a5025dfc6d9aa475079d7d9",
+	"flash_merge.f32":                    "8cf939217b792251046bbd6895afe5ae050f4a04b63bc4ba427e0ab47613faba",
+	"flash_merge.f16":                    "43bf3962d7280411ba76d7881f880ecde9b972977624d4947cec7ec17f7adfe8",
+	"flash_merge.bf16":                   "ea2fab26bcc4dd3555d933432ad7154e4a7802b861f6175b2579cc8e5899dfe6",
+	"global_norm":                        "d0658d3b8ff84da9ec8eee05b6ec39fa01a4cc2166e5e5a03826f181280adcc0",
+	"group_sum.f32":                      "37ea7fa4dcbfb10d4e21760ab4c5259cf51e31d90e82d6d2b9d6a44e24cb13e8",
+	"group_sum.f16":                      "b9558092f7b65ced8e87730867c6be61e8f1ad6a967d2a3bc25c42f58fb7556f",
+	"group_sum.bf16":                     "f462328ed2ceb3dafff71f065b81f78c7c6bac31bada10986c1bac3e100ed55d",
+	"group_sum.f16_f32":                  "20db6203bd9c029c9b3d8ee48cbe084eebd9b64fc155ede4add022a9272927bb",
+	"group_sum.bf16_f32":                 "360f4b83b517e8d2bc189b8294d927835c2574a216be8bf4595c54236b4eb47e",
+	"group_xty.f32":                      "adf14c55bfa79b4d3aa8c4963f793a3117e49202ed5c9e9f71870363daa38f31",
+	"group_xty.f16":                      "4db4655dff07f285b768bfa54ccf65e4ada76e283efb79c9190b86f059cd5635",
+	"group_xty.bf16":                     "4e91b8ab0614cf2b56de4178e08a8a015fea8a85dc6f5ed2694d3db400a5d2e4",
+	"group_xty.f16_f32":                  "affca45b7e69442626d9b8cf607ddc7dcc25e4af182927b57c1517e36b3833d2",
+	"group_xty.bf16_f32":                 "54ceed02a30b2c6482bf144f0fdd278200378db3c32dc4bd8ed4870b84901a76",
+	"group_xty_coopmat.f16":              "b5bc85de64108d292cd13a602ab5419dea00c18bda3f74cb4758d27fe5966b85",
+	"group_xty_coopmat.bf16":             "a7433fc8a804ed2289e1858d604013d3cc8fe3631a29bcf56c8b619f296f3f0f",
+	"group_xty_coopmat.f16_f32":          "54a5c925c5b6154d8d7143af0e9637af28c62916129d8e561c83f0ee1d551fc0",
+	"group_xty_coopmat.bf16_f32":         "297670e733ca88b4c5d31945a8b64bb487e10767d7afd5580d1c61a851d7b18f",
+	"jitter.f32":                         "d9e12770e1f91a45eae26e0e39f8d526bf031f075ed4c7b5f12dce91eb59e194",
+	"jitter.f16":                         "bbaedb78255b61694d3af95c0db690fd3ff12fb4777caa208f0f65d5ea23c2f6",
+	"jitter.bf16":                        "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
+	"loss_mean":                          "c666050a5c044fdc85a3bc7c02811bc8d89d860595974696f74f7ce65234f88b",
+	"positions":                          "03e64bd0a345e0b453d07e4e9ea2aeceb27f1b4e812e38f7cafa41fc769397f2",
+	"rms_norm.f32":                       "7a95a7262316dff83bb822485b3b766ae5088bc434196a2625423fc8141f8e8e",
+	"rms_norm.f16":                       "390966b699d952d80564feac152a9c66ab03fea0b16aa59451232b591aa56b2e",
+	"rms_norm.bf16":                      "0db2723dca452eca41e53c032125fc6cea76ca2ea6498efbf6f9adecbf1926e5",
+	"rms_norm.f16_f32":                   "8757518067a24973adb98a7284a1a5d9db2376cbd776884e1ddabe90eef4a9d5",
+	"rms_norm.bf16_f32":                  "a20b494ef07a9a6901728a6316b42b23c393936ef79ccc85217b3129978656e9",
+	"rms_norm_backward.f32":              "b9863f191de9e3c737c64853cd9c56eed432e44b8f1fce2779cce4eef920212b",
+	"rms_norm_backward.f16":              "62839782e7ee542da79cc8cc27aac051d7e5eb39b62706277a412eda7eaee69e",
+	"rms_norm_backward.bf16":             "a8685b04c91031e23c4f9a0de2af278ef1c971266300deefbf40d1fb2b2d2cf7",
+	"rms_norm_backward.f16_f32":          "8d14dcfc5eeb7f2f5810bc824b6d62d0db4e581aef002c5333d455c1435930c9",
+	"rms_norm_backward.bf16_f32":         "aa8369906ccc87cc879585ef0a961cf5ba81ae1a1c59ce31ad379a9bb265d824",
+	"rms_norm_weight.f32":                "8776a86f84a0833886269501e681317816fb3c5070464784ba63d887adbf2c64",
+	"rms_norm_weight.f16":                "36c1f357b86238dc1af3b74926007144bf7948bd1b873b9b32f75a200956c21c",
+	"rms_norm_weight.bf16":               "886308283efe5c4429bbe649af4619db1d8984ccc0fb27ca3e7e3a311b1df89a",
+	"rms_norm_weight.f16_f32":            "cb7f230ae6e11cb86aa291cb833d19a801bddb6ccc0201b77af5d0f9fbaf5d78",
+	"rms_norm_weight.bf16_f32":           "561459eb19f156b46cbc316d5f592ce1d080aeb3e27e5d62df7dfcfd6663200f",
+	"rope.f32":                           "dd9ec73fb69caf436f5f4e04c27eaf2274e56fe50e4d2252ccd375fed1f2a4c2",
+	"rope.f16":                           "b668a2bfa03a5e5b235bcbf35945d0109ff883fc63acb9b49695f1a5665ec25e",
+	"rope.bf16":                          "d7abe5658acebb27b95a1f719100ab2a698c0cd74f64ba763c946221af2afd99",
+	"router_losses":                      "ea3b606851ec5f4840a9d30b7c68228248dca9f936bebaabf9c8d9a814b35cfa",
+	"router_losses_backward":             "b41e952784d405b2d7bff9084e981e7459ed37bdd7cc5e6f7261d66d0c8ab711",
+	"router_stats":                       "7e88d5566c4939b4772a159f23061033ee33068a0a1467c40573d3d40bf1d99c",
+	"router_stats_sum":                   "a341402a49de81f2efc50b6cbcadf1b56a76fd35a10abaaf664e26ff9b889033",
+	"sampling":                           "127d31aed342df36b994788d734e3f0cdfcb348ed67d7777281b8ac192d80920",
+	"scaled_add.f32":                     "64e9a68e248ecad69966fc71a5abc79b5c79a4ae469093b2cb3bb027b950ffba",
+	"scaled_add.f16":                     "b1d1d2b1eafe7e4b519fb3016c3396160eb8bbbca61556ede216fd2fd7b3b1a0",
+	"scaled_add.bf16":                    "6b1cd73dde0323a09c9a93bdd1d43477bc78fd3c9fc4ed66b986f9643745bd92",
+	"scatter2scatter.f32":                "1c69837bbae71b4a3e270d65e26aee5fa34eeef10d4c404b5ee182bcf79d950d",
+	"scatter2scatter.f16":                "05d19a59248362a7748ffdc743c465b576aa1f4836b52710a17831172815c16b",
+	"scatter2scatter.bf16":               "870859252fec6f42fa39ac1abdfa08a381b4559ab11a8fa78778ce58ac5c56b0",
+	"scatter2scatter.f32_f16_f16":        "031c59a7a66e101f41cf18ed9b73431bb71bd581c6fbe375ae64c1eb2ae9cba0",
+	"scatter2scatter.f16_f16_f32":        "abaa31b8dd866335a37b547c4925b41103283e99eeed89651a3bd05275716926",
+	"scatter2scatter.f32_f16_f32":        "a84c14156004345ea2725e52a339c1c09589450cedb6afe8c0bd96c2a29a35f6",
+	"scatter2scatter.f32_bf16_bf16":      "5904e3e3d3cc5376c28ae4559822f8caa7390b983877d014777db3ad002f8c70",
+	"scatter2scatter.bf16_bf16_f32":      "e279121306c3102c116cf490da2c9c9332e77ca3dce510fb95e51660de914cd2",
+	"scatter2scatter.f32_bf16_f32":       "25b6c4f1d537bae5f601c3d3518e502aba98e42452c54f6dfdd332c6c0789064",
+	"scatter2scatter_coopmat.f16":        "3090961999630bade3d0a4af6506f66dba27b49606c4232852b82533cb426200",
+	"scatter2scatter_coopmat.bf16":       "b9afc303a0fecd793cf760cdd3cca65e49472ecd4cb12469f331a7c22aabcdc5",
+	"scatter2scatter_gemv.f32":           "34f37937650bf3397993376af803f90e4f00120ef0380f983ee6d1748a46a53f",
+	"scatter2scatter_gemv.f16":           "53a909823452d38d97fd94e9d237d8b9d53a607c21a62bd7cde1e8ce2942cb44",
+	"scatter2scatter_gemv.bf16":          "c40c5f93e78d423402eeaef847703797a8988039eefc3bbcdc329fe99520e368",
+	"scatter2scatter_gemv.f32_f16_f16":   "2d0121d39b603a03bcb66f27ca4d750d58740524dad02a598c404aa473bc1391",
+	"scatter2scatter_gemv.f16_f16_f32":   "060426924763e15be84abe8afd3508e8cd10c0d61d6d901673b0a95f3eb858f7",
+	"scatter2scatter_gemv.f32_f16_f32":   "b5950bd4e19e4503f488c14013699608d6305cf358098ab096e6cb600ebd1bcb",
+	"scatter2scatter_gemv.f32_bf16_bf16": "30f8fe43fc5f9e17a560223a4232bc5f82cb0742e36e2ca73126a15dd5880175",
+	"scatter2scatter_gemv.bf16_bf16_f32": "fe2c6b9ee15ae3edef118a34ab6a240870252ff9634d233757ca134e85d58002",
+	"scatter2scatter_gemv.f32_bf16_f32":  "a863c113ca2a970bdeb507458d61318a35c308969ec7a5694fec178336d2ea02",
+	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
+	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
+	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
+	"target_count":                       "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
+	"token_links":                        "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
+	"topk_gates":                         "2d56baebb434ca87aa0afedc0579dffb473f122e75c4febabd520c3a68291a9e",
+	"topk_gates_backward":                "d9dd2ed409c37ef7a15713dc2de0c4f37b97e205886e02941bf51ef6d66ddfdd",
 }
 
 //go:embed spv/activation.f32.spv
@@ -420,6 +570,178 @@ var ActivationBackwardBf16 = &kernel.Kernel{
 		{ID: 5, Name: "INTERLEAVED", Default: 0},
 	},
 	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/adamw.f32.spv
+var spvAdamwF32 []byte
+
+// AdamwF32 is adamw.comp with STORAGE_F32.
+var AdamwF32 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32",
+	SPIRV:     decodeOnce(&spvAdamwF32),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// AdamwPush holds the push constants of adamw.comp; uint64 members are device addresses.
+type AdamwPush struct {
+	P      uint64
+	Master uint64
+	M      uint64
+	V      uint64
+	G      uint64
+	Hyper  uint64
+	Norm   uint64
+	Count  uint32
+	Decay  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c AdamwPush) Bytes() []byte {
+	b := make([]byte, 64)
+	putU64(b[0:], c.P)
+	putU64(b[8:], c.Master)
+	putU64(b[16:], c.M)
+	putU64(b[24:], c.V)
+	putU64(b[32:], c.G)
+	putU64(b[40:], c.Hyper)
+	putU64(b[48:], c.Norm)
+	putU32(b[56:], c.Count)
+	putU32(b[60:], math.Float32bits(c.Decay))
+	return b
+}
+
+// AdamwSpec holds the specialization constants of adamw.comp.
+type AdamwSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultAdamwSpec returns the values in the source.
+func DefaultAdamwSpec() AdamwSpec {
+	return AdamwSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c AdamwSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/adamw.f16.spv
+var spvAdamwF16 []byte
+
+// AdamwF16 is adamw.comp with STORAGE_F16.
+var AdamwF16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f16",
+	SPIRV:     decodeOnce(&spvAdamwF16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.bf16.spv
+var spvAdamwBf16 []byte
+
+// AdamwBf16 is adamw.comp with STORAGE_BF16.
+var AdamwBf16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvAdamwBf16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.f32_f16.spv
+var spvAdamwF32F16 []byte
+
+// AdamwF32F16 is adamw.comp with STORAGE_F16, INPUT_F32.
+var AdamwF32F16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32_f16",
+	SPIRV:     decodeOnce(&spvAdamwF32F16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/adamw.f32_bf16.spv
+var spvAdamwF32Bf16 []byte
+
+// AdamwF32Bf16 is adamw.comp with STORAGE_BF16, INPUT_F32.
+var AdamwF32Bf16 = &kernel.Kernel{
+	Stem: "adamw", Variant: "f32_bf16",
+	SPIRV:     decodeOnce(&spvAdamwF32Bf16),
+	PushBytes: 64,
+	Push: []kernel.Field{
+		{Name: "p", Offset: 0, Size: 8},
+		{Name: "master", Offset: 8, Size: 8},
+		{Name: "m", Offset: 16, Size: 8},
+		{Name: "v", Offset: 24, Size: 8},
+		{Name: "g", Offset: 32, Size: 8},
+		{Name: "hyper", Offset: 40, Size: 8},
+		{Name: "norm", Offset: 48, Size: 8},
+		{Name: "count", Offset: 56, Size: 4},
+		{Name: "decay", Offset: 60, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/combine.f32.spv
@@ -849,6 +1171,446 @@ var ConvertBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/cross_entropy.f32.spv
+var spvCrossEntropyF32 []byte
+
+// CrossEntropyF32 is cross_entropy.comp with STORAGE_F32.
+var CrossEntropyF32 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCrossEntropyF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// CrossEntropyPush holds the push constants of cross_entropy.comp; uint64 members are device addresses.
+type CrossEntropyPush struct {
+	Logits        uint64
+	Gradient      uint64
+	Targets       uint64
+	Losses        uint64
+	Count         uint64
+	Rows          uint32
+	Vocabulary    uint32
+	Scale         float32
+	GradientScale float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CrossEntropyPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Gradient)
+	putU64(b[16:], c.Targets)
+	putU64(b[24:], c.Losses)
+	putU64(b[32:], c.Count)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Vocabulary)
+	putU32(b[48:], math.Float32bits(c.Scale))
+	putU32(b[52:], math.Float32bits(c.GradientScale))
+	return b
+}
+
+// CrossEntropySpec holds the specialization constants of cross_entropy.comp.
+type CrossEntropySpec struct {
+	Threads uint32 // constant 0
+	Lanes   uint32 // constant 1
+}
+
+// DefaultCrossEntropySpec returns the values in the source.
+func DefaultCrossEntropySpec() CrossEntropySpec {
+	return CrossEntropySpec{
+		Threads: 64,
+		Lanes:   32,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CrossEntropySpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Lanes,
+	}
+}
+
+//go:embed spv/cross_entropy.f16.spv
+var spvCrossEntropyF16 []byte
+
+// CrossEntropyF16 is cross_entropy.comp with STORAGE_F16.
+var CrossEntropyF16 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCrossEntropyF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/cross_entropy.bf16.spv
+var spvCrossEntropyBf16 []byte
+
+// CrossEntropyBf16 is cross_entropy.comp with STORAGE_BF16.
+var CrossEntropyBf16 = &kernel.Kernel{
+	Stem: "cross_entropy", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCrossEntropyBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "gradient", Offset: 8, Size: 8},
+		{Name: "targets", Offset: 16, Size: 8},
+		{Name: "losses", Offset: 24, Size: 8},
+		{Name: "count", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "vocabulary", Offset: 44, Size: 4},
+		{Name: "scale", Offset: 48, Size: 4},
+		{Name: "gradient_scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "LANES", Default: 32},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/embedding.f32.spv
+var spvEmbeddingF32 []byte
+
+// EmbeddingF32 is embedding.comp with STORAGE_F32.
+var EmbeddingF32 = &kernel.Kernel{
+	Stem: "embedding", Variant: "f32",
+	SPIRV:     decodeOnce(&spvEmbeddingF32),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// EmbeddingPush holds the push constants of embedding.comp; uint64 members are device addresses.
+type EmbeddingPush struct {
+	Ids        uint64
+	Table      uint64
+	Y          uint64
+	Tokens     uint32
+	Width      uint32
+	Vocabulary uint32
+	Scale      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c EmbeddingPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Table)
+	putU64(b[16:], c.Y)
+	putU32(b[24:], c.Tokens)
+	putU32(b[28:], c.Width)
+	putU32(b[32:], c.Vocabulary)
+	putU32(b[36:], math.Float32bits(c.Scale))
+	return b
+}
+
+// EmbeddingSpec holds the specialization constants of embedding.comp.
+type EmbeddingSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultEmbeddingSpec returns the values in the source.
+func DefaultEmbeddingSpec() EmbeddingSpec {
+	return EmbeddingSpec{
+		Columns: 64,
+		Rows:    1,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c EmbeddingSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/embedding.f16.spv
+var spvEmbeddingF16 []byte
+
+// EmbeddingF16 is embedding.comp with STORAGE_F16.
+var EmbeddingF16 = &kernel.Kernel{
+	Stem: "embedding", Variant: "f16",
+	SPIRV:     decodeOnce(&spvEmbeddingF16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding.bf16.spv
+var spvEmbeddingBf16 []byte
+
+// EmbeddingBf16 is embedding.comp with STORAGE_BF16.
+var EmbeddingBf16 = &kernel.Kernel{
+	Stem: "embedding", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvEmbeddingBf16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "table", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+		{Name: "width", Offset: 28, Size: 4},
+		{Name: "vocabulary", Offset: 32, Size: 4},
+		{Name: "scale", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.f32.spv
+var spvEmbeddingBackwardF32 []byte
+
+// EmbeddingBackwardF32 is embedding_backward.comp with STORAGE_F32.
+var EmbeddingBackwardF32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// EmbeddingBackwardPush holds the push constants of embedding_backward.comp; uint64 members are device addresses.
+type EmbeddingBackwardPush struct {
+	Ids        uint64
+	Next       uint64
+	Previous   uint64
+	Dy         uint64
+	Table      uint64
+	Tokens     uint32
+	Width      uint32
+	Vocabulary uint32
+	Scale      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c EmbeddingBackwardPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Next)
+	putU64(b[16:], c.Previous)
+	putU64(b[24:], c.Dy)
+	putU64(b[32:], c.Table)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Width)
+	putU32(b[48:], c.Vocabulary)
+	putU32(b[52:], math.Float32bits(c.Scale))
+	return b
+}
+
+// EmbeddingBackwardSpec holds the specialization constants of embedding_backward.comp.
+type EmbeddingBackwardSpec struct {
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Accumulate bool   // constant 2
+}
+
+// DefaultEmbeddingBackwardSpec returns the values in the source.
+func DefaultEmbeddingBackwardSpec() EmbeddingBackwardSpec {
+	return EmbeddingBackwardSpec{
+		Columns:    64,
+		Rows:       1,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c EmbeddingBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/embedding_backward.f16.spv
+var spvEmbeddingBackwardF16 []byte
+
+// EmbeddingBackwardF16 is embedding_backward.comp with STORAGE_F16.
+var EmbeddingBackwardF16 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.bf16.spv
+var spvEmbeddingBackwardBf16 []byte
+
+// EmbeddingBackwardBf16 is embedding_backward.comp with STORAGE_BF16.
+var EmbeddingBackwardBf16 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.f16_f32.spv
+var spvEmbeddingBackwardF16F32 []byte
+
+// EmbeddingBackwardF16F32 is embedding_backward.comp with STORAGE_F16, OUTPUT_F32.
+var EmbeddingBackwardF16F32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardF16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/embedding_backward.bf16_f32.spv
+var spvEmbeddingBackwardBf16F32 []byte
+
+// EmbeddingBackwardBf16F32 is embedding_backward.comp with STORAGE_BF16, OUTPUT_F32.
+var EmbeddingBackwardBf16F32 = &kernel.Kernel{
+	Stem: "embedding_backward", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvEmbeddingBackwardBf16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "dy", Offset: 24, Size: 8},
+		{Name: "table", Offset: 32, Size: 8},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "width", Offset: 44, Size: 4},
+		{Name: "vocabulary", Offset: 48, Size: 4},
+		{Name: "scale", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
 //go:embed spv/expert_histogram.spv
 var spvExpertHistogram []byte
 
@@ -1060,6 +1822,1329 @@ func DefaultExpertScatterSpec() ExpertScatterSpec {
 
 // Values returns the constants in the order of Kernel.Spec.
 func (c ExpertScatterSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/flash_attention.f32.spv
+var spvFlashAttentionF32 []byte
+
+// FlashAttentionF32 is flash_attention.comp with STORAGE_F32.
+var FlashAttentionF32 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionF32),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionPush holds the push constants of flash_attention.comp; uint64 members are device addresses.
+type FlashAttentionPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Result       uint64
+	Lse          uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	Sinks        uint64
+	QRow         uint32
+	QHead        uint32
+	KRow         uint32
+	KHead        uint32
+	VRow         uint32
+	VHead        uint32
+	ResultRow    uint32
+	ResultHead   uint32
+	Tokens       uint32
+	KeyRows      uint32
+	Sequences    uint32
+	Heads        uint32
+	Flags        uint32
+	Window       int32
+	Scale        float32
+	Splits       uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionPush) Bytes() []byte {
+	b := make([]byte, 128)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Result)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.QueryOffsets)
+	putU64(b[48:], c.KeyOffsets)
+	putU64(b[56:], c.Sinks)
+	putU32(b[64:], c.QRow)
+	putU32(b[68:], c.QHead)
+	putU32(b[72:], c.KRow)
+	putU32(b[76:], c.KHead)
+	putU32(b[80:], c.VRow)
+	putU32(b[84:], c.VHead)
+	putU32(b[88:], c.ResultRow)
+	putU32(b[92:], c.ResultHead)
+	putU32(b[96:], c.Tokens)
+	putU32(b[100:], c.KeyRows)
+	putU32(b[104:], c.Sequences)
+	putU32(b[108:], c.Heads)
+	putU32(b[112:], c.Flags)
+	putU32(b[116:], uint32(c.Window))
+	putU32(b[120:], math.Float32bits(c.Scale))
+	putU32(b[124:], c.Splits)
+	return b
+}
+
+// FlashAttentionSpec holds the specialization constants of flash_attention.comp.
+type FlashAttentionSpec struct {
+	Threads    uint32  // constant 0
+	BM         uint32  // constant 1
+	BN         uint32  // constant 2
+	TM         uint32  // constant 3
+	TN         uint32  // constant 4
+	BK         uint32  // constant 5
+	BV         uint32  // constant 6
+	Width      uint32  // constant 7
+	ValueWidth uint32  // constant 8
+	Quads      bool    // constant 9
+	Partial    bool    // constant 10
+	Cap        float32 // constant 11
+}
+
+// DefaultFlashAttentionSpec returns the values in the source.
+func DefaultFlashAttentionSpec() FlashAttentionSpec {
+	return FlashAttentionSpec{
+		Threads:    64,
+		BM:         32,
+		BN:         32,
+		TM:         4,
+		TN:         4,
+		BK:         8,
+		BV:         8,
+		Width:      64,
+		ValueWidth: 64,
+		Quads:      false,
+		Partial:    false,
+		Cap:        0,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.BN,
+		c.TM,
+		c.TN,
+		c.BK,
+		c.BV,
+		c.Width,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+		bitsBool(c.Partial),
+		math.Float32bits(c.Cap),
+	}
+}
+
+//go:embed spv/flash_attention.f16.spv
+var spvFlashAttentionF16 []byte
+
+// FlashAttentionF16 is flash_attention.comp with STORAGE_F16.
+var FlashAttentionF16 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionF16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention.bf16.spv
+var spvFlashAttentionBf16 []byte
+
+// FlashAttentionBf16 is flash_attention.comp with STORAGE_BF16.
+var FlashAttentionBf16 = &kernel.Kernel{
+	Stem: "flash_attention", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBf16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "result", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "key_offsets", Offset: 48, Size: 8},
+		{Name: "sinks", Offset: 56, Size: 8},
+		{Name: "q_row", Offset: 64, Size: 4},
+		{Name: "q_head", Offset: 68, Size: 4},
+		{Name: "k_row", Offset: 72, Size: 4},
+		{Name: "k_head", Offset: 76, Size: 4},
+		{Name: "v_row", Offset: 80, Size: 4},
+		{Name: "v_head", Offset: 84, Size: 4},
+		{Name: "result_row", Offset: 88, Size: 4},
+		{Name: "result_head", Offset: 92, Size: 4},
+		{Name: "tokens", Offset: 96, Size: 4},
+		{Name: "key_rows", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "flags", Offset: 112, Size: 4},
+		{Name: "window", Offset: 116, Size: 4},
+		{Name: "scale", Offset: 120, Size: 4},
+		{Name: "splits", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "BM", Default: 32},
+		{ID: 2, Name: "BN", Default: 32},
+		{ID: 3, Name: "TM", Default: 4},
+		{ID: 4, Name: "TN", Default: 4},
+		{ID: 5, Name: "BK", Default: 8},
+		{ID: 6, Name: "BV", Default: 8},
+		{ID: 7, Name: "WIDTH", Default: 64},
+		{ID: 8, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 9, Name: "QUADS", Default: 0},
+		{ID: 10, Name: "PARTIAL", Default: 0},
+		{ID: 11, Name: "CAP", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_kv.f32.spv
+var spvFlashAttentionBackwardKvF32 []byte
+
+// FlashAttentionBackwardKvF32 is flash_attention_backward_kv.comp with STORAGE_F32.
+var FlashAttentionBackwardKvF32 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvF32),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionBackwardKvPush holds the push constants of flash_attention_backward_kv.comp; uint64 members are device addresses.
+type FlashAttentionBackwardKvPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Dout         uint64
+	Lse          uint64
+	Delta        uint64
+	Dk           uint64
+	Dv           uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	QStride      uint32
+	KStride      uint32
+	VStride      uint32
+	DoutStride   uint32
+	DkStride     uint32
+	DvStride     uint32
+	Sequences    uint32
+	Queries      uint32
+	Keys         uint32
+	Skip         uint32
+	Heads        uint32
+	Window       int32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionBackwardKvPush) Bytes() []byte {
+	b := make([]byte, 128)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Dout)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.Delta)
+	putU64(b[48:], c.Dk)
+	putU64(b[56:], c.Dv)
+	putU64(b[64:], c.QueryOffsets)
+	putU64(b[72:], c.KeyOffsets)
+	putU32(b[80:], c.QStride)
+	putU32(b[84:], c.KStride)
+	putU32(b[88:], c.VStride)
+	putU32(b[92:], c.DoutStride)
+	putU32(b[96:], c.DkStride)
+	putU32(b[100:], c.DvStride)
+	putU32(b[104:], c.Sequences)
+	putU32(b[108:], c.Queries)
+	putU32(b[112:], c.Keys)
+	putU32(b[116:], c.Skip)
+	putU32(b[120:], c.Heads)
+	putU32(b[124:], uint32(c.Window))
+	return b
+}
+
+// FlashAttentionBackwardKvSpec holds the specialization constants of flash_attention_backward_kv.comp.
+type FlashAttentionBackwardKvSpec struct {
+	Threads    uint32  // constant 0
+	Own        uint32  // constant 1
+	Other      uint32  // constant 2
+	TO         uint32  // constant 3
+	TX         uint32  // constant 4
+	Chunk      uint32  // constant 5
+	Lanes      uint32  // constant 6
+	Most       uint32  // constant 7
+	Width      uint32  // constant 8
+	ValueWidth uint32  // constant 9
+	Scale      float32 // constant 10
+	SoftCap    float32 // constant 11
+	Causal     bool    // constant 12
+	Tiled      bool    // constant 13
+	Accumulate bool    // constant 14
+	Quads      uint32  // constant 15
+	HeadMajor  uint32  // constant 16
+	QStride    uint32  // constant 17
+	KStride    uint32  // constant 18
+	VStride    uint32  // constant 19
+	DoutStride uint32  // constant 20
+	DkStride   uint32  // constant 21
+	DvStride   uint32  // constant 22
+}
+
+// DefaultFlashAttentionBackwardKvSpec returns the values in the source.
+func DefaultFlashAttentionBackwardKvSpec() FlashAttentionBackwardKvSpec {
+	return FlashAttentionBackwardKvSpec{
+		Threads:    64,
+		Own:        32,
+		Other:      16,
+		TO:         4,
+		TX:         2,
+		Chunk:      32,
+		Lanes:      16,
+		Most:       1073741823,
+		Width:      64,
+		ValueWidth: 64,
+		Scale:      1,
+		SoftCap:    0,
+		Causal:     false,
+		Tiled:      false,
+		Accumulate: false,
+		Quads:      0,
+		HeadMajor:  0,
+		QStride:    64,
+		KStride:    64,
+		VStride:    64,
+		DoutStride: 64,
+		DkStride:   64,
+		DvStride:   64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionBackwardKvSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Own,
+		c.Other,
+		c.TO,
+		c.TX,
+		c.Chunk,
+		c.Lanes,
+		c.Most,
+		c.Width,
+		c.ValueWidth,
+		math.Float32bits(c.Scale),
+		math.Float32bits(c.SoftCap),
+		bitsBool(c.Causal),
+		bitsBool(c.Tiled),
+		bitsBool(c.Accumulate),
+		c.Quads,
+		c.HeadMajor,
+		c.QStride,
+		c.KStride,
+		c.VStride,
+		c.DoutStride,
+		c.DkStride,
+		c.DvStride,
+	}
+}
+
+//go:embed spv/flash_attention_backward_kv.f16.spv
+var spvFlashAttentionBackwardKvF16 []byte
+
+// FlashAttentionBackwardKvF16 is flash_attention_backward_kv.comp with STORAGE_F16.
+var FlashAttentionBackwardKvF16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvF16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_kv.bf16.spv
+var spvFlashAttentionBackwardKvBf16 []byte
+
+// FlashAttentionBackwardKvBf16 is flash_attention_backward_kv.comp with STORAGE_BF16.
+var FlashAttentionBackwardKvBf16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_kv", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardKvBf16),
+	PushBytes: 128,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dk", Offset: 48, Size: 8},
+		{Name: "dv", Offset: 56, Size: 8},
+		{Name: "query_offsets", Offset: 64, Size: 8},
+		{Name: "key_offsets", Offset: 72, Size: 8},
+		{Name: "q_stride", Offset: 80, Size: 4},
+		{Name: "k_stride", Offset: 84, Size: 4},
+		{Name: "v_stride", Offset: 88, Size: 4},
+		{Name: "dout_stride", Offset: 92, Size: 4},
+		{Name: "dk_stride", Offset: 96, Size: 4},
+		{Name: "dv_stride", Offset: 100, Size: 4},
+		{Name: "sequences", Offset: 104, Size: 4},
+		{Name: "queries", Offset: 108, Size: 4},
+		{Name: "keys", Offset: 112, Size: 4},
+		{Name: "skip", Offset: 116, Size: 4},
+		{Name: "heads", Offset: 120, Size: 4},
+		{Name: "window", Offset: 124, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DK_STRIDE", Default: 64},
+		{ID: 22, Name: "DV_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_q.f32.spv
+var spvFlashAttentionBackwardQF32 []byte
+
+// FlashAttentionBackwardQF32 is flash_attention_backward_q.comp with STORAGE_F32.
+var FlashAttentionBackwardQF32 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQF32),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// FlashAttentionBackwardQPush holds the push constants of flash_attention_backward_q.comp; uint64 members are device addresses.
+type FlashAttentionBackwardQPush struct {
+	Q            uint64
+	K            uint64
+	V            uint64
+	Dout         uint64
+	Lse          uint64
+	Delta        uint64
+	Dq           uint64
+	QueryOffsets uint64
+	KeyOffsets   uint64
+	QStride      uint32
+	KStride      uint32
+	VStride      uint32
+	DoutStride   uint32
+	DqStride     uint32
+	Sequences    uint32
+	Queries      uint32
+	Keys         uint32
+	Skip         uint32
+	Heads        uint32
+	Window       int32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionBackwardQPush) Bytes() []byte {
+	b := make([]byte, 116)
+	putU64(b[0:], c.Q)
+	putU64(b[8:], c.K)
+	putU64(b[16:], c.V)
+	putU64(b[24:], c.Dout)
+	putU64(b[32:], c.Lse)
+	putU64(b[40:], c.Delta)
+	putU64(b[48:], c.Dq)
+	putU64(b[56:], c.QueryOffsets)
+	putU64(b[64:], c.KeyOffsets)
+	putU32(b[72:], c.QStride)
+	putU32(b[76:], c.KStride)
+	putU32(b[80:], c.VStride)
+	putU32(b[84:], c.DoutStride)
+	putU32(b[88:], c.DqStride)
+	putU32(b[92:], c.Sequences)
+	putU32(b[96:], c.Queries)
+	putU32(b[100:], c.Keys)
+	putU32(b[104:], c.Skip)
+	putU32(b[108:], c.Heads)
+	putU32(b[112:], uint32(c.Window))
+	return b
+}
+
+// FlashAttentionBackwardQSpec holds the specialization constants of flash_attention_backward_q.comp.
+type FlashAttentionBackwardQSpec struct {
+	Threads    uint32  // constant 0
+	Own        uint32  // constant 1
+	Other      uint32  // constant 2
+	TO         uint32  // constant 3
+	TX         uint32  // constant 4
+	Chunk      uint32  // constant 5
+	Lanes      uint32  // constant 6
+	Most       uint32  // constant 7
+	Width      uint32  // constant 8
+	ValueWidth uint32  // constant 9
+	Scale      float32 // constant 10
+	SoftCap    float32 // constant 11
+	Causal     bool    // constant 12
+	Tiled      bool    // constant 13
+	Accumulate bool    // constant 14
+	Quads      uint32  // constant 15
+	HeadMajor  uint32  // constant 16
+	QStride    uint32  // constant 17
+	KStride    uint32  // constant 18
+	VStride    uint32  // constant 19
+	DoutStride uint32  // constant 20
+	DqStride   uint32  // constant 21
+}
+
+// DefaultFlashAttentionBackwardQSpec returns the values in the source.
+func DefaultFlashAttentionBackwardQSpec() FlashAttentionBackwardQSpec {
+	return FlashAttentionBackwardQSpec{
+		Threads:    64,
+		Own:        32,
+		Other:      16,
+		TO:         4,
+		TX:         2,
+		Chunk:      32,
+		Lanes:      16,
+		Most:       1073741823,
+		Width:      64,
+		ValueWidth: 64,
+		Scale:      1,
+		SoftCap:    0,
+		Causal:     false,
+		Tiled:      false,
+		Accumulate: false,
+		Quads:      0,
+		HeadMajor:  0,
+		QStride:    64,
+		KStride:    64,
+		VStride:    64,
+		DoutStride: 64,
+		DqStride:   64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionBackwardQSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Own,
+		c.Other,
+		c.TO,
+		c.TX,
+		c.Chunk,
+		c.Lanes,
+		c.Most,
+		c.Width,
+		c.ValueWidth,
+		math.Float32bits(c.Scale),
+		math.Float32bits(c.SoftCap),
+		bitsBool(c.Causal),
+		bitsBool(c.Tiled),
+		bitsBool(c.Accumulate),
+		c.Quads,
+		c.HeadMajor,
+		c.QStride,
+		c.KStride,
+		c.VStride,
+		c.DoutStride,
+		c.DqStride,
+	}
+}
+
+//go:embed spv/flash_attention_backward_q.f16.spv
+var spvFlashAttentionBackwardQF16 []byte
+
+// FlashAttentionBackwardQF16 is flash_attention_backward_q.comp with STORAGE_F16.
+var FlashAttentionBackwardQF16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQF16),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_backward_q.bf16.spv
+var spvFlashAttentionBackwardQBf16 []byte
+
+// FlashAttentionBackwardQBf16 is flash_attention_backward_q.comp with STORAGE_BF16.
+var FlashAttentionBackwardQBf16 = &kernel.Kernel{
+	Stem: "flash_attention_backward_q", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionBackwardQBf16),
+	PushBytes: 116,
+	Push: []kernel.Field{
+		{Name: "q", Offset: 0, Size: 8},
+		{Name: "k", Offset: 8, Size: 8},
+		{Name: "v", Offset: 16, Size: 8},
+		{Name: "dout", Offset: 24, Size: 8},
+		{Name: "lse", Offset: 32, Size: 8},
+		{Name: "delta", Offset: 40, Size: 8},
+		{Name: "dq", Offset: 48, Size: 8},
+		{Name: "query_offsets", Offset: 56, Size: 8},
+		{Name: "key_offsets", Offset: 64, Size: 8},
+		{Name: "q_stride", Offset: 72, Size: 4},
+		{Name: "k_stride", Offset: 76, Size: 4},
+		{Name: "v_stride", Offset: 80, Size: 4},
+		{Name: "dout_stride", Offset: 84, Size: 4},
+		{Name: "dq_stride", Offset: 88, Size: 4},
+		{Name: "sequences", Offset: 92, Size: 4},
+		{Name: "queries", Offset: 96, Size: 4},
+		{Name: "keys", Offset: 100, Size: 4},
+		{Name: "skip", Offset: 104, Size: 4},
+		{Name: "heads", Offset: 108, Size: 4},
+		{Name: "window", Offset: 112, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "OWN", Default: 32},
+		{ID: 2, Name: "OTHER", Default: 16},
+		{ID: 3, Name: "TO", Default: 4},
+		{ID: 4, Name: "TX", Default: 2},
+		{ID: 5, Name: "CHUNK", Default: 32},
+		{ID: 6, Name: "LANES", Default: 16},
+		{ID: 7, Name: "MOST", Default: 1073741823},
+		{ID: 8, Name: "WIDTH", Default: 64},
+		{ID: 9, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 10, Name: "SCALE", Default: 1065353216},
+		{ID: 11, Name: "SOFT_CAP", Default: 0},
+		{ID: 12, Name: "CAUSAL", Default: 0},
+		{ID: 13, Name: "TILED", Default: 0},
+		{ID: 14, Name: "ACCUMULATE", Default: 0},
+		{ID: 15, Name: "QUADS", Default: 0},
+		{ID: 16, Name: "HEAD_MAJOR", Default: 0},
+		{ID: 17, Name: "Q_STRIDE", Default: 64},
+		{ID: 18, Name: "K_STRIDE", Default: 64},
+		{ID: 19, Name: "V_STRIDE", Default: 64},
+		{ID: 20, Name: "DOUT_STRIDE", Default: 64},
+		{ID: 21, Name: "DQ_STRIDE", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/flash_attention_delta.f32.spv
+var spvFlashAttentionDeltaF32 []byte
+
+// FlashAttentionDeltaF32 is flash_attention_delta.comp with STORAGE_F32.
+var FlashAttentionDeltaF32 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaF32),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashAttentionDeltaPush holds the push constants of flash_attention_delta.comp; uint64 members are device addresses.
+type FlashAttentionDeltaPush struct {
+	O              uint64
+	Dout           uint64
+	Delta          uint64
+	OutRowStride   uint32
+	OutHeadStride  uint32
+	DoutRowStride  uint32
+	DoutHeadStride uint32
+	Tokens         uint32
+	Heads          uint32
+	Width          uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionDeltaPush) Bytes() []byte {
+	b := make([]byte, 52)
+	putU64(b[0:], c.O)
+	putU64(b[8:], c.Dout)
+	putU64(b[16:], c.Delta)
+	putU32(b[24:], c.OutRowStride)
+	putU32(b[28:], c.OutHeadStride)
+	putU32(b[32:], c.DoutRowStride)
+	putU32(b[36:], c.DoutHeadStride)
+	putU32(b[40:], c.Tokens)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Width)
+	return b
+}
+
+// FlashAttentionDeltaSpec holds the specialization constants of flash_attention_delta.comp.
+type FlashAttentionDeltaSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+}
+
+// DefaultFlashAttentionDeltaSpec returns the values in the source.
+func DefaultFlashAttentionDeltaSpec() FlashAttentionDeltaSpec {
+	return FlashAttentionDeltaSpec{
+		Lanes: 16,
+		Rows:  4,
+		Quads: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionDeltaSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/flash_attention_delta.f16.spv
+var spvFlashAttentionDeltaF16 []byte
+
+// FlashAttentionDeltaF16 is flash_attention_delta.comp with STORAGE_F16.
+var FlashAttentionDeltaF16 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaF16),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_attention_delta.bf16.spv
+var spvFlashAttentionDeltaBf16 []byte
+
+// FlashAttentionDeltaBf16 is flash_attention_delta.comp with STORAGE_BF16.
+var FlashAttentionDeltaBf16 = &kernel.Kernel{
+	Stem: "flash_attention_delta", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashAttentionDeltaBf16),
+	PushBytes: 52,
+	Push: []kernel.Field{
+		{Name: "o", Offset: 0, Size: 8},
+		{Name: "dout", Offset: 8, Size: 8},
+		{Name: "delta", Offset: 16, Size: 8},
+		{Name: "out_row_stride", Offset: 24, Size: 4},
+		{Name: "out_head_stride", Offset: 28, Size: 4},
+		{Name: "dout_row_stride", Offset: 32, Size: 4},
+		{Name: "dout_head_stride", Offset: 36, Size: 4},
+		{Name: "tokens", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_attention_sinks_backward.spv
+var spvFlashAttentionSinksBackward []byte
+
+// FlashAttentionSinksBackward is flash_attention_sinks_backward.comp.
+var FlashAttentionSinksBackward = &kernel.Kernel{
+	Stem: "flash_attention_sinks_backward", Variant: "",
+	SPIRV:     decodeOnce(&spvFlashAttentionSinksBackward),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "sinks", Offset: 0, Size: 8},
+		{Name: "lse", Offset: 8, Size: 8},
+		{Name: "terms", Offset: 16, Size: 8},
+		{Name: "sums", Offset: 24, Size: 8},
+		{Name: "query_offsets", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "sequences", Offset: 48, Size: 4},
+		{Name: "flags", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 8},
+		{ID: 2, Name: "BLOCK", Default: 1024},
+		{ID: 3, Name: "FINAL", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashAttentionSinksBackwardPush holds the push constants of flash_attention_sinks_backward.comp; uint64 members are device addresses.
+type FlashAttentionSinksBackwardPush struct {
+	Sinks        uint64
+	Lse          uint64
+	Terms        uint64
+	Sums         uint64
+	QueryOffsets uint64
+	Rows         uint32
+	Heads        uint32
+	Sequences    uint32
+	Flags        uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashAttentionSinksBackwardPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Sinks)
+	putU64(b[8:], c.Lse)
+	putU64(b[16:], c.Terms)
+	putU64(b[24:], c.Sums)
+	putU64(b[32:], c.QueryOffsets)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Sequences)
+	putU32(b[52:], c.Flags)
+	return b
+}
+
+// FlashAttentionSinksBackwardSpec holds the specialization constants of flash_attention_sinks_backward.comp.
+type FlashAttentionSinksBackwardSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Block   uint32 // constant 2
+	Final   bool   // constant 3
+}
+
+// DefaultFlashAttentionSinksBackwardSpec returns the values in the source.
+func DefaultFlashAttentionSinksBackwardSpec() FlashAttentionSinksBackwardSpec {
+	return FlashAttentionSinksBackwardSpec{
+		Columns: 16,
+		Rows:    8,
+		Block:   1024,
+		Final:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashAttentionSinksBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		c.Block,
+		bitsBool(c.Final),
+	}
+}
+
+//go:embed spv/flash_merge.f32.spv
+var spvFlashMergeF32 []byte
+
+// FlashMergeF32 is flash_merge.comp with STORAGE_F32.
+var FlashMergeF32 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "f32",
+	SPIRV:     decodeOnce(&spvFlashMergeF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// FlashMergePush holds the push constants of flash_merge.comp; uint64 members are device addresses.
+type FlashMergePush struct {
+	Parts        uint64
+	Stats        uint64
+	Result       uint64
+	Lse          uint64
+	Sinks        uint64
+	QueryOffsets uint64
+	ResultRow    uint32
+	ResultHead   uint32
+	Tokens       uint32
+	Heads        uint32
+	Splits       uint32
+	Sequences    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c FlashMergePush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.Parts)
+	putU64(b[8:], c.Stats)
+	putU64(b[16:], c.Result)
+	putU64(b[24:], c.Lse)
+	putU64(b[32:], c.Sinks)
+	putU64(b[40:], c.QueryOffsets)
+	putU32(b[48:], c.ResultRow)
+	putU32(b[52:], c.ResultHead)
+	putU32(b[56:], c.Tokens)
+	putU32(b[60:], c.Heads)
+	putU32(b[64:], c.Splits)
+	putU32(b[68:], c.Sequences)
+	return b
+}
+
+// FlashMergeSpec holds the specialization constants of flash_merge.comp.
+type FlashMergeSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	ValueWidth uint32 // constant 2
+	Quads      bool   // constant 3
+}
+
+// DefaultFlashMergeSpec returns the values in the source.
+func DefaultFlashMergeSpec() FlashMergeSpec {
+	return FlashMergeSpec{
+		Lanes:      32,
+		Rows:       2,
+		ValueWidth: 64,
+		Quads:      false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c FlashMergeSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/flash_merge.f16.spv
+var spvFlashMergeF16 []byte
+
+// FlashMergeF16 is flash_merge.comp with STORAGE_F16.
+var FlashMergeF16 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "f16",
+	SPIRV:     decodeOnce(&spvFlashMergeF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/flash_merge.bf16.spv
+var spvFlashMergeBf16 []byte
+
+// FlashMergeBf16 is flash_merge.comp with STORAGE_BF16.
+var FlashMergeBf16 = &kernel.Kernel{
+	Stem: "flash_merge", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvFlashMergeBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "parts", Offset: 0, Size: 8},
+		{Name: "stats", Offset: 8, Size: 8},
+		{Name: "result", Offset: 16, Size: 8},
+		{Name: "lse", Offset: 24, Size: 8},
+		{Name: "sinks", Offset: 32, Size: 8},
+		{Name: "query_offsets", Offset: 40, Size: 8},
+		{Name: "result_row", Offset: 48, Size: 4},
+		{Name: "result_head", Offset: 52, Size: 4},
+		{Name: "tokens", Offset: 56, Size: 4},
+		{Name: "heads", Offset: 60, Size: 4},
+		{Name: "splits", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 3, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/global_norm.spv
+var spvGlobalNorm []byte
+
+// GlobalNorm is global_norm.comp.
+var GlobalNorm = &kernel.Kernel{
+	Stem: "global_norm", Variant: "",
+	SPIRV:     decodeOnce(&spvGlobalNorm),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "partials", Offset: 0, Size: 8},
+		{Name: "norm", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+		{Name: "multiplier", Offset: 20, Size: 4},
+		{Name: "limit", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// GlobalNormPush holds the push constants of global_norm.comp; uint64 members are device addresses.
+type GlobalNormPush struct {
+	Partials   uint64
+	Norm       uint64
+	Count      uint32
+	Multiplier float32
+	Limit      float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GlobalNormPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Partials)
+	putU64(b[8:], c.Norm)
+	putU32(b[16:], c.Count)
+	putU32(b[20:], math.Float32bits(c.Multiplier))
+	putU32(b[24:], math.Float32bits(c.Limit))
+	return b
+}
+
+// GlobalNormSpec holds the specialization constants of global_norm.comp.
+type GlobalNormSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultGlobalNormSpec returns the values in the source.
+func DefaultGlobalNormSpec() GlobalNormSpec {
+	return GlobalNormSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GlobalNormSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 	}
@@ -1544,6 +3629,292 @@ var GroupXtyBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/group_xty_coopmat.f16.spv
+var spvGroupXtyCoopmatF16 []byte
+
+// GroupXtyCoopmatF16 is group_xty_coopmat.comp with STORAGE_F16.
+var GroupXtyCoopmatF16 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "f16",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+// GroupXtyCoopmatPush holds the push constants of group_xty_coopmat.comp; uint64 members are device addresses.
+type GroupXtyCoopmatPush struct {
+	A       uint64
+	B       uint64
+	C       uint64
+	Gates   uint64
+	Order   uint64
+	Offsets uint64
+	AWidth  uint32
+	BWidth  uint32
+	AFanIn  uint32
+	BFanIn  uint32
+	Experts uint32
+	Rows    uint32
+	Skip    uint32
+	Most    uint32
+	Flags   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c GroupXtyCoopmatPush) Bytes() []byte {
+	b := make([]byte, 84)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.C)
+	putU64(b[24:], c.Gates)
+	putU64(b[32:], c.Order)
+	putU64(b[40:], c.Offsets)
+	putU32(b[48:], c.AWidth)
+	putU32(b[52:], c.BWidth)
+	putU32(b[56:], c.AFanIn)
+	putU32(b[60:], c.BFanIn)
+	putU32(b[64:], c.Experts)
+	putU32(b[68:], c.Rows)
+	putU32(b[72:], c.Skip)
+	putU32(b[76:], c.Most)
+	putU32(b[80:], c.Flags)
+	return b
+}
+
+// GroupXtyCoopmatSpec holds the specialization constants of group_xty_coopmat.comp.
+type GroupXtyCoopmatSpec struct {
+	Threads  uint32 // constant 0
+	Subgroup uint32 // constant 1
+	SM       uint32 // constant 2
+	SN       uint32 // constant 3
+	MI       uint32 // constant 4
+	NI       uint32 // constant 5
+	BK       uint32 // constant 6
+	MM       uint32 // constant 7
+	MN       uint32 // constant 8
+	MK       uint32 // constant 9
+	Whole    bool   // constant 10
+	Gated    bool   // constant 11
+}
+
+// DefaultGroupXtyCoopmatSpec returns the values in the source.
+func DefaultGroupXtyCoopmatSpec() GroupXtyCoopmatSpec {
+	return GroupXtyCoopmatSpec{
+		Threads:  32,
+		Subgroup: 32,
+		SM:       1,
+		SN:       1,
+		MI:       2,
+		NI:       2,
+		BK:       32,
+		MM:       16,
+		MN:       16,
+		MK:       16,
+		Whole:    false,
+		Gated:    false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c GroupXtyCoopmatSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.Subgroup,
+		c.SM,
+		c.SN,
+		c.MI,
+		c.NI,
+		c.BK,
+		c.MM,
+		c.MN,
+		c.MK,
+		bitsBool(c.Whole),
+		bitsBool(c.Gated),
+	}
+}
+
+//go:embed spv/group_xty_coopmat.bf16.spv
+var spvGroupXtyCoopmatBf16 []byte
+
+// GroupXtyCoopmatBf16 is group_xty_coopmat.comp with STORAGE_BF16.
+var GroupXtyCoopmatBf16 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/group_xty_coopmat.f16_f32.spv
+var spvGroupXtyCoopmatF16F32 []byte
+
+// GroupXtyCoopmatF16F32 is group_xty_coopmat.comp with STORAGE_F16, OUTPUT_F32.
+var GroupXtyCoopmatF16F32 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16F32),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/group_xty_coopmat.bf16_f32.spv
+var spvGroupXtyCoopmatBf16F32 []byte
+
+// GroupXtyCoopmatBf16F32 is group_xty_coopmat.comp with STORAGE_BF16, OUTPUT_F32.
+var GroupXtyCoopmatBf16F32 = &kernel.Kernel{
+	Stem: "group_xty_coopmat", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16F32),
+	PushBytes: 84,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "c", Offset: 16, Size: 8},
+		{Name: "gates", Offset: 24, Size: 8},
+		{Name: "order", Offset: 32, Size: 8},
+		{Name: "offsets", Offset: 40, Size: 8},
+		{Name: "a_width", Offset: 48, Size: 4},
+		{Name: "b_width", Offset: 52, Size: 4},
+		{Name: "a_fan_in", Offset: 56, Size: 4},
+		{Name: "b_fan_in", Offset: 60, Size: 4},
+		{Name: "experts", Offset: 64, Size: 4},
+		{Name: "rows", Offset: 68, Size: 4},
+		{Name: "skip", Offset: 72, Size: 4},
+		{Name: "most", Offset: 76, Size: 4},
+		{Name: "flags", Offset: 80, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 32},
+		{ID: 1, Name: "SUBGROUP", Default: 32},
+		{ID: 2, Name: "SM", Default: 1},
+		{ID: 3, Name: "SN", Default: 1},
+		{ID: 4, Name: "MI", Default: 2},
+		{ID: 5, Name: "NI", Default: 2},
+		{ID: 6, Name: "BK", Default: 32},
+		{ID: 7, Name: "MM", Default: 16},
+		{ID: 8, Name: "MN", Default: 16},
+		{ID: 9, Name: "MK", Default: 16},
+		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "GATED", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
 //go:embed spv/jitter.f32.spv
 var spvJitterF32 []byte
 
@@ -1665,6 +4036,977 @@ var JitterBf16 = &kernel.Kernel{
 		{ID: 1, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/loss_mean.spv
+var spvLossMean []byte
+
+// LossMean is loss_mean.comp.
+var LossMean = &kernel.Kernel{
+	Stem: "loss_mean", Variant: "",
+	SPIRV:     decodeOnce(&spvLossMean),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "losses", Offset: 0, Size: 8},
+		{Name: "count", Offset: 8, Size: 8},
+		{Name: "mean", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// LossMeanPush holds the push constants of loss_mean.comp; uint64 members are device addresses.
+type LossMeanPush struct {
+	Losses uint64
+	Count  uint64
+	Mean   uint64
+	Tokens uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c LossMeanPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Losses)
+	putU64(b[8:], c.Count)
+	putU64(b[16:], c.Mean)
+	putU32(b[24:], c.Tokens)
+	return b
+}
+
+// LossMeanSpec holds the specialization constants of loss_mean.comp.
+type LossMeanSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultLossMeanSpec returns the values in the source.
+func DefaultLossMeanSpec() LossMeanSpec {
+	return LossMeanSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c LossMeanSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/positions.spv
+var spvPositions []byte
+
+// Positions is positions.comp.
+var Positions = &kernel.Kernel{
+	Stem: "positions", Variant: "",
+	SPIRV:     decodeOnce(&spvPositions),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "offsets", Offset: 0, Size: 8},
+		{Name: "starts", Offset: 8, Size: 8},
+		{Name: "positions", Offset: 16, Size: 8},
+		{Name: "status", Offset: 24, Size: 8},
+		{Name: "tokens", Offset: 32, Size: 4},
+		{Name: "sequences", Offset: 36, Size: 4},
+		{Name: "limit", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "GIVEN", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// PositionsPush holds the push constants of positions.comp; uint64 members are device addresses.
+type PositionsPush struct {
+	Offsets   uint64
+	Starts    uint64
+	Positions uint64
+	Status    uint64
+	Tokens    uint32
+	Sequences uint32
+	Limit     uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c PositionsPush) Bytes() []byte {
+	b := make([]byte, 44)
+	putU64(b[0:], c.Offsets)
+	putU64(b[8:], c.Starts)
+	putU64(b[16:], c.Positions)
+	putU64(b[24:], c.Status)
+	putU32(b[32:], c.Tokens)
+	putU32(b[36:], c.Sequences)
+	putU32(b[40:], c.Limit)
+	return b
+}
+
+// PositionsSpec holds the specialization constants of positions.comp.
+type PositionsSpec struct {
+	Threads uint32 // constant 0
+	Given   bool   // constant 1
+}
+
+// DefaultPositionsSpec returns the values in the source.
+func DefaultPositionsSpec() PositionsSpec {
+	return PositionsSpec{
+		Threads: 64,
+		Given:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c PositionsSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Given),
+	}
+}
+
+//go:embed spv/rms_norm.f32.spv
+var spvRmsNormF32 []byte
+
+// RmsNormF32 is rms_norm.comp with STORAGE_F32.
+var RmsNormF32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormF32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormPush holds the push constants of rms_norm.comp; uint64 members are device addresses.
+type RmsNormPush struct {
+	X      uint64
+	Y      uint64
+	W      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	Eps    float32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+	YHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.W)
+	putU32(b[24:], c.Rows)
+	putU32(b[28:], c.Heads)
+	putU32(b[32:], c.Width)
+	putU32(b[36:], math.Float32bits(c.Eps))
+	putU32(b[40:], c.XToken)
+	putU32(b[44:], c.XHead)
+	putU32(b[48:], c.YToken)
+	putU32(b[52:], c.YHead)
+	return b
+}
+
+// RmsNormSpec holds the specialization constants of rms_norm.comp.
+type RmsNormSpec struct {
+	Lanes uint32 // constant 0
+	Rows  uint32 // constant 1
+	Quads bool   // constant 2
+}
+
+// DefaultRmsNormSpec returns the values in the source.
+func DefaultRmsNormSpec() RmsNormSpec {
+	return RmsNormSpec{
+		Lanes: 64,
+		Rows:  1,
+		Quads: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/rms_norm.f16.spv
+var spvRmsNormF16 []byte
+
+// RmsNormF16 is rms_norm.comp with STORAGE_F16.
+var RmsNormF16 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormF16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.bf16.spv
+var spvRmsNormBf16 []byte
+
+// RmsNormBf16 is rms_norm.comp with STORAGE_BF16.
+var RmsNormBf16 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormBf16),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.f16_f32.spv
+var spvRmsNormF16F32 []byte
+
+// RmsNormF16F32 is rms_norm.comp with STORAGE_F16, INPUT_F32.
+var RmsNormF16F32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormF16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm.bf16_f32.spv
+var spvRmsNormBf16F32 []byte
+
+// RmsNormBf16F32 is rms_norm.comp with STORAGE_BF16, INPUT_F32.
+var RmsNormBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBf16F32),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "w", Offset: 16, Size: 8},
+		{Name: "rows", Offset: 24, Size: 4},
+		{Name: "heads", Offset: 28, Size: 4},
+		{Name: "width", Offset: 32, Size: 4},
+		{Name: "eps", Offset: 36, Size: 4},
+		{Name: "x_token", Offset: 40, Size: 4},
+		{Name: "x_head", Offset: 44, Size: 4},
+		{Name: "y_token", Offset: 48, Size: 4},
+		{Name: "y_head", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.f32.spv
+var spvRmsNormBackwardF32 []byte
+
+// RmsNormBackwardF32 is rms_norm_backward.comp with STORAGE_F32.
+var RmsNormBackwardF32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormBackwardPush holds the push constants of rms_norm_backward.comp; uint64 members are device addresses.
+type RmsNormBackwardPush struct {
+	X       uint64
+	Dy      uint64
+	Dx      uint64
+	W       uint64
+	S       uint64
+	Rows    uint32
+	Heads   uint32
+	Width   uint32
+	Eps     float32
+	XToken  uint32
+	XHead   uint32
+	DyToken uint32
+	DyHead  uint32
+	DxToken uint32
+	DxHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormBackwardPush) Bytes() []byte {
+	b := make([]byte, 80)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Dy)
+	putU64(b[16:], c.Dx)
+	putU64(b[24:], c.W)
+	putU64(b[32:], c.S)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.Heads)
+	putU32(b[48:], c.Width)
+	putU32(b[52:], math.Float32bits(c.Eps))
+	putU32(b[56:], c.XToken)
+	putU32(b[60:], c.XHead)
+	putU32(b[64:], c.DyToken)
+	putU32(b[68:], c.DyHead)
+	putU32(b[72:], c.DxToken)
+	putU32(b[76:], c.DxHead)
+	return b
+}
+
+// RmsNormBackwardSpec holds the specialization constants of rms_norm_backward.comp.
+type RmsNormBackwardSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	Quads      bool   // constant 2
+	Accumulate bool   // constant 3
+}
+
+// DefaultRmsNormBackwardSpec returns the values in the source.
+func DefaultRmsNormBackwardSpec() RmsNormBackwardSpec {
+	return RmsNormBackwardSpec{
+		Lanes:      64,
+		Rows:       1,
+		Quads:      false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormBackwardSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		bitsBool(c.Quads),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/rms_norm_backward.f16.spv
+var spvRmsNormBackwardF16 []byte
+
+// RmsNormBackwardF16 is rms_norm_backward.comp with STORAGE_F16.
+var RmsNormBackwardF16 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF16),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.bf16.spv
+var spvRmsNormBackwardBf16 []byte
+
+// RmsNormBackwardBf16 is rms_norm_backward.comp with STORAGE_BF16.
+var RmsNormBackwardBf16 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardBf16),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.f16_f32.spv
+var spvRmsNormBackwardF16F32 []byte
+
+// RmsNormBackwardF16F32 is rms_norm_backward.comp with STORAGE_F16, INPUT_F32.
+var RmsNormBackwardF16F32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardF16F32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_backward.bf16_f32.spv
+var spvRmsNormBackwardBf16F32 []byte
+
+// RmsNormBackwardBf16F32 is rms_norm_backward.comp with STORAGE_BF16, INPUT_F32.
+var RmsNormBackwardBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm_backward", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormBackwardBf16F32),
+	PushBytes: 80,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "dx", Offset: 16, Size: 8},
+		{Name: "w", Offset: 24, Size: 8},
+		{Name: "s", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "heads", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "eps", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "dy_token", Offset: 64, Size: 4},
+		{Name: "dy_head", Offset: 68, Size: 4},
+		{Name: "dx_token", Offset: 72, Size: 4},
+		{Name: "dx_head", Offset: 76, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "QUADS", Default: 0},
+		{ID: 3, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.f32.spv
+var spvRmsNormWeightF32 []byte
+
+// RmsNormWeightF32 is rms_norm_weight.comp with STORAGE_F32.
+var RmsNormWeightF32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RmsNormWeightPush holds the push constants of rms_norm_weight.comp; uint64 members are device addresses.
+type RmsNormWeightPush struct {
+	X        uint64
+	Dy       uint64
+	S        uint64
+	Partials uint64
+	Dw       uint64
+	Rows     uint32
+	PerBlock uint32
+	Blocks   uint32
+	Heads    uint32
+	Width    uint32
+	XToken   uint32
+	XHead    uint32
+	DyToken  uint32
+	DyHead   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RmsNormWeightPush) Bytes() []byte {
+	b := make([]byte, 76)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Dy)
+	putU64(b[16:], c.S)
+	putU64(b[24:], c.Partials)
+	putU64(b[32:], c.Dw)
+	putU32(b[40:], c.Rows)
+	putU32(b[44:], c.PerBlock)
+	putU32(b[48:], c.Blocks)
+	putU32(b[52:], c.Heads)
+	putU32(b[56:], c.Width)
+	putU32(b[60:], c.XToken)
+	putU32(b[64:], c.XHead)
+	putU32(b[68:], c.DyToken)
+	putU32(b[72:], c.DyHead)
+	return b
+}
+
+// RmsNormWeightSpec holds the specialization constants of rms_norm_weight.comp.
+type RmsNormWeightSpec struct {
+	Columns    uint32 // constant 0
+	Rows       uint32 // constant 1
+	Partials   bool   // constant 2
+	Reduce     bool   // constant 3
+	Accumulate bool   // constant 4
+}
+
+// DefaultRmsNormWeightSpec returns the values in the source.
+func DefaultRmsNormWeightSpec() RmsNormWeightSpec {
+	return RmsNormWeightSpec{
+		Columns:    32,
+		Rows:       4,
+		Partials:   false,
+		Reduce:     false,
+		Accumulate: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RmsNormWeightSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Partials),
+		bitsBool(c.Reduce),
+		bitsBool(c.Accumulate),
+	}
+}
+
+//go:embed spv/rms_norm_weight.f16.spv
+var spvRmsNormWeightF16 []byte
+
+// RmsNormWeightF16 is rms_norm_weight.comp with STORAGE_F16.
+var RmsNormWeightF16 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.bf16.spv
+var spvRmsNormWeightBf16 []byte
+
+// RmsNormWeightBf16 is rms_norm_weight.comp with STORAGE_BF16.
+var RmsNormWeightBf16 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRmsNormWeightBf16),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.f16_f32.spv
+var spvRmsNormWeightF16F32 []byte
+
+// RmsNormWeightF16F32 is rms_norm_weight.comp with STORAGE_F16, OUTPUT_F32.
+var RmsNormWeightF16F32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "f16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightF16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rms_norm_weight.bf16_f32.spv
+var spvRmsNormWeightBf16F32 []byte
+
+// RmsNormWeightBf16F32 is rms_norm_weight.comp with STORAGE_BF16, OUTPUT_F32.
+var RmsNormWeightBf16F32 = &kernel.Kernel{
+	Stem: "rms_norm_weight", Variant: "bf16_f32",
+	SPIRV:     decodeOnce(&spvRmsNormWeightBf16F32),
+	PushBytes: 76,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "dy", Offset: 8, Size: 8},
+		{Name: "s", Offset: 16, Size: 8},
+		{Name: "partials", Offset: 24, Size: 8},
+		{Name: "dw", Offset: 32, Size: 8},
+		{Name: "rows", Offset: 40, Size: 4},
+		{Name: "per_block", Offset: 44, Size: 4},
+		{Name: "blocks", Offset: 48, Size: 4},
+		{Name: "heads", Offset: 52, Size: 4},
+		{Name: "width", Offset: 56, Size: 4},
+		{Name: "x_token", Offset: 60, Size: 4},
+		{Name: "x_head", Offset: 64, Size: 4},
+		{Name: "dy_token", Offset: 68, Size: 4},
+		{Name: "dy_head", Offset: 72, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "PARTIALS", Default: 0},
+		{ID: 3, Name: "REDUCE", Default: 0},
+		{ID: 4, Name: "ACCUMULATE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rope.f32.spv
+var spvRopeF32 []byte
+
+// RopeF32 is rope.comp with STORAGE_F32.
+var RopeF32 = &kernel.Kernel{
+	Stem: "rope", Variant: "f32",
+	SPIRV:     decodeOnce(&spvRopeF32),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// RopePush holds the push constants of rope.comp; uint64 members are device addresses.
+type RopePush struct {
+	X         uint64
+	Y         uint64
+	Table     uint64
+	Index     uint64
+	Rows      uint32
+	Heads     uint32
+	Items     uint32
+	HalfWidth uint32
+	Width     uint32
+	Positions uint32
+	XToken    uint32
+	XHead     uint32
+	YToken    uint32
+	YHead     uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c RopePush) Bytes() []byte {
+	b := make([]byte, 72)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU64(b[16:], c.Table)
+	putU64(b[24:], c.Index)
+	putU32(b[32:], c.Rows)
+	putU32(b[36:], c.Heads)
+	putU32(b[40:], c.Items)
+	putU32(b[44:], c.HalfWidth)
+	putU32(b[48:], c.Width)
+	putU32(b[52:], c.Positions)
+	putU32(b[56:], c.XToken)
+	putU32(b[60:], c.XHead)
+	putU32(b[64:], c.YToken)
+	putU32(b[68:], c.YHead)
+	return b
+}
+
+// RopeSpec holds the specialization constants of rope.comp.
+type RopeSpec struct {
+	Columns     uint32 // constant 0
+	Rows        uint32 // constant 1
+	Interleaved bool   // constant 2
+	Inverse     bool   // constant 3
+}
+
+// DefaultRopeSpec returns the values in the source.
+func DefaultRopeSpec() RopeSpec {
+	return RopeSpec{
+		Columns:     32,
+		Rows:        2,
+		Interleaved: false,
+		Inverse:     false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c RopeSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Interleaved),
+		bitsBool(c.Inverse),
+	}
+}
+
+//go:embed spv/rope.f16.spv
+var spvRopeF16 []byte
+
+// RopeF16 is rope.comp with STORAGE_F16.
+var RopeF16 = &kernel.Kernel{
+	Stem: "rope", Variant: "f16",
+	SPIRV:     decodeOnce(&spvRopeF16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/rope.bf16.spv
+var spvRopeBf16 []byte
+
+// RopeBf16 is rope.comp with STORAGE_BF16.
+var RopeBf16 = &kernel.Kernel{
+	Stem: "rope", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvRopeBf16),
+	PushBytes: 72,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "table", Offset: 16, Size: 8},
+		{Name: "index", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "heads", Offset: 36, Size: 4},
+		{Name: "items", Offset: 40, Size: 4},
+		{Name: "half_width", Offset: 44, Size: 4},
+		{Name: "width", Offset: 48, Size: 4},
+		{Name: "positions", Offset: 52, Size: 4},
+		{Name: "x_token", Offset: 56, Size: 4},
+		{Name: "x_head", Offset: 60, Size: 4},
+		{Name: "y_token", Offset: 64, Size: 4},
+		{Name: "y_head", Offset: 68, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "INTERLEAVED", Default: 0},
+		{ID: 3, Name: "INVERSE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/router_losses.spv
@@ -1954,6 +5296,204 @@ func (c RouterStatsSumSpec) Values() []uint32 {
 		c.Threads,
 		c.Columns,
 	}
+}
+
+//go:embed spv/sampling.spv
+var spvSampling []byte
+
+// Sampling is sampling.comp.
+var Sampling = &kernel.Kernel{
+	Stem: "sampling", Variant: "",
+	SPIRV:     decodeOnce(&spvSampling),
+	PushBytes: 56,
+	Push: []kernel.Field{
+		{Name: "logits", Offset: 0, Size: 8},
+		{Name: "ids", Offset: 8, Size: 8},
+		{Name: "step", Offset: 16, Size: 8},
+		{Name: "seed", Offset: 24, Size: 8},
+		{Name: "rows", Offset: 32, Size: 4},
+		{Name: "vocabulary", Offset: 36, Size: 4},
+		{Name: "k", Offset: 40, Size: 4},
+		{Name: "stream", Offset: 44, Size: 4},
+		{Name: "cold", Offset: 48, Size: 4},
+		{Name: "top_p", Offset: 52, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "GREEDY", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// SamplingPush holds the push constants of sampling.comp; uint64 members are device addresses.
+type SamplingPush struct {
+	Logits     uint64
+	Ids        uint64
+	Step       uint64
+	Seed       uint64
+	Rows       uint32
+	Vocabulary uint32
+	K          uint32
+	Stream     uint32
+	Cold       float32
+	TopP       float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SamplingPush) Bytes() []byte {
+	b := make([]byte, 56)
+	putU64(b[0:], c.Logits)
+	putU64(b[8:], c.Ids)
+	putU64(b[16:], c.Step)
+	putU64(b[24:], c.Seed)
+	putU32(b[32:], c.Rows)
+	putU32(b[36:], c.Vocabulary)
+	putU32(b[40:], c.K)
+	putU32(b[44:], c.Stream)
+	putU32(b[48:], math.Float32bits(c.Cold))
+	putU32(b[52:], math.Float32bits(c.TopP))
+	return b
+}
+
+// SamplingSpec holds the specialization constants of sampling.comp.
+type SamplingSpec struct {
+	Threads uint32 // constant 0
+	Greedy  bool   // constant 1
+}
+
+// DefaultSamplingSpec returns the values in the source.
+func DefaultSamplingSpec() SamplingSpec {
+	return SamplingSpec{
+		Threads: 128,
+		Greedy:  false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SamplingSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Greedy),
+	}
+}
+
+//go:embed spv/scaled_add.f32.spv
+var spvScaledAddF32 []byte
+
+// ScaledAddF32 is scaled_add.comp with STORAGE_F32.
+var ScaledAddF32 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "f32",
+	SPIRV:     decodeOnce(&spvScaledAddF32),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// ScaledAddPush holds the push constants of scaled_add.comp; uint64 members are device addresses.
+type ScaledAddPush struct {
+	A     uint64
+	B     uint64
+	Y     uint64
+	Count uint32
+	Alpha float32
+	Beta  float32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c ScaledAddPush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.A)
+	putU64(b[8:], c.B)
+	putU64(b[16:], c.Y)
+	putU32(b[24:], c.Count)
+	putU32(b[28:], math.Float32bits(c.Alpha))
+	putU32(b[32:], math.Float32bits(c.Beta))
+	return b
+}
+
+// ScaledAddSpec holds the specialization constants of scaled_add.comp.
+type ScaledAddSpec struct {
+	Threads uint32 // constant 0
+	Quads   bool   // constant 1
+	Binary  bool   // constant 2
+}
+
+// DefaultScaledAddSpec returns the values in the source.
+func DefaultScaledAddSpec() ScaledAddSpec {
+	return ScaledAddSpec{
+		Threads: 64,
+		Quads:   false,
+		Binary:  true,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c ScaledAddSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		bitsBool(c.Quads),
+		bitsBool(c.Binary),
+	}
+}
+
+//go:embed spv/scaled_add.f16.spv
+var spvScaledAddF16 []byte
+
+// ScaledAddF16 is scaled_add.comp with STORAGE_F16.
+var ScaledAddF16 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScaledAddF16),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scaled_add.bf16.spv
+var spvScaledAddBf16 []byte
+
+// ScaledAddBf16 is scaled_add.comp with STORAGE_BF16.
+var ScaledAddBf16 = &kernel.Kernel{
+	Stem: "scaled_add", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScaledAddBf16),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "a", Offset: 0, Size: 8},
+		{Name: "b", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "count", Offset: 24, Size: 4},
+		{Name: "alpha", Offset: 28, Size: 4},
+		{Name: "beta", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "QUADS", Default: 0},
+		{ID: 2, Name: "BINARY", Default: 1},
+	},
+	LocalSize: [3]int{0, -1, -1},
 }
 
 //go:embed spv/scatter2scatter.f32.spv
@@ -2415,6 +5955,7 @@ var Scatter2scatterCoopmatF16 = &kernel.Kernel{
 		{ID: 8, Name: "MN", Default: 16},
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -2465,33 +6006,35 @@ func (c Scatter2scatterCoopmatPush) Bytes() []byte {
 
 // Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
 type Scatter2scatterCoopmatSpec struct {
-	Threads  uint32 // constant 0
-	Subgroup uint32 // constant 1
-	SM       uint32 // constant 2
-	SN       uint32 // constant 3
-	MI       uint32 // constant 4
-	NI       uint32 // constant 5
-	BK       uint32 // constant 6
-	MM       uint32 // constant 7
-	MN       uint32 // constant 8
-	MK       uint32 // constant 9
-	Whole    bool   // constant 10
+	Threads    uint32 // constant 0
+	Subgroup   uint32 // constant 1
+	SM         uint32 // constant 2
+	SN         uint32 // constant 3
+	MI         uint32 // constant 4
+	NI         uint32 // constant 5
+	BK         uint32 // constant 6
+	MM         uint32 // constant 7
+	MN         uint32 // constant 8
+	MK         uint32 // constant 9
+	Whole      bool   // constant 10
+	Transposed bool   // constant 11
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
 func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
 	return Scatter2scatterCoopmatSpec{
-		Threads:  32,
-		Subgroup: 32,
-		SM:       1,
-		SN:       1,
-		MI:       2,
-		NI:       2,
-		BK:       32,
-		MM:       16,
-		MN:       16,
-		MK:       16,
-		Whole:    false,
+		Threads:    32,
+		Subgroup:   32,
+		SM:         1,
+		SN:         1,
+		MI:         2,
+		NI:         2,
+		BK:         32,
+		MM:         16,
+		MN:         16,
+		MK:         16,
+		Whole:      false,
+		Transposed: false,
 	}
 }
 
@@ -2509,6 +6052,7 @@ func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
 		c.MN,
 		c.MK,
 		bitsBool(c.Whole),
+		bitsBool(c.Transposed),
 	}
 }
 
@@ -2548,6 +6092,7 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		{ID: 8, Name: "MN", Default: 16},
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
+		{ID: 11, Name: "TRANSPOSED", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -2557,6 +6102,605 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		"coopmat",
 		"explicit-layout",
 	},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32.spv
+var spvScatter2scatterGemvF32 []byte
+
+// Scatter2scatterGemvF32 is scatter2scatter_gemv.comp with STORAGE_F32.
+var Scatter2scatterGemvF32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// Scatter2scatterGemvPush holds the push constants of scatter2scatter_gemv.comp; uint64 members are device addresses.
+type Scatter2scatterGemvPush struct {
+	X        uint64
+	W        uint64
+	Y        uint64
+	Bias     uint64
+	Gates    uint64
+	Order    uint64
+	Offsets  uint64
+	Tiles    uint64
+	TileArgs uint64
+	InWidth  uint32
+	OutWidth uint32
+	FanIn    uint32
+	Rows     uint32
+	Flags    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c Scatter2scatterGemvPush) Bytes() []byte {
+	b := make([]byte, 92)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.W)
+	putU64(b[16:], c.Y)
+	putU64(b[24:], c.Bias)
+	putU64(b[32:], c.Gates)
+	putU64(b[40:], c.Order)
+	putU64(b[48:], c.Offsets)
+	putU64(b[56:], c.Tiles)
+	putU64(b[64:], c.TileArgs)
+	putU32(b[72:], c.InWidth)
+	putU32(b[76:], c.OutWidth)
+	putU32(b[80:], c.FanIn)
+	putU32(b[84:], c.Rows)
+	putU32(b[88:], c.Flags)
+	return b
+}
+
+// Scatter2scatterGemvSpec holds the specialization constants of scatter2scatter_gemv.comp.
+type Scatter2scatterGemvSpec struct {
+	Threads  uint32 // constant 0
+	BM       uint32 // constant 1
+	Team     uint32 // constant 2
+	RN       uint32 // constant 3
+	Columns  uint32 // constant 4
+	FastHalf bool   // constant 5
+}
+
+// DefaultScatter2scatterGemvSpec returns the values in the source.
+func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
+	return Scatter2scatterGemvSpec{
+		Threads:  128,
+		BM:       16,
+		Team:     32,
+		RN:       4,
+		Columns:  4,
+		FastHalf: false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c Scatter2scatterGemvSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.BM,
+		c.Team,
+		c.RN,
+		c.Columns,
+		bitsBool(c.FastHalf),
+	}
+}
+
+//go:embed spv/scatter2scatter_gemv.f16.spv
+var spvScatter2scatterGemvF16 []byte
+
+// Scatter2scatterGemvF16 is scatter2scatter_gemv.comp with STORAGE_F16.
+var Scatter2scatterGemvF16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16.spv
+var spvScatter2scatterGemvBf16 []byte
+
+// Scatter2scatterGemvBf16 is scatter2scatter_gemv.comp with STORAGE_BF16.
+var Scatter2scatterGemvBf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_f16_f16.spv
+var spvScatter2scatterGemvF32F16F16 []byte
+
+// Scatter2scatterGemvF32F16F16 is scatter2scatter_gemv.comp with STORAGE_F16, INPUT_F32.
+var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f16_f16_f32.spv
+var spvScatter2scatterGemvF16F16F32 []byte
+
+// Scatter2scatterGemvF16F16F32 is scatter2scatter_gemv.comp with STORAGE_F16, OUTPUT_F32.
+var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_f16_f32.spv
+var spvScatter2scatterGemvF32F16F32 []byte
+
+// Scatter2scatterGemvF32F16F32 is scatter2scatter_gemv.comp with STORAGE_F16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_bf16_bf16.spv
+var spvScatter2scatterGemvF32Bf16Bf16 []byte
+
+// Scatter2scatterGemvF32Bf16Bf16 is scatter2scatter_gemv.comp with STORAGE_BF16, INPUT_F32.
+var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_bf16",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16Bf16),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16_bf16_f32.spv
+var spvScatter2scatterGemvBf16Bf16F32 []byte
+
+// Scatter2scatterGemvBf16Bf16F32 is scatter2scatter_gemv.comp with STORAGE_BF16, OUTPUT_F32.
+var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_bf16_f32.spv
+var spvScatter2scatterGemvF32Bf16F32 []byte
+
+// Scatter2scatterGemvF32Bf16F32 is scatter2scatter_gemv.comp with STORAGE_BF16, INPUT_F32, OUTPUT_F32.
+var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_f32",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16F32),
+	PushBytes: 92,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "w", Offset: 8, Size: 8},
+		{Name: "y", Offset: 16, Size: 8},
+		{Name: "bias", Offset: 24, Size: 8},
+		{Name: "gates", Offset: 32, Size: 8},
+		{Name: "order", Offset: 40, Size: 8},
+		{Name: "offsets", Offset: 48, Size: 8},
+		{Name: "tiles", Offset: 56, Size: 8},
+		{Name: "tile_args", Offset: 64, Size: 8},
+		{Name: "in_width", Offset: 72, Size: 4},
+		{Name: "out_width", Offset: 76, Size: 4},
+		{Name: "fan_in", Offset: 80, Size: 4},
+		{Name: "rows", Offset: 84, Size: 4},
+		{Name: "flags", Offset: 88, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 128},
+		{ID: 1, Name: "BM", Default: 16},
+		{ID: 2, Name: "TEAM", Default: 32},
+		{ID: 3, Name: "RN", Default: 4},
+		{ID: 4, Name: "COLUMNS", Default: 4},
+		{ID: 5, Name: "FAST_HALF", Default: 0},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/square_sum.f32.spv
+var spvSquareSumF32 []byte
+
+// SquareSumF32 is square_sum.comp with STORAGE_F32.
+var SquareSumF32 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "f32",
+	SPIRV:     decodeOnce(&spvSquareSumF32),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// SquareSumPush holds the push constants of square_sum.comp; uint64 members are device addresses.
+type SquareSumPush struct {
+	X        uint64
+	Partials uint64
+	Count    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SquareSumPush) Bytes() []byte {
+	b := make([]byte, 20)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Partials)
+	putU32(b[16:], c.Count)
+	return b
+}
+
+// SquareSumSpec holds the specialization constants of square_sum.comp.
+type SquareSumSpec struct {
+	Threads  uint32 // constant 0
+	PerGroup uint32 // constant 1
+}
+
+// DefaultSquareSumSpec returns the values in the source.
+func DefaultSquareSumSpec() SquareSumSpec {
+	return SquareSumSpec{
+		Threads:  64,
+		PerGroup: 4096,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SquareSumSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+		c.PerGroup,
+	}
+}
+
+//go:embed spv/square_sum.f16.spv
+var spvSquareSumF16 []byte
+
+// SquareSumF16 is square_sum.comp with STORAGE_F16.
+var SquareSumF16 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "f16",
+	SPIRV:     decodeOnce(&spvSquareSumF16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/square_sum.bf16.spv
+var spvSquareSumBf16 []byte
+
+// SquareSumBf16 is square_sum.comp with STORAGE_BF16.
+var SquareSumBf16 = &kernel.Kernel{
+	Stem: "square_sum", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvSquareSumBf16),
+	PushBytes: 20,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "partials", Offset: 8, Size: 8},
+		{Name: "count", Offset: 16, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+		{ID: 1, Name: "PER_GROUP", Default: 4096},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/target_count.spv
+var spvTargetCount []byte
+
+// TargetCount is target_count.comp.
+var TargetCount = &kernel.Kernel{
+	Stem: "target_count", Variant: "",
+	SPIRV:     decodeOnce(&spvTargetCount),
+	PushBytes: 24,
+	Push: []kernel.Field{
+		{Name: "targets", Offset: 0, Size: 8},
+		{Name: "count", Offset: 8, Size: 8},
+		{Name: "tokens", Offset: 16, Size: 4},
+		{Name: "vocabulary", Offset: 20, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TargetCountPush holds the push constants of target_count.comp; uint64 members are device addresses.
+type TargetCountPush struct {
+	Targets    uint64
+	Count      uint64
+	Tokens     uint32
+	Vocabulary uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TargetCountPush) Bytes() []byte {
+	b := make([]byte, 24)
+	putU64(b[0:], c.Targets)
+	putU64(b[8:], c.Count)
+	putU32(b[16:], c.Tokens)
+	putU32(b[20:], c.Vocabulary)
+	return b
+}
+
+// TargetCountSpec holds the specialization constants of target_count.comp.
+type TargetCountSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultTargetCountSpec returns the values in the source.
+func DefaultTargetCountSpec() TargetCountSpec {
+	return TargetCountSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TargetCountSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/token_links.spv
+var spvTokenLinks []byte
+
+// TokenLinks is token_links.comp.
+var TokenLinks = &kernel.Kernel{
+	Stem: "token_links", Variant: "",
+	SPIRV:     decodeOnce(&spvTokenLinks),
+	PushBytes: 28,
+	Push: []kernel.Field{
+		{Name: "ids", Offset: 0, Size: 8},
+		{Name: "next", Offset: 8, Size: 8},
+		{Name: "previous", Offset: 16, Size: 8},
+		{Name: "tokens", Offset: 24, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// TokenLinksPush holds the push constants of token_links.comp; uint64 members are device addresses.
+type TokenLinksPush struct {
+	Ids      uint64
+	Next     uint64
+	Previous uint64
+	Tokens   uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c TokenLinksPush) Bytes() []byte {
+	b := make([]byte, 28)
+	putU64(b[0:], c.Ids)
+	putU64(b[8:], c.Next)
+	putU64(b[16:], c.Previous)
+	putU32(b[24:], c.Tokens)
+	return b
+}
+
+// TokenLinksSpec holds the specialization constants of token_links.comp.
+type TokenLinksSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultTokenLinksSpec returns the values in the source.
+func DefaultTokenLinksSpec() TokenLinksSpec {
+	return TokenLinksSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c TokenLinksSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
 }
 
 //go:embed spv/topk_gates.spv

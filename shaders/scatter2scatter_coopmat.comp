@@ -1,30 +1,18 @@
 #version 460
 // scatter2scatter on cooperative matrices (VK_KHR_cooperative_matrix). The equation, the layouts and the push constants
-// are those of scatter2scatter.comp; x, W, y and bias are bf16 or f16 and products are added up in f32.
+// are those of scatter2scatter.comp, TRANSPOSED included; x, W, y and bias are bf16 or f16 and products are added up in f32.
 //
 // Mapping: one work-group of THREADS invocations per BM × BN tile of y, tiles of out fastest. Its subgroups lie SM × SN
 // over the tile; each owns MI × NI matrices of MM × MN results. BK inputs at a time pass through shared memory: while
 // the matrices of one step multiply, the next step is on its way from memory to registers.
 // Requires: in and out multiples of 8, all four matrices 16-byte aligned; THREADS = SM·SN·SUBGROUP; BM = SM·MI·MM,
-// BN = SN·NI·MN, BK a multiple of MK and of 8; BM·BK/8 and BN·BK/8 multiples of THREADS.
-// Accumulation: f32, in the order of the device's matrix unit, the same for every run. Stores round to nearest even: the
-// conversion of a cooperative matrix is free to truncate, so it is done by hand.
+// BN = SN·NI·MN, BK a multiple of MK and of 8; BM·BK/8 and BN·BK/8 multiples of THREADS; THREADS one of BK/8, and of BN/8
+// when TRANSPOSED.
+// Accumulation: f32, in the order of the device's matrix unit, the same for every run. Stores round to nearest even.
 // Oracle: internal/ref/scatter2scatter.go
 #extension GL_GOOGLE_include_directive : require
-#extension GL_KHR_cooperative_matrix : require
-#extension GL_KHR_memory_scope_semantics : require
-#extension GL_KHR_shader_subgroup_basic : require
-#extension GL_EXT_shared_memory_block : require
-#extension GL_EXT_shader_explicit_arithmetic_types : require
-#ifdef STORAGE_BF16
-#extension GL_EXT_bfloat16 : require
-#define ELEMENT bfloat16_t
-#else
-#define ELEMENT float16_t
-#endif
-#include "include/head.glsl"
+#include "include/coopmat.glsl"
 #include "include/bank.glsl"
-#pragma use_vulkan_memory_model
 
 layout(constant_id = 0) const uint THREADS = 32;
 layout(constant_id = 1) const uint SUBGROUP = 32;
@@ -37,6 +25,7 @@ layout(constant_id = 7) const uint MM = 16;
 layout(constant_id = 8) const uint MN = 16;
 layout(constant_id = 9) const uint MK = 16;
 layout(constant_id = 10) const bool WHOLE = false; // in is a multiple of BK and out one of BN
+layout(constant_id = 11) const bool TRANSPOSED = false;
 layout(local_size_x_id = 0) in;
 
 const uint BM = SM * MI * MM;
@@ -49,11 +38,16 @@ const uint STEPS = BK / MK;
 const uint X_LOADS = BM * KQ / THREADS;
 const uint W_LOADS = BN * KQ / THREADS;
 const uint STEP = THREADS / KQ;   // rows between an invocation's loads
+const uint W_ACROSS = TRANSPOSED ? BN / 8u : KQ; // chunks of a row of W's tile: outputs of an input, or the other way round
+const uint W_ROW = W_ACROSS + 1u;
+const uint W_STEP = THREADS / W_ACROSS;
+const uint W_FIRST = BM * ROW;    // chunks before W's tile
 
 // The epilogue's strip: MM rows of a subgroup's NI·MN results in f32, four to a chunk, padded.
 const uint STRIP_STRIDE = NI * MN / 4u + 1u;
 const uint STRIP = MM * STRIP_STRIDE;
-const uint TILE_CHUNKS = (BM + BN) * ROW;
+const int W_LAYOUT = TRANSPOSED ? gl_CooperativeMatrixLayoutRowMajor : gl_CooperativeMatrixLayoutColumnMajor;
+const uint TILE_CHUNKS = W_FIRST + (TRANSPOSED ? BK : BN) * W_ROW;
 const uint STRIP_CHUNKS = SM * SN * STRIP;
 const uint CHUNKS = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS;
 
@@ -62,17 +56,14 @@ layout(std430) shared AsChunks { uvec4 chunks[CHUNKS]; };
 layout(std430) shared AsElements { ELEMENT elements[8u * CHUNKS]; };
 layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
 
-layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Chunks { uvec4 at[]; };
-layout(buffer_reference, std430, buffer_reference_align = 16) writeonly buffer ChunksOut { uvec4 at[]; };
-
 uint x_rows[X_LOADS]; // the invocation's rows of x, in chunks from push.x
 uint w_rows[W_LOADS]; // and of W, in chunks from the expert's matrix
 uvec2 w_base;
 uvec4 x_next[X_LOADS];
 uvec4 w_next[W_LOADS];
 
-// find_rows repeats the last row where a tile ends early: those results are never stored.
-void find_rows(uint row, uint chunk) {
+// find_rows repeats the last row or column where a tile ends early: those results are never stored.
+void find_rows(uint row, uint chunk, uint w_row, uint w_chunk) {
     uint stride = push.in_width / 8u;
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
         uint position = min(tile.first + row + i * STEP, tile.end - 1u);
@@ -84,29 +75,37 @@ void find_rows(uint row, uint chunk) {
         x_rows[i] = source * stride + chunk;
     }
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        w_rows[i] = min(tile.column + row + i * STEP, push.out_width - 1u) * stride + chunk;
+        if (TRANSPOSED) {
+            uint width = push.out_width / 8u;
+            w_rows[i] = (w_row + i * W_STEP) * width + min(tile.column / 8u + w_chunk, width - 1u);
+        } else {
+            w_rows[i] = min(tile.column + w_row + i * W_STEP, push.out_width - 1u) * stride + w_chunk;
+        }
     }
-    w_base = expert_base(push.w, has(W_TABLE), tile.expert, push.out_width, push.in_width * 2u);
+    uint rows = TRANSPOSED ? push.in_width : push.out_width;
+    w_base = expert_base(push.w, has(W_TABLE), tile.expert, rows, (TRANSPOSED ? push.out_width : push.in_width) * 2u);
 }
 
 // fetch starts the loads of inputs [k, k + BK).
-void fetch(uint k, uint chunk) {
+void fetch(uint k, uint chunk, uint w_row) {
     bool inside = WHOLE || k + 8u * chunk < push.in_width;
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
         x_next[i] = inside ? Chunks(push.x).at[x_rows[i] + k / 8u] : uvec4(0u);
     }
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        uint at = WHOLE ? w_rows[0] + i * STEP * (push.in_width / 8u) : w_rows[i];
-        w_next[i] = inside ? Chunks(w_base).at[at + k / 8u] : uvec4(0u);
+        uint stride = (TRANSPOSED ? push.out_width : push.in_width) / 8u;
+        uint at = (WHOLE ? w_rows[0] + i * W_STEP * stride : w_rows[i]) + (TRANSPOSED ? k * stride : k / 8u);
+        bool valid = TRANSPOSED ? WHOLE || k + w_row + i * W_STEP < push.in_width : inside;
+        w_next[i] = valid ? Chunks(w_base).at[at] : uvec4(0u);
     }
 }
 
-void put(uint row, uint chunk) {
+void put(uint row, uint chunk, uint w_row, uint w_chunk) {
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
         chunks[(row + i * STEP) * ROW + chunk] = x_next[i];
     }
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        chunks[(BM + row + i * STEP) * ROW + chunk] = w_next[i];
+        chunks[W_FIRST + (w_row + i * W_STEP) * W_ROW + w_chunk] = w_next[i];
     }
 }
 
@@ -121,8 +120,9 @@ void take(uint q, uint first_m, uint first_n) {
         coopMatLoad(x_now[i], elements, at, 8u * ROW, gl_CooperativeMatrixLayoutRowMajor);
     }
     [[unroll]] for (uint j = 0u; j < NI; j++) {
-        uint at = 8u * (BM + first_n + j * MN) * ROW + q * MK;
-        coopMatLoad(w_now[j], elements, at, 8u * ROW, gl_CooperativeMatrixLayoutColumnMajor);
+        uint n = first_n + j * MN;
+        uint at = 8u * W_FIRST + (TRANSPOSED ? q * MK * (8u * W_ROW) + n : n * (8u * W_ROW) + q * MK);
+        coopMatLoad(w_now[j], elements, at, 8u * W_ROW, W_LAYOUT);
     }
 }
 
@@ -134,39 +134,21 @@ void multiply() {
     }
 }
 
-// pack rounds two values to the storage type, the first in the low half.
-uint pack(float low, float high) {
-#ifdef STORAGE_BF16
-    uvec2 bits = floatBitsToUint(vec2(low, high));
-    bvec2 nan = greaterThan(bits & 0x7fffffffu, uvec2(0x7f800000u));
-    uvec2 rounded = (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
-    uvec2 halves = mix(rounded, (bits >> 16u) | 0x40u, nan);
-    return halves.x | halves.y << 16u;
-#else
-    return packFloat2x16(f16vec2(low, high));
-#endif
-}
-
-// unpack widens a word's two values, which is exact.
-vec2 unpack(uint word) {
-#ifdef STORAGE_BF16
-    return uintBitsToFloat(uvec2(word << 16u, word & 0xffff0000u));
-#else
-    return vec2(unpackFloat2x16(word));
-#endif
-}
-
 // store_chunk writes eight results of a row, columns n to n + 7.
 void store_chunk(uvec2 row, uint n, float gate, vec4 low, vec4 high) {
     if (!address_is_null(push.bias)) {
         uvec4 b = Chunks(expert_base(push.bias, has(BIAS_TABLE), tile.expert, 1u, push.out_width * 2u)).at[n / 8u];
-        low += vec4(unpack(b.x), unpack(b.y));
-        high += vec4(unpack(b.z), unpack(b.w));
+        low += low_of(b);
+        high += high_of(b);
     }
     low *= gate;
     high *= gate;
-    ChunksOut(row).at[n / 8u] =
-        uvec4(pack(low.x, low.y), pack(low.z, low.w), pack(high.x, high.y), pack(high.z, high.w));
+    if (has(ACCUMULATE)) {
+        uvec4 y = ChunksInOut(row).at[n / 8u];
+        low += low_of(y);
+        high += high_of(y);
+    }
+    ChunksInOut(row).at[n / 8u] = chunk_of(low, high);
 }
 
 // store_strip writes the subgroup's matrices of row i, which lie in its strip, to y.
@@ -195,18 +177,20 @@ void main() {
     uint me = gl_LocalInvocationID.x;
     uint row = me / KQ;
     uint chunk = me % KQ;
+    uint w_row = me / W_ACROSS;
+    uint w_chunk = me % W_ACROSS;
     uint first_m = gl_SubgroupID / SN * (MI * MM);
     uint first_n = gl_SubgroupID % SN * (NI * MN);
-    find_rows(row, chunk);
+    find_rows(row, chunk, w_row, w_chunk);
     [[unroll]] for (uint i = 0u; i < MI * NI; i++) {
         sums[i] = coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator>(0.0);
     }
-    fetch(0u, chunk);
-    put(row, chunk);
+    fetch(0u, chunk, w_row);
+    put(row, chunk, w_row, w_chunk);
     barrier();
     for (uint k = BK; k < push.in_width; k += BK) {
         take(0u, first_m, first_n);
-        fetch(k, chunk);
+        fetch(k, chunk, w_row);
         [[unroll]] for (uint q = 1u; q < STEPS; q++) {
             multiply();
             take(q, first_m, first_n);
@@ -214,7 +198,7 @@ void main() {
         // The step's last matrices are in registers, so shared memory takes the next step while they multiply. On an
         // H100 this order needs 246 registers; others were a tenth slower or spilled.
         barrier();
-        put(row, chunk);
+        put(row, chunk, w_row, w_chunk);
         multiply();
         barrier();
     }

@@ -55,8 +55,20 @@ func defaults(stem string) []uint32 {
 		return DefaultExpertScanSpec().Values()
 	case "expert_scatter":
 		return DefaultExpertScatterSpec().Values()
+	case "group_xty_coopmat":
+		return DefaultGroupXtyCoopmatSpec().Values()
 	case "jitter":
 		return DefaultJitterSpec().Values()
+	case "positions":
+		return DefaultPositionsSpec().Values()
+	case "rms_norm":
+		return DefaultRmsNormSpec().Values()
+	case "rms_norm_backward":
+		return DefaultRmsNormBackwardSpec().Values()
+	case "rms_norm_weight":
+		return DefaultRmsNormWeightSpec().Values()
+	case "rope":
+		return DefaultRopeSpec().Values()
 	case "router_losses":
 		return DefaultRouterLossesSpec().Values()
 	case "router_losses_backward":
@@ -69,12 +81,32 @@ func defaults(stem string) []uint32 {
 		return DefaultScatter2scatterSpec().Values()
 	case "scatter2scatter_coopmat":
 		return DefaultScatter2scatterCoopmatSpec().Values()
+	case "scatter2scatter_gemv":
+		return DefaultScatter2scatterGemvSpec().Values()
 	case "topk_gates":
 		return DefaultTopkGatesSpec().Values()
 	case "topk_gates_backward":
 		return DefaultTopkGatesBackwardSpec().Values()
 	}
-	return nil
+	if values, ok := attentionDefaults[stem]; ok {
+		return values
+	}
+	return modelDefaults[stem]
+}
+
+// modelDefaults are those of package model's kernels.
+var modelDefaults = map[string][]uint32{
+	"adamw":              DefaultAdamwSpec().Values(),
+	"cross_entropy":      DefaultCrossEntropySpec().Values(),
+	"embedding":          DefaultEmbeddingSpec().Values(),
+	"embedding_backward": DefaultEmbeddingBackwardSpec().Values(),
+	"global_norm":        DefaultGlobalNormSpec().Values(),
+	"loss_mean":          DefaultLossMeanSpec().Values(),
+	"sampling":           DefaultSamplingSpec().Values(),
+	"scaled_add":         DefaultScaledAddSpec().Values(),
+	"square_sum":         DefaultSquareSumSpec().Values(),
+	"target_count":       DefaultTargetCountSpec().Values(),
+	"token_links":        DefaultTokenLinksSpec().Values(),
 }
 
 func TestWordsAreDecodedOnce(t *testing.T) {

@@ -34,7 +34,10 @@ var mayImport = map[string][]string{
 	"vk":                   {"internal/kernel", "internal/spirv"},
 	"moe":                  {"vk", "shaders", "internal/kernel"},
 	"attention":            {"moe", "vk", "shaders", "internal/kernel"},
-	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/safetensors"},
+	"internal/check":       {"vk"},
+	"internal/gputest":     {"internal/ref", "vk"},
+	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/check", "internal/safetensors"},
+	"model/train":          {"model", "attention", "moe", "vk", "shaders", "internal/check", "internal/safetensors"},
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
 

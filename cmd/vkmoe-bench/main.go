@@ -1,10 +1,19 @@
-// Command vkmoe-bench times ParallelLinear on this machine's Vulkan device.
+// Command vkmoe-bench times the library on this machine's Vulkan device.
 //
 //	vkmoe-bench [flags] [CASE…]
 //
 // A case is a layer and a number of tokens, such as paper/512 or qwen3/8; "paper" alone stands for all of its sizes, and
-// no case for all there are. Results are checked against a float64 reference before anything is timed. Times are GPU
-// timestamps after at least 0.3 s of warm-up: the median of the runs, with the fastest and slowest tenth.
+// no case for all there are. --op says what is timed of each:
+//
+//	forward   ParallelLinear from tokens to grouped rows
+//	dx, dw    the gradients of its input, per slot, and of its weights
+//	mlp       the sparse MLP of that width and hidden width for given experts, with the grouping: SwiGLU for public models,
+//	          else GELU
+//	training  the same with its backward pass: gradients of input, gates and weights
+//	route     top-k, gates, grouping and tile map from random logits
+//
+// Results are checked against a float64 reference before anything is timed. Times are GPU timestamps after at least 0.3 s
+// of warm-up: the median of the runs, with the fastest and slowest tenth. --parts also prints the time of each kernel.
 package main
 
 import (
@@ -40,6 +49,8 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("vkmoe-bench", flag.ContinueOnError)
 	device := flags.String("device", "", "index or part of the name of the device")
 	dtype := flags.String("dtype", "bf16", "storage: f32, f16 or bf16")
+	operation := flags.String("op", "forward", "what is timed: "+operationNames)
+	parts := flags.Bool("parts", false, "print the time of each kernel")
 	reps := flags.Int("reps", 50, "timed runs of a case")
 	out := flags.String("json", "", "write the results to this file too")
 	if err := flags.Parse(args); err != nil {
@@ -53,6 +64,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if operations[*operation] == nil {
+		return fmt.Errorf("there is no operation %q; there are %s", *operation, operationNames)
+	}
 	dev, err := vk.Open(vk.Options{Device: *device, Timestamps: true})
 	if err != nil {
 		return err
@@ -65,14 +79,19 @@ func run(ctx context.Context, args []string) error {
 	fmt.Println(a)
 	r := report{Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, API: a.API.String(), DType: *dtype,
 		Date: time.Now().UTC().Format(time.DateOnly)}
-	fmt.Printf("ParallelLinear forward in %s\n\n", *dtype)
-	fmt.Printf("%-14s %-22s %10s %21s %9s %8s %9s\n", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "weights", "error")
+	fmt.Printf("%s in %s\n\n", *operation, *dtype)
+	fmt.Printf("%-14s %-22s %10s %21s %9s %8s %8s %9s\n", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "weights",
+		"extra MB", "error")
 	for _, c := range chosen {
-		res, err := measure(ctx, dev, c, storage, *reps)
+		res, err := measure(ctx, newBench(dev, c, storage), *operation, *reps)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Name(), err)
 		}
-		fmt.Println(res)
+		fmt.Print(res)
+		if *parts {
+			fmt.Print(res.parts())
+		}
+		fmt.Println()
 		r.Results = append(r.Results, res)
 	}
 	if *out == "" {

@@ -29,6 +29,7 @@ func TestChooseCases(t *testing.T) {
 
 func TestBadFlags(t *testing.T) {
 	require.ErrorContains(t, run(t.Context(), []string{"--dtype", "f8"}), "f8")
+	require.ErrorContains(t, run(t.Context(), []string{"--op", "sideways"}), "sideways")
 	require.Error(t, run(t.Context(), []string{"--device", "no such device", "small/64"}))
 }
 
@@ -48,6 +49,28 @@ func TestBenchWritesJSON(t *testing.T) {
 		require.Equal(t, dtype, r.DType)
 		require.Positive(t, r.Results[0].Median)
 		require.Less(t, r.Results[0].Error, map[string]float64{"f32": 1e-5, "bf16": 1e-2}[dtype])
+	}
+}
+
+// TestEveryOperationIsCheckedAndTimed runs them on a small layer, which fails where a result is wrong.
+func TestEveryOperationIsCheckedAndTimed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bench.json")
+	for operation := range operations {
+		for _, dtype := range []string{"f32", "f16"} {
+			err := run(t.Context(), []string{"--op", operation, "--parts", "--dtype", dtype, "--reps", "2", "--json", file, "small/64"})
+			if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
+				t.Skipf("needs a Vulkan device: %v", err)
+			}
+			require.NoError(t, err, operation)
+			data, err := os.ReadFile(file)
+			require.NoError(t, err)
+			var r report
+			require.NoError(t, json.Unmarshal(data, &r))
+			require.Equal(t, operation, r.Results[0].Operation)
+			require.Positive(t, r.Results[0].Median)
+			require.NotEmpty(t, r.Results[0].Parts)
+			require.Contains(t, operationNames, operation)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,35 +20,62 @@ const warmUp = 300 * time.Millisecond
 
 // A result is one timed case.
 type result struct {
-	Case   string  `json:"case"`
-	Shape  string  `json:"shape"`
-	Median float64 `json:"median_us"`
-	Low    float64 `json:"p10_us"`
-	High   float64 `json:"p90_us"`
-	TFLOPs float64 `json:"tflops"`
-	// Weights is the rate at which the active experts' weights are read if each is read once, in 10¹² bytes a second: what
-	// bounds small numbers of tokens.
-	Weights float64 `json:"weights_tb_per_s"`
-	Error   float64 `json:"relative_error"` // of sampled rows, Frobenius
-	Runs    int     `json:"runs"`
+	Operation string  `json:"operation"`
+	Case      string  `json:"case"`
+	Shape     string  `json:"shape"`
+	Median    float64 `json:"median_us"`
+	Low       float64 `json:"p10_us"`
+	High      float64 `json:"p90_us"`
+	TFLOPs    float64 `json:"tflops"`
+	// Weights is the rate at which the active experts' weights are read, or their gradients written, if each is once, in
+	// 10¹² bytes a second: what bounds small numbers of tokens.
+	Weights float64            `json:"weights_tb_per_s"`
+	Memory  float64            `json:"extra_mb"`       // 10⁶ bytes beside operands, weights and gradients
+	Error   float64            `json:"relative_error"` // of sampled results, Frobenius
+	Runs    int                `json:"runs"`
+	Parts   map[string]float64 `json:"parts_us,omitempty"` // median time of each kernel of a run, by label
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%-14s %-22s %7.1f µs %9.1f … %6.1f µs %9.1f %8.2f %9.1e", r.Case, r.Shape, r.Median, r.Low, r.High,
-		r.TFLOPs, r.Weights, r.Error)
+	return fmt.Sprintf("%-14s %-22s %7.1f µs %9.1f … %6.1f µs %9.1f %8.2f %8.1f %9.1e", r.Case, r.Shape, r.Median, r.Low, r.High,
+		r.TFLOPs, r.Weights, r.Memory, r.Error)
 }
 
-// bench holds the tensors of one case.
+// parts lists the times of the kernels, longest first.
+func (r result) parts() string {
+	labels := make([]string, 0, len(r.Parts))
+	for label := range r.Parts {
+		labels = append(labels, label)
+	}
+	slices.SortFunc(labels, func(a, b string) int {
+		return cmp.Or(cmp.Compare(r.Parts[b], r.Parts[a]), cmp.Compare(a, b))
+	})
+	text := ""
+	for _, label := range labels {
+		text += fmt.Sprintf("\n    %9.1f µs %s", r.Parts[label], label)
+	}
+	return text
+}
+
+// bench is what all jobs of a case have.
 type bench struct {
 	benchCase
 	dev     *vk.Device
 	dtype   vk.DType
+	rng     *rand.Rand
 	ids     []int32
-	x, w    []float32
-	routing *moe.Routing
-	layer   *moe.ParallelLinear
-	xs, ys  *vk.Tensor
 	closers []func() error
+}
+
+// newBench routes the case's tokens.
+func newBench(dev *vk.Device, c benchCase, dtype vk.DType) *bench {
+	b := &bench{benchCase: c, dev: dev, dtype: dtype, rng: rand.New(rand.NewPCG(1, uint64(c.t)))}
+	for range b.t {
+		for _, e := range b.rng.Perm(b.experts)[:b.k] {
+			b.ids = append(b.ids, int32(e))
+		}
+	}
+	return b
 }
 
 func (b *bench) close() error {
@@ -58,35 +86,8 @@ func (b *bench) close() error {
 	return err
 }
 
-// measure checks a case and times it.
-func measure(ctx context.Context, dev *vk.Device, c benchCase, dtype vk.DType, reps int) (res result, err error) {
-	b := &bench{benchCase: c, dev: dev, dtype: dtype}
-	defer func() { err = errors.Join(err, b.close()) }()
-	if err := b.prepare(ctx); err != nil {
-		return res, err
-	}
-	once, err := b.record(1)
-	if err != nil {
-		return res, err
-	}
-	if err := once.Run(ctx); err != nil {
-		return res, err
-	}
-	if res.Error, err = b.check(ctx); err != nil {
-		return res, err
-	}
-	times, err := b.time(ctx, reps)
-	if err != nil {
-		return res, err
-	}
-	res.Case, res.Shape, res.Runs = c.Name(), c.shape(), len(times)
-	res.Low, res.Median, res.High = quantile(times, 0.1), quantile(times, 0.5), quantile(times, 0.9)
-	flops := 2 * float64(c.t*c.k) * float64(c.in) * float64(c.out)
-	bytes := float64(b.active()) * float64(c.in) * float64(c.out) * float64(dtype.Bytes())
-	res.TFLOPs = flops / res.Median / 1e6
-	res.Weights = bytes / res.Median / 1e6
-	return res, nil
-}
+// slots is T·k.
+func (b *bench) slots() int { return b.t * b.k }
 
 // active is the number of experts that have a token.
 func (b *bench) active() int {
@@ -97,36 +98,6 @@ func (b *bench) active() int {
 	return len(used)
 }
 
-// prepare makes the layer, its input and the routing.
-func (b *bench) prepare(ctx context.Context) (err error) {
-	rng := rand.New(rand.NewPCG(1, uint64(b.t)))
-	for range b.t {
-		for _, e := range rng.Perm(b.experts)[:b.k] {
-			b.ids = append(b.ids, int32(e))
-		}
-	}
-	b.x = uniform(rng, b.t*b.in, 1)
-	b.w = uniform(rng, b.experts*b.in*b.out, float32(1/math.Sqrt(float64(b.in))))
-	if b.layer, err = moe.NewParallelLinear(b.dev, moe.ParallelLinearConfig{Experts: b.experts, In: b.in, Out: b.out,
-		DType: b.dtype}); err != nil {
-		return err
-	}
-	b.closers = append(b.closers, b.layer.Close)
-	if err := moe.UploadBank(ctx, b.layer.Weight, b.w); err != nil {
-		return err
-	}
-	if b.xs, err = b.tensor(b.t, b.in); err != nil {
-		return err
-	}
-	if b.ys, err = b.tensor(b.t*b.k, b.out); err != nil {
-		return err
-	}
-	if err := vk.Upload(ctx, b.xs, b.x); err != nil {
-		return err
-	}
-	return b.route(ctx)
-}
-
 func (b *bench) tensor(shape ...int) (*vk.Tensor, error) {
 	t, err := b.dev.NewTensor(b.dtype, shape...)
 	if err == nil {
@@ -135,21 +106,36 @@ func (b *bench) tensor(shape ...int) (*vk.Tensor, error) {
 	return t, err
 }
 
-// route groups the tokens once; the recorder keeps the routing's tensors until the case is closed.
-func (b *bench) route(ctx context.Context) error {
-	ids, err := moe.NewIDs(ctx, b.dev, b.ids, b.k, b.experts)
+// upload makes a tensor of values.
+func (b *bench) upload(ctx context.Context, values []float32, shape ...int) (*vk.Tensor, error) {
+	t, err := b.tensor(shape...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b.closers = append(b.closers, ids.Close)
+	return t, vk.Upload(ctx, t, values)
+}
+
+// deviceIDs uploads the choices.
+func (b *bench) deviceIDs(ctx context.Context) (*vk.Tensor, error) {
+	ids, err := moe.NewIDs(ctx, b.dev, b.ids, b.k, b.experts)
+	if err == nil {
+		b.closers = append(b.closers, ids.Close)
+	}
+	return ids, err
+}
+
+// record records a job so many times.
+func (b *bench) record(j job, times int) (*vk.Recorder, error) {
 	rec, err := b.recorder()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if b.routing, err = moe.RouteIDs(rec, ids, nil, b.experts); err != nil {
-		return err
+	for range times {
+		if err := j.record(rec); err != nil {
+			return nil, err
+		}
 	}
-	return rec.Run(ctx)
+	return rec, nil
 }
 
 func (b *bench) recorder() (*vk.Recorder, error) {
@@ -160,84 +146,94 @@ func (b *bench) recorder() (*vk.Recorder, error) {
 	return rec, err
 }
 
-// record records the layer n times.
-func (b *bench) record(n int) (*vk.Recorder, error) {
-	rec, err := b.recorder()
+// measure checks a job and times it.
+func measure(ctx context.Context, b *bench, operation string, reps int) (res result, err error) {
+	j := operations[operation](b)
+	defer func() { err = errors.Join(err, j.close()) }()
+	if err := j.prepare(ctx); err != nil {
+		return res, err
+	}
+	once, err := b.record(j, 1)
 	if err != nil {
-		return nil, err
+		return res, err
 	}
-	for range n {
-		if err := b.layer.Forward(rec, b.routing, b.xs, b.ys, moe.LinearOptions{Out: moe.Grouped}); err != nil {
-			return nil, err
-		}
+	if err := once.Run(ctx); err != nil {
+		return res, err
 	}
-	return rec, nil
+	if res.Error, err = j.check(ctx); err != nil {
+		return res, err
+	}
+	if err := once.Close(); err != nil { // before its scratch is needed twice
+		return res, err
+	}
+	repeats := min(reps, j.repeats())
+	rec, err := b.record(j, repeats)
+	if err != nil {
+		return res, err
+	}
+	times, parts, err := timeRuns(ctx, rec, repeats, reps)
+	if err != nil {
+		return res, err
+	}
+	res.Operation, res.Case, res.Shape, res.Runs, res.Parts = operation, b.Name(), b.shape(), len(times), parts
+	res.Low, res.Median, res.High = quantile(times, 0.1), quantile(times, 0.5), quantile(times, 0.9)
+	flops, bytes := j.cost()
+	res.TFLOPs, res.Weights = flops/res.Median/1e6, bytes/res.Median/1e6
+	res.Memory = float64(j.memory()) / 1e6
+	return res, nil
 }
 
-// time returns the GPU times of at least reps runs in microseconds.
-func (b *bench) time(ctx context.Context, reps int) ([]float64, error) {
-	rec, err := b.record(min(reps, 25))
-	if err != nil {
-		return nil, err
-	}
+// timeRuns returns the GPU times of at least reps runs in microseconds, and the median of each kernel's share. The recorder
+// holds the job so many times.
+func timeRuns(ctx context.Context, rec *vk.Recorder, repeats, reps int) ([]float64, map[string]float64, error) {
 	for start := time.Now(); time.Since(start) < warmUp; {
 		if err := rec.Run(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	var times []float64
+	shares := map[string][]float64{}
 	for len(times) < reps {
 		if err := rec.Run(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if times, err = appendTimes(times, rec); err != nil {
-			return nil, err
+		timings, err := rec.Timings()
+		if err != nil {
+			return nil, nil, err
 		}
-	}
-	return times, nil
-}
-
-func appendTimes(times []float64, rec *vk.Recorder) ([]float64, error) {
-	timings, err := rec.Timings()
-	for _, t := range timings {
-		times = append(times, float64(t.Duration)/float64(time.Microsecond))
-	}
-	return times, err
-}
-
-// check compares sampled rows with the float64 reference on the rounded inputs and returns their relative error. It
-// fails when one value is beyond the bound that dtype and length give.
-func (b *bench) check(ctx context.Context) (float64, error) {
-	got, err := vk.Download[float32](ctx, b.ys)
-	if err != nil {
-		return 0, err
-	}
-	x, w := rounded(b.dtype, b.x), b.w
-	r := ref.Route(b.ids, b.t, b.experts, b.k)
-	rng := rand.New(rand.NewPCG(2, 3))
-	layout := ref.Layout{GroupedOut: true}
-	var diff, norm float64
-	for range 12 {
-		slot := rng.IntN(b.t * b.k)
-		e := int(b.ids[slot])
-		one := ref.Linear[float32]{Experts: 1, In: b.in, Out: b.out, Weight: rounded(b.dtype, w[e*b.in*b.out:(e+1)*b.in*b.out])}
-		single := ref.Route(make([]int32, 1), 1, 1, 1)
-		row := x[slot/b.k*b.in : (slot/b.k+1)*b.in]
-		want := ref.Scatter2scatterSlot(one, row, single, layout, 0, 1)
-		at := int(r.Inverse[slot]) * b.out
-		c := ref.Compare(got[at:at+b.out], want.Y, want.Bound(refType[b.dtype], b.in))
-		if !(c.Worst.Ratio <= 1) {
-			return 0, fmt.Errorf("slot %d is wrong: %+v", slot, c)
-		}
-		for i, v := range want.Y {
-			diff += (float64(got[at+i]) - v) * (float64(got[at+i]) - v)
-			norm += v * v
+		each := len(timings) / repeats
+		for run := range slices.Chunk(timings, each) {
+			total, parts := 0.0, map[string]float64{}
+			for _, t := range run {
+				µs := float64(t.Duration) / float64(time.Microsecond)
+				total += µs
+				parts[t.Label] += µs
+			}
+			times = append(times, total)
+			for label, µs := range parts {
+				shares[label] = append(shares[label], µs)
+			}
 		}
 	}
-	return math.Sqrt(diff / norm), nil
+	parts := map[string]float64{}
+	for label, list := range shares {
+		parts[label] = quantile(list, 0.5)
+	}
+	return times, parts, nil
 }
 
 var refType = map[vk.DType]ref.DType{vk.F32: ref.F32, vk.F16: ref.F16, vk.BF16: ref.BF16}
+
+// deviation adds up how far results are from the reference.
+type deviation struct{ diff, norm float64 }
+
+func (d *deviation) add(got float32, want float64) {
+	d.diff += (float64(got) - want) * (float64(got) - want)
+	d.norm += want * want
+}
+
+// relative is the Frobenius norm of the difference over that of the reference.
+func (d *deviation) relative() float64 { return math.Sqrt(d.diff / d.norm) }
 
 // rounded is what values are once stored in a dtype.
 func rounded(dtype vk.DType, values []float32) []float32 {

@@ -33,6 +33,45 @@ func (f *File) ReadFloat32(name string, dst []float32) error {
 	})
 }
 
+// ReadFloat32At is ReadFloat32 of len(dst) elements from the first-th on.
+func (f *File) ReadFloat32At(name string, dst []float32, first int) error {
+	info, err := f.Info(name)
+	if err != nil {
+		return err
+	}
+	decode := float32Decoder(info.DType)
+	if decode == nil {
+		return &ConversionError{Path: f.path, Tensor: name, DType: info.DType, Want: "float32"}
+	}
+	size := info.DType.Bytes()
+	raw := make([]byte, len(dst)*size)
+	if err := f.ReadBytesAt(name, raw, first); err != nil {
+		return err
+	}
+	for i := range dst {
+		dst[i] = decode(raw[i*size:])
+	}
+	return nil
+}
+
+// ReadBytesAt reads the little-endian bytes of as many elements as fill p, from the first-th on. Elements beyond the tensor's
+// are a *ConversionError.
+func (f *File) ReadBytesAt(name string, p []byte, first int) error {
+	info, err := f.Info(name)
+	if err != nil {
+		return err
+	}
+	at := int64(first) * int64(info.DType.Bytes())
+	if first < 0 || at+int64(len(p)) > info.Bytes() {
+		return &ConversionError{Path: f.path, Tensor: name, DType: info.DType, Want: "bytes",
+			Detail: fmt.Sprintf("%d bytes from element %d on of %d elements", len(p), first, info.Elements())}
+	}
+	if err := readFull(f.data, p, f.start+info.begin+at); err != nil {
+		return fmt.Errorf("safetensors: %s: tensor %q: %w", f.path, name, err)
+	}
+	return nil
+}
+
 // Float32s reads a tensor into a new slice; see ReadFloat32.
 func (f *File) Float32s(name string) ([]float32, error) {
 	info, err := f.Info(name)

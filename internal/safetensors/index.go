@@ -129,3 +129,21 @@ func (c *Checkpoint) ReadFloat32(name string, dst []float32) error {
 	}
 	return f.ReadFloat32(name, dst)
 }
+
+// ReadFloat32At reads a part of a tensor; see File.ReadFloat32At.
+func (c *Checkpoint) ReadFloat32At(name string, dst []float32, first int) error {
+	f := c.where[name]
+	if f == nil {
+		return &MissingTensorError{c.path, name}
+	}
+	return f.ReadFloat32At(name, dst, first)
+}
+
+// ReadBytesAt reads the bytes of a part of a tensor; see File.ReadBytesAt.
+func (c *Checkpoint) ReadBytesAt(name string, p []byte, first int) error {
+	f := c.where[name]
+	if f == nil {
+		return &MissingTensorError{c.path, name}
+	}
+	return f.ReadBytesAt(name, p, first)
+}

@@ -14,19 +14,49 @@ type variant struct {
 var variants = slices.Concat(
 	storages("activation"),
 	storages("activation_backward"),
+	storages("adamw"),
+	widened("adamw"),
 	storages("combine"),
 	storages("combine_backward"),
 	conversions("convert"),
+	storages("cross_entropy"),
+	storages("embedding"),
+	storages("embedding_backward"),
+	widening("embedding_backward"),
 	plain("expert_histogram", "expert_scan", "expert_scatter"),
+	storages("flash_attention"),
+	storages("flash_attention_backward_kv"),
+	storages("flash_attention_backward_q"),
+	storages("flash_attention_delta"),
+	plain("flash_attention_sinks_backward"),
+	storages("flash_merge"),
+	plain("global_norm"),
 	storages("group_sum"),
 	widening("group_sum"),
 	storages("group_xty"),
 	widening("group_xty"),
+	storages("group_xty_coopmat")[1:],
+	widening("group_xty_coopmat"),
 	storages("jitter"),
+	plain("loss_mean"),
+	plain("positions"),
+	storages("rms_norm"),
+	weighted("rms_norm"),
+	storages("rms_norm_backward"),
+	weighted("rms_norm_backward"),
+	storages("rms_norm_weight"),
+	widening("rms_norm_weight"),
+	storages("rope"),
 	plain("router_losses", "router_losses_backward", "router_stats", "router_stats_sum"),
+	plain("sampling"),
+	storages("scaled_add"),
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
 	storages("scatter2scatter_coopmat")[1:],
+	storages("scatter2scatter_gemv"),
+	mixed("scatter2scatter_gemv"),
+	storages("square_sum"),
+	plain("target_count", "token_links"),
 	plain("topk_gates", "topk_gates_backward"),
 )
 
@@ -63,6 +93,22 @@ func widening(stem string) []variant {
 	return []variant{
 		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "OUTPUT_F32"}},
 		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
+	}
+}
+
+// weighted are the 16-bit variants of a stem whose weights are f32, named storage_weights.
+func weighted(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f16_f32", macros: []string{"STORAGE_F16", "INPUT_F32"}},
+		{stem: stem, name: "bf16_f32", macros: []string{"STORAGE_BF16", "INPUT_F32"}},
+	}
+}
+
+// widened are the 16-bit variants of a stem whose input is f32, named input_storage.
+func widened(stem string) []variant {
+	return []variant{
+		{stem: stem, name: "f32_f16", macros: []string{"STORAGE_F16", "INPUT_F32"}},
+		{stem: stem, name: "f32_bf16", macros: []string{"STORAGE_BF16", "INPUT_F32"}},
 	}
 }
 

@@ -28,7 +28,7 @@ vec2 activate_both(uint mode, float x) {
         p = sigmoid_both(x);
         return vec2(x * p.x, p.x + x * p.x * p.y);
     case RELU:
-        s = x > 0.0 ? 1.0 : (x <= 0.0 ? 0.0 : x);
+        s = is_nan(x) ? x : (x > 0.0 ? 1.0 : 0.0); // by its bits: NVIDIA folds the comparisons of a NaN away
         return vec2(x * s, s);
     case SIGMOID:
         p = sigmoid_both(x);

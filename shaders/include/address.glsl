@@ -22,10 +22,12 @@ bool address_is_null(uvec2 address) {
     return (address.x | address.y) == 0u;
 }
 
-// readable is an optional address, or in its absence another that may be read in its place: lavapipe 26.2 executes a load from
-// an address that is the same for all invocations even where none of them takes the branch it is in.
+// readable is an optional address of words, or in its absence another that may be read in its place: lavapipe 26.2 executes a
+// load from an address that is the same for all invocations even where none of them takes the branch it is in. The other may
+// be that of a 16-bit value in the middle of a word: it is the word that is read, as a load from between two words never
+// returns on NVIDIA.
 uvec2 readable(uvec2 address, uvec2 other) {
-    return address_is_null(address) ? other : address;
+    return address_is_null(address) ? uvec2(other.x & ~3u, other.y) : address;
 }
 
 #endif

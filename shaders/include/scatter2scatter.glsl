@@ -24,7 +24,7 @@ const uint Y_GROUPED = 2u;
 const uint DENSE = 4u;
 const uint W_TABLE = 8u;
 const uint BIAS_TABLE = 16u;
-const uint ACCUMULATE = 32u; // the portable path only
+const uint ACCUMULATE = 32u;
 
 // The work-group's tile: expert, first row, end of the expert's rows, first output column.
 struct Tile {

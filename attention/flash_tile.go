@@ -1,0 +1,106 @@
+package attention
+
+import (
+	"fmt"
+
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// maxLoop is after how many iterations of a shader's loops lavapipe ends them without a word
+// (LP_MAX_TGSI_LOOP_ITERATIONS in Mesa).
+const maxLoop = 65535
+
+// A flashTile is how flash_attention cuts its work: BM rows × BN keys at a time, each invocation TM × TN of them; BK columns
+// of four of queries and keys, or BV keys of the values, go through shared memory at a time.
+type flashTile struct{ BM, BN, TM, TN, BK, BV int }
+
+func (t flashTile) String() string {
+	return fmt.Sprintf("%d rows × %d keys, %d×%d per invocation, %d invocations", t.BM, t.BN, t.TM, t.TN, t.threads())
+}
+
+// threads is the number of invocations of a work-group.
+func (t flashTile) threads() int { return t.BM / t.TM * (t.BN / t.TN) }
+
+// sharedBytes is the work-group memory that the tile takes.
+func (t flashTile) sharedBytes(valueWidth int) int {
+	quads := t.BM*(t.BK+1) + max(t.BN*(t.BK+1), t.BV*ceilDiv(valueWidth, 4))
+	return 16*quads + 4*t.BM*(t.BN+4) + 4*t.BM*(t.BN/t.TN)
+}
+
+// loops bounds how often an invocation loops for a number of keys: for each tile of them once, and over its columns and its
+// values; at the two edges of what is visible over each key too, and to find its sequence.
+func (t flashTile) loops(width, keys int) int {
+	perTile := 1 + ceilDiv(ceilDiv(width, 4), t.BK) + t.BN/t.BV
+	return ceilDiv(keys, t.BN)*perTile + 2*(t.BM/t.BN+2)*t.BN + 32
+}
+
+// A flashRule is one line of the table of tiles: for devices that are software or not, from a mean number of rows per
+// sequence and key/value head on, up to a width of values.
+type flashRule struct {
+	software      bool
+	meanRows      int
+	maxValueWidth int
+	tile          flashTile
+}
+
+// flashRules is searched from the top. BK and BV follow from the widths.
+var flashRules = []flashRule{
+	{true, 12, MaxHeadWidth, flashTile{BM: 32, BN: 32, TM: 4, TN: 4}},
+	{true, 3, MaxHeadWidth, flashTile{BM: 8, BN: 32, TM: 4, TN: 4}},
+	{true, 2, MaxHeadWidth, flashTile{BM: 2, BN: 32, TM: 2, TN: 4}},
+	{true, 0, MaxHeadWidth, flashTile{BM: 1, BN: 32, TM: 1, TN: 4}},
+	{false, 48, 128, flashTile{BM: 64, BN: 32, TM: 4, TN: 4}},
+	{false, 20, MaxHeadWidth, flashTile{BM: 32, BN: 32, TM: 2, TN: 4}},
+	{false, 6, MaxHeadWidth, flashTile{BM: 16, BN: 32, TM: 2, TN: 4}},
+	{false, 2, MaxHeadWidth, flashTile{BM: 4, BN: 64, TM: 4, TN: 2}},
+	{false, 0, MaxHeadWidth, flashTile{BM: 1, BN: 64, TM: 1, TN: 2}},
+}
+
+// fit sets how much goes through shared memory at a time.
+func (t flashTile) fit(cfg FlashConfig) flashTile {
+	const columns = 8 // of four
+	width, values := ceilDiv(cfg.Width, 4), ceilDiv(cfg.ValueWidth, 4)
+	t.BK = ceilDiv(width, ceilDiv(width, columns))
+	t.BV = 16
+	for t.BV > 4 && t.BV*values > max(t.BN*(t.BK+1), 256) {
+		t.BV /= 2
+	}
+	return t
+}
+
+// chooseFlashTile picks the tile for rows per sequence and key/value head. A device with less work-group memory than the
+// first choice takes gets the next.
+func chooseFlashTile(dev *vk.Device, cfg FlashConfig, meanRows int) flashTile {
+	software := dev.Adapter().Type == vk.Software
+	var last flashTile
+	for _, r := range flashRules {
+		if r.software != software || meanRows < r.meanRows || cfg.ValueWidth > r.maxValueWidth {
+			continue
+		}
+		last = r.tile.fit(cfg)
+		if last.sharedBytes(cfg.ValueWidth) <= int(dev.Caps().SharedMemoryBytes) {
+			break
+		}
+	}
+	return last
+}
+
+// Work-groups that keep a device busy, and how few keys a split is worth.
+const (
+	busyGroups, busyKeys                 = 256, 256
+	busySoftwareGroups, busySoftwareKeys = 8, 512
+	maxSplits                            = 64
+)
+
+// chooseSplits is in how many parts to cut keys when that many work-groups there are without.
+func chooseSplits(software bool, tile flashTile, cfg FlashConfig, groups, keys int) int {
+	busy, few := busyGroups, busyKeys
+	if software {
+		busy, few = busySoftwareGroups, busySoftwareKeys
+	}
+	splits := min(max(1, busy/max(1, groups)), max(1, keys/few), maxSplits)
+	for software && tile.loops(cfg.Width, ceilDiv(keys, splits)+tile.BN) >= maxLoop {
+		splits++
+	}
+	return splits
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// linear is a ParallelLinear: forward from scattered tokens to grouped rows, or backward the gradient of the input of each
+// slot from grouped rows.
+type linear struct {
+	*bench
+	backward bool
+
+	x, w, dy   []float32 // rounded to the dtype, but w
+	routing    *moe.Routing
+	layer      *moe.ParallelLinear
+	xs, ys     *vk.Tensor
+	dxs        *vk.Tensor
+	routingRec *vk.Recorder // keeps the routing's tensors
+}
+
+func (l *linear) prepare(ctx context.Context) (err error) {
+	l.x = rounded(l.dtype, uniform(l.rng, l.t*l.in, 1))
+	l.w = uniform(l.rng, l.experts*l.in*l.out, float32(1/math.Sqrt(float64(l.in))))
+	if l.layer, err = moe.NewParallelLinear(l.dev, moe.ParallelLinearConfig{Experts: l.experts, In: l.in, Out: l.out,
+		DType: l.dtype}); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.layer.Close)
+	if err := moe.UploadBank(ctx, l.layer.Weight, l.w); err != nil {
+		return err
+	}
+	if !l.backward {
+		if l.xs, err = l.upload(ctx, l.x, l.t, l.in); err != nil {
+			return err
+		}
+		if l.ys, err = l.tensor(l.slots(), l.out); err != nil {
+			return err
+		}
+		return l.route(ctx)
+	}
+	l.dy = rounded(l.dtype, uniform(l.rng, l.slots()*l.out, 1))
+	if l.xs, err = l.tensor(l.slots(), l.in); err != nil { // not read
+		return err
+	}
+	if l.dxs, err = l.tensor(l.slots(), l.in); err != nil {
+		return err
+	}
+	if l.ys, err = l.upload(ctx, l.dy, l.slots(), l.out); err != nil {
+		return err
+	}
+	return l.route(ctx)
+}
+
+// route groups the tokens once.
+func (l *linear) route(ctx context.Context) error {
+	ids, err := l.deviceIDs(ctx)
+	if err != nil {
+		return err
+	}
+	if l.routingRec, err = l.recorder(); err != nil {
+		return err
+	}
+	if l.routing, err = moe.RouteIDs(l.routingRec, ids, nil, l.experts); err != nil {
+		return err
+	}
+	return l.routingRec.Run(ctx)
+}
+
+func (l *linear) record(rec *vk.Recorder) error {
+	if l.backward {
+		return l.layer.Backward(rec, l.routing, l.xs, l.ys, moe.LinearGrads{X: l.dxs}, moe.LinearOptions{Out: moe.Grouped})
+	}
+	return l.layer.Forward(rec, l.routing, l.xs, l.ys, moe.LinearOptions{Out: moe.Grouped})
+}
+
+func (l *linear) cost() (flops, bytes float64) {
+	return 2 * float64(l.slots()) * float64(l.in) * float64(l.out),
+		float64(l.active()) * float64(l.in) * float64(l.out) * float64(l.dtype.Bytes())
+}
+
+func (l *linear) memory() uint64 { return 0 }
+
+func (l *linear) repeats() int { return 25 }
+
+// check compares the rows of sampled slots.
+func (l *linear) check(ctx context.Context) (float64, error) {
+	results, width := l.ys, l.out
+	if l.backward {
+		results, width = l.dxs, l.in
+	}
+	got, err := vk.Download[float32](ctx, results)
+	if err != nil {
+		return 0, err
+	}
+	r := ref.Route(l.ids, l.t, l.experts, l.k)
+	rng := rand.New(rand.NewPCG(2, 3))
+	single := ref.Route(make([]int32, 1), 1, 1, 1)
+	var d deviation
+	for range 12 {
+		slot := rng.IntN(l.slots())
+		e, position := int(l.ids[slot]), int(r.Inverse[slot])
+		matrix := rounded(l.dtype, l.w[e*l.in*l.out:(e+1)*l.in*l.out])
+		one := ref.Linear[float32]{Experts: 1, In: l.in, Out: l.out, Weight: matrix}
+		at := position * l.out
+		var row []float32
+		if l.backward { // the transposed matrix, from grouped rows to scattered
+			one.In, one.Out, one.InOut = l.out, l.in, true
+			row, at = l.dy[position*l.out:(position+1)*l.out], slot*l.in
+		} else {
+			row = l.x[slot/l.k*l.in : (slot/l.k+1)*l.in]
+		}
+		want := ref.Scatter2scatterSlot(one, row, single, ref.Layout{GroupedOut: true}, 0, 1)
+		c := ref.Compare(got[at:at+width], want.Y, want.Bound(refType[l.dtype], one.In))
+		if !(c.Worst.Ratio <= 1) {
+			return 0, fmt.Errorf("slot %d is wrong: %+v", slot, c)
+		}
+		for i, v := range want.Y {
+			d.add(got[at+i], v)
+		}
+	}
+	return d.relative(), nil
+}
+
+// weightGradient is dW of a ParallelLinear, from tokens x and grouped rows dy.
+type weightGradient struct{ linear }
+
+func (g *weightGradient) prepare(ctx context.Context) (err error) {
+	g.x = rounded(g.dtype, uniform(g.rng, g.t*g.in, 1))
+	g.dy = rounded(g.dtype, uniform(g.rng, g.slots()*g.out, 1))
+	if g.layer, err = moe.NewParallelLinear(g.dev, moe.ParallelLinearConfig{Experts: g.experts, In: g.in, Out: g.out,
+		DType: g.dtype}); err != nil {
+		return err
+	}
+	g.closers = append(g.closers, g.layer.Close)
+	if g.xs, err = g.upload(ctx, g.x, g.t, g.in); err != nil {
+		return err
+	}
+	if g.ys, err = g.upload(ctx, g.dy, g.slots(), g.out); err != nil {
+		return err
+	}
+	if g.dxs, err = g.tensor(g.experts, g.out, g.in); err != nil {
+		return err
+	}
+	return g.route(ctx)
+}
+
+func (g *weightGradient) record(rec *vk.Recorder) error {
+	bank, err := moe.BankOfTensor(g.dxs)
+	if err != nil {
+		return err
+	}
+	return g.layer.Backward(rec, g.routing, g.xs, g.ys, moe.LinearGrads{Weight: bank}, moe.LinearOptions{Out: moe.Grouped})
+}
+
+// check compares sampled elements of dW.
+func (g *weightGradient) check(ctx context.Context) (float64, error) {
+	got, err := vk.Download[float32](ctx, g.dxs)
+	if err != nil {
+		return 0, err
+	}
+	r := ref.Route(g.ids, g.t, g.experts, g.k)
+	rng := rand.New(rand.NewPCG(2, 3))
+	var d deviation
+	for range 400 {
+		e, m, n := rng.IntN(g.experts), rng.IntN(g.out), rng.IntN(g.in)
+		var sum, abs float64
+		rows := 0
+		for slot, id := range g.ids {
+			if int(id) == e {
+				term := float64(g.dy[int(r.Inverse[slot])*g.out+m]) * float64(g.x[slot/g.k*g.in+n])
+				sum, abs, rows = sum+term, abs+math.Abs(term), rows+1
+			}
+		}
+		v := got[(e*g.out+m)*g.in+n]
+		bound := ref.Tolerance(refType[g.dtype], rows)*abs + ref.Underflow(refType[g.dtype], rows)
+		if !(math.Abs(float64(v)-sum) <= bound) {
+			return 0, fmt.Errorf("dW[%d][%d][%d] is %v instead of %v", e, m, n, v, sum)
+		}
+		d.add(v, sum)
+	}
+	return d.relative(), nil
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// mlp is a sparse MLP with experts chosen beforehand: grouping, experts and weighted sum, and in training the gradients of
+// input, gates and weights too.
+type mlp struct {
+	*bench
+	training bool
+
+	x, up, down, dy, gates []float32 // as stored
+	layer                  *moe.MLP
+	grads                  *moe.MLPGrads
+	xs, ys, dys            *vk.Tensor
+	idsOn, gatesOn         *vk.Tensor
+	blockM                 int
+}
+
+// columns is the width of an expert's hidden rows before the activation.
+func (m *mlp) columns() int {
+	if m.activation.Gated() {
+		return 2 * m.out
+	}
+	return m.out
+}
+
+func (m *mlp) config() moe.MLPConfig {
+	return moe.MLPConfig{Experts: m.experts, TopK: m.k, Width: m.in, Hidden: m.out, Activation: m.activation, DType: m.dtype}
+}
+
+func (m *mlp) prepare(ctx context.Context) (err error) {
+	m.x = rounded(m.dtype, uniform(m.rng, m.t*m.in, 1))
+	m.up = rounded(m.dtype, uniform(m.rng, m.experts*m.in*m.columns(), float32(2/math.Sqrt(float64(m.in)))))
+	m.down = rounded(m.dtype, uniform(m.rng, m.experts*m.in*m.out, float32(2/math.Sqrt(float64(m.out)))))
+	m.gates = uniform(m.rng, m.slots(), 1)
+	if m.layer, err = moe.NewMLP(m.dev, m.config()); err != nil {
+		return err
+	}
+	m.closers = append(m.closers, m.layer.Close)
+	if err := moe.UploadBank(ctx, m.layer.Up.Weight, m.up); err != nil {
+		return err
+	}
+	if err := moe.UploadBank(ctx, m.layer.Down.Weight, m.down); err != nil {
+		return err
+	}
+	if m.xs, err = m.upload(ctx, m.x, m.t, m.in); err != nil {
+		return err
+	}
+	if m.ys, err = m.tensor(m.t, m.in); err != nil {
+		return err
+	}
+	if m.idsOn, err = m.deviceIDs(ctx); err != nil {
+		return err
+	}
+	if m.gatesOn, err = m.dev.NewTensor(vk.F32, m.t, m.k); err != nil {
+		return err
+	}
+	m.closers = append(m.closers, m.gatesOn.Close)
+	if err := vk.Upload(ctx, m.gatesOn, m.gates); err != nil || !m.training {
+		return err
+	}
+	m.dy = rounded(m.dtype, uniform(m.rng, m.t*m.in, 1))
+	if m.dys, err = m.upload(ctx, m.dy, m.t, m.in); err != nil {
+		return err
+	}
+	if m.grads, err = m.layer.NewGrads(); err != nil {
+		return err
+	}
+	m.closers = append(m.closers, m.grads.Close)
+	m.grads.Router = moe.WeightGrads{} // the experts are given
+	if m.grads.X, err = m.tensor(m.t, m.in); err != nil {
+		return err
+	}
+	m.grads.Gates, err = m.dev.NewTensor(vk.F32, m.t, m.k)
+	if err == nil {
+		m.closers = append(m.closers, m.grads.Gates.Close)
+	}
+	return err
+}
+
+func (m *mlp) record(rec *vk.Recorder) error {
+	routing, err := moe.RouteIDs(rec, m.idsOn, m.gatesOn, m.experts)
+	if err != nil {
+		return err
+	}
+	m.blockM = routing.BlockM
+	o := moe.ForwardOptions{Routing: routing, Save: moe.SaveNothing}
+	if m.training {
+		o.Save = moe.SaveAll
+	}
+	saved, err := m.layer.ForwardWith(rec, m.xs, m.ys, o)
+	if err != nil || !m.training {
+		return err
+	}
+	return m.layer.Backward(rec, saved, m.xs, m.dys, *m.grads)
+}
+
+func (m *mlp) cost() (flops, bytes float64) {
+	weights := float64(m.in) * float64(m.out+m.columns())
+	flops, bytes = 2*float64(m.slots())*weights, float64(m.active())*weights*float64(m.dtype.Bytes())
+	if m.training { // twice as many operations backward; weights are read twice and their gradients written
+		flops, bytes = 3*flops, 3*bytes
+	}
+	return flops, bytes
+}
+
+func (m *mlp) memory() uint64 {
+	save := moe.SaveNothing
+	if m.training {
+		save = moe.SaveAll
+	}
+	return m.config().PassBytes(m.t, m.blockM, moe.Pass{Save: save, Routed: true, Backward: m.training})
+}
+
+func (m *mlp) repeats() int { return 1 }
+
+// hidden returns z, of a slot: all of it, or of one hidden unit.
+func (m *mlp) hidden(slot, unit int) (gate, up float64) {
+	e, x := int(m.ids[slot]), m.x[slot/m.k*m.in:(slot/m.k+1)*m.in]
+	row := func(n int) float64 { return dot(x, m.up[(e*m.columns()+n)*m.in:]) }
+	if m.activation.Gated() {
+		return row(unit), row(m.out + unit)
+	}
+	return row(unit), 1
+}
+
+// activated is the activation of a slot's hidden unit.
+func (m *mlp) activated(slot, unit int) float64 {
+	gate, up := m.hidden(slot, unit)
+	if m.activation.Gated() {
+		return ref.SiLU.Of(gate) * up
+	}
+	return ref.GELU.Of(gate)
+}
+
+// limit is how far results may be from the reference, relative to all of them: a few roundings of intermediates, whose
+// errors are independent.
+func (m *mlp) limit() float64 { return max(1e-4, 4*refType[m.dtype].Storage()) }
+
+// check compares the outputs of sampled tokens, and sampled gradients of the second weights.
+func (m *mlp) check(ctx context.Context) (float64, error) {
+	got, err := vk.Download[float32](ctx, m.ys)
+	if err != nil {
+		return 0, err
+	}
+	rng := rand.New(rand.NewPCG(2, 3))
+	var d deviation
+	for range 2 {
+		t := rng.IntN(m.t)
+		y := make([]float64, m.in)
+		for slot := t * m.k; slot < (t+1)*m.k; slot++ {
+			h := make([]float32, m.out)
+			for unit := range h {
+				h[unit] = float32(m.activated(slot, unit))
+			}
+			matrix := m.down[int(m.ids[slot])*m.in*m.out:]
+			for n := range y {
+				y[n] += float64(m.gates[slot]) * dot(h, matrix[n*m.out:])
+			}
+		}
+		for n, v := range y {
+			d.add(got[t*m.in+n], v)
+		}
+	}
+	if !(d.relative() <= m.limit()) {
+		return 0, fmt.Errorf("outputs are off by %g", d.relative())
+	}
+	if !m.training {
+		return d.relative(), nil
+	}
+	return m.checkTraining(ctx, rng)
+}
+
+// checkTraining compares the gradient of x of a token and sampled gradients of the second weights.
+func (m *mlp) checkTraining(ctx context.Context, rng *rand.Rand) (float64, error) {
+	dw, err := moe.DownloadBank[float32](ctx, m.grads.Down.Weight)
+	if err != nil {
+		return 0, err
+	}
+	var d deviation
+	for range 40 {
+		e, n, unit := rng.IntN(m.experts), rng.IntN(m.in), rng.IntN(m.out)
+		sum := 0.0
+		for slot, id := range m.ids {
+			if int(id) == e {
+				sum += float64(m.gates[slot]) * float64(m.dy[slot/m.k*m.in+n]) * m.activated(slot, unit)
+			}
+		}
+		d.add(dw[(e*m.in+n)*m.out+unit], sum)
+	}
+	if !(d.relative() <= m.limit()) {
+		return 0, fmt.Errorf("gradients of the second weights are off by %g", d.relative())
+	}
+	dx, err := vk.Download[float32](ctx, m.grads.X)
+	if err != nil {
+		return 0, err
+	}
+	var input deviation
+	t := rng.IntN(m.t)
+	want := make([]float64, m.in)
+	for slot := t * m.k; slot < (t+1)*m.k; slot++ {
+		m.addInputGradient(want, slot)
+	}
+	for n, v := range want {
+		input.add(dx[t*m.in+n], v)
+	}
+	if !(input.relative() <= m.limit()) {
+		return 0, fmt.Errorf("gradients of the input are off by %g", input.relative())
+	}
+	return math.Max(d.relative(), input.relative()), nil
+}
+
+// addInputGradient adds a slot's share of its token's dX.
+func (m *mlp) addInputGradient(dx []float64, slot int) {
+	e, dy := int(m.ids[slot]), m.dy[slot/m.k*m.in:(slot/m.k+1)*m.in]
+	dh := make([]float64, m.out)
+	for n, v := range dy {
+		for unit := range dh {
+			dh[unit] += float64(m.gates[slot]) * float64(v) * float64(m.down[(e*m.in+n)*m.out+unit])
+		}
+	}
+	add := func(n int, dz float64) {
+		for i, w := range m.up[(e*m.columns()+n)*m.in:][:m.in] {
+			dx[i] += dz * float64(w)
+		}
+	}
+	for unit, v := range dh {
+		gate, up := m.hidden(slot, unit)
+		if m.activation.Gated() {
+			add(unit, v*up*ref.SiLU.Derivative(gate))
+			add(m.out+unit, v*ref.SiLU.Of(gate))
+		} else {
+			add(unit, v*ref.GELU.Derivative(gate))
+		}
+	}
+}
+
+// dot is the product of a with as much of b.
+func dot(a, b []float32) float64 {
+	sum := 0.0
+	for i, v := range a {
+		sum += float64(v) * float64(b[i])
+	}
+	return sum
+}

@@ -1,0 +1,45 @@
+package model
+
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+var scaledAddKernels = storages{vk.F32: shaders.ScaledAddF32, vk.F16: shaders.ScaledAddF16, vk.BF16: shaders.ScaledAddBf16}
+
+const addThreads = 64 // work-group size of scaled_add; each invocation takes 4 elements
+
+// ScaledAdd records y = alpha·a + beta·b for tensors of one shape and storage dtype, or y = alpha·a where b is nil: residual
+// connections with Granite's multipliers, scalings, sums of gradients. y may be a or b, but not overlap them otherwise.
+func ScaledAdd(rec *vk.Recorder, a, b, y *vk.Tensor, alpha, beta float32) error {
+	const op = "ScaledAdd"
+	err := check.Storage(op, "a", a)
+	if err == nil {
+		err = check.First(
+			check.Tensor(rec.Device(), op, "a", a, a.DType(), a.Shape()...),
+			check.Optional(rec.Device(), op, "b", b, a.DType(), a.Shape()...),
+			check.Tensor(rec.Device(), op, "y", y, a.DType(), a.Shape()...),
+			check.Elements(op, "a", a),
+		)
+	}
+	for _, in := range []*vk.Tensor{a, b} {
+		if err == nil && in != nil && in.Address() != y.Address() {
+			err = check.Apart(op, "y", y, in)
+		}
+	}
+	if err != nil {
+		return rec.Fail(err)
+	}
+	rec.Dispatch(vk.Dispatch{
+		Kernel: scaledAddKernels[a.DType()],
+		Spec:   shaders.ScaledAddSpec{Threads: addThreads, Quads: check.Quads(a, b, y), Binary: b != nil}.Values(),
+		Push: shaders.ScaledAddPush{A: a.Address(), B: b.Address(), Y: y.Address(), Count: uint32(a.Elements()), Alpha: alpha,
+			Beta: beta}.Bytes(),
+		Linear: uint64(check.CeilDiv(a.Elements(), 4*addThreads)),
+		Reads:  []*vk.Tensor{a, b},
+		Writes: []*vk.Tensor{y},
+		FLOPs:  3 * float64(a.Elements()),
+	})
+	return rec.Err()
+}

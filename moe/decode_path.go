@@ -1,0 +1,59 @@
+package moe
+
+import (
+	"github.com/vkmoe/vkmoe/shaders"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// The decode path: scatter2scatter for a few rows per expert, where reading the weights is what takes time. It cuts rows as
+// the portable path does, so both serve the same routing.
+
+// decodeKernels are the variants of scatter2scatter_gemv.
+var decodeKernels = map[linearTypes]*vk.Kernel{
+	{vk.F32, vk.F32, vk.F32}:    shaders.Scatter2scatterGemvF32,
+	{vk.F16, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF16,
+	{vk.F16, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF16F16F32,
+	{vk.F32, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF32F16F16,
+	{vk.F32, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF32F16F32,
+	{vk.BF16, vk.BF16, vk.BF16}: shaders.Scatter2scatterGemvBf16,
+	{vk.BF16, vk.BF16, vk.F32}:  shaders.Scatter2scatterGemvBf16Bf16F32,
+	{vk.F32, vk.BF16, vk.BF16}:  shaders.Scatter2scatterGemvF32Bf16Bf16,
+	{vk.F32, vk.BF16, vk.F32}:   shaders.Scatter2scatterGemvF32Bf16F32,
+}
+
+// A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
+// of x at a time.
+type vectorTile struct{ Threads, Team, Outputs, Columns int }
+
+// BN is the number of outputs of a work-group.
+func (t vectorTile) BN() int { return t.Threads / t.Team * t.Outputs }
+
+// vectorTile is the layer's tile on the decode path for so many rows; it is empty where the path is not to be taken.
+func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
+	if l.vectors != (vectorTile{}) || l.tile != (Tile{}) || l.matrices != (tensorTile{}) {
+		return l.vectors
+	}
+	return chooseRule(classOf(dev), rows, l.Config.Experts).vectors
+}
+
+// decodeDispatch makes a dispatch one of the decode path for tiles of blockM rows and returns how many columns a tile has, or
+// false where the path does not apply.
+func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int, x, y *vk.Tensor, d *vk.Dispatch) (int, bool) {
+	kernel := decodeKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}]
+	values := int(16 / l.Config.DType.Bytes())
+	if t.Threads == 0 || kernel == nil || l.Config.InOut || l.Config.In%values != 0 || x.Address()%16 != 0 || !l.Weight.aligned(16) {
+		return 0, false
+	}
+	shared := 4 * t.Threads * (t.Outputs*t.Columns + 1)
+	if shared > int(dev.Caps().SharedMemoryBytes) || t.Threads > int(dev.Caps().MaxWorkgroupInvocations) {
+		return 0, false
+	}
+	d.Kernel, d.Spec = kernel, t.spec(blockM, classOf(dev) == classTensor).Values()
+	return t.BN(), true
+}
+
+// spec returns the kernel's specialization constants of the tile.
+func (t vectorTile) spec(blockM int, fastHalf bool) shaders.Scatter2scatterGemvSpec {
+	return shaders.Scatter2scatterGemvSpec{Threads: uint32(t.Threads), BM: uint32(blockM), Team: uint32(t.Team),
+		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf}
+}

@@ -1,0 +1,141 @@
+package moe
+
+import (
+	"fmt"
+	"math/rand"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// vectorTiles are the tiles of the table and some that share work otherwise.
+func vectorTiles() []vectorTile {
+	tiles := []vectorTile{{32, 8, 2, 1}, {64, 64, 4, 3}, {64, 16, 2, 8}}
+	for _, rule := range tileRules {
+		if rule.vectors != (vectorTile{}) {
+			tiles = append(tiles, rule.vectors)
+		}
+	}
+	return tiles
+}
+
+// checkVectors holds a case on the decode path against the oracle.
+func (c linearCase) checkVectors(t *testing.T, st storage, tile vectorTile, exact bool) {
+	t.Helper()
+	k := newKit(t)
+	defer k.close()
+	k.vectors = tile
+	run := c.recordIn(k, st)
+	var d vk.Dispatch
+	columns, ok := decodeDispatch(dev, tile, run.layer, run.device.BlockM, run.xs, run.y, &d)
+	require.True(t, ok, "the decode path must be taken")
+	require.Same(t, decodeKernels[linearTypes{st.x, st.w, st.y}], d.Kernel)
+	require.Equal(t, tile.BN(), columns)
+	k.run()
+	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
+	bound := want.Bound(storageTypes[st.y], c.in)
+	if exact {
+		bound = nil
+	}
+	requireClose(t, download[float32](t, run.y), want.Y, bound, fmt.Sprintf("%v %+v %+v", c, st, tile))
+}
+
+func TestDecodePath(t *testing.T) {
+	shapes := []struct{ tokens, experts, k, in, out int }{
+		{0, 4, 2, 8, 8}, {1, 1, 1, 8, 1}, {1, 8, 2, 256, 40}, {3, 4, 2, 24, 17}, {8, 16, 4, 1032, 30}, {37, 3, 2, 64, 33}, {9, 1000, 8, 136, 5},
+	}
+	for i, tile := range vectorTiles() {
+		for j, s := range shapes {
+			flags := i + j
+			c := linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[flags%len(spreads)], ref.Layouts[(2*i+j)%len(ref.Layouts)],
+				flags&1 != 0, flags&2 != 0, false, 0, Tile{}, tenths}
+			c.checkVectors(t, uniform([]vk.DType{vk.F32, vk.F16, vk.BF16}[(i+2*j)%3]), tile, false)
+		}
+	}
+}
+
+func TestDecodePathMixesStorageTypesExactly(t *testing.T) {
+	tile := vectorTiles()[2]
+	for types := range decodeKernels {
+		for i, layout := range ref.Layouts {
+			linearCase{11, 5, 3, 40, 21 + i, spreads[i%len(spreads)], layout, i&1 != 0, i&2 != 0, false, 0, Tile{}, signs}.
+				checkVectors(t, storage{x: types.x, w: types.w, y: types.y, part: i % 3}, tile, true)
+		}
+	}
+}
+
+func TestDecodePathAccumulates(t *testing.T) {
+	for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
+		k := newKit(t)
+		k.vectors = vectorTiles()[0]
+		run := linearCase{6, 3, 2, 16, 7, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, signs}.recordIn(k, uniform(dtype))
+		once := ref.Scatter2scatter(run.weights, run.x, run.routing, ref.Layout{}, run.gates)
+		run.opts.Accumulate = true
+		require.NoError(t, run.layer.Forward(k.rec, run.device, run.xs, run.y, run.opts))
+		k.run()
+		for i := range once.Y {
+			once.Y[i] *= 2
+		}
+		requireClose(t, download[float32](t, run.y), once.Y, nil, dtype.String())
+		k.close()
+	}
+}
+
+func TestDecodePathOfDenseRows(t *testing.T) {
+	for rows := range 6 {
+		k := newKit(t)
+		weights := ref.Linear[float32]{Experts: 1, In: 24, Out: 19, Weight: halves(rand.New(rand.NewSource(int64(rows))), 24*19)}
+		xs := halves(rand.New(rand.NewSource(int64(rows+10))), rows*24)
+		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 24, Out: 19}, vectors: vectorTiles()[rows%3]}
+		l.Weight = bankOf(t, k.f32("weight", weights.Weight, 1, 19, 24))
+		y := k.output("y", vk.F32, rows, 19)
+		require.NoError(t, l.Dense(k.rec, k.f32("x", xs, rows, 24), y))
+		k.run()
+		requireClose(t, download[float32](t, y), ref.DenseLinear(weights, xs, rows).Y, nil, fmt.Sprint(rows))
+		k.close()
+	}
+}
+
+func TestDecodePathRepeatsItsBits(t *testing.T) {
+	k := newKit(t)
+	k.vectors = vectorTiles()[0]
+	run := linearCase{20, 8, 2, 1000, 65, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k, uniform(vk.BF16))
+	var first []uint32
+	for range 20 {
+		k.run()
+		got := words(t, run.y)
+		if first == nil {
+			first = got
+		}
+		require.Equal(t, first, got)
+	}
+}
+
+// TestDecodePathIsChosen: GPUs take it for few rows, and what makes it fall back.
+func TestDecodePathIsChosen(t *testing.T) {
+	k := newKit(t)
+	tile := vectorTiles()[0]
+	x := k.f32("x", make([]float32, 64), 1, 64)
+	w := bankOf(t, k.f32("w", make([]float32, 64*64), 1, 64, 64))
+	fits := func(change func(l *ParallelLinear)) bool {
+		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 64, Out: 64}, Weight: w}
+		change(l)
+		_, ok := decodeDispatch(dev, tile, l, 16, x, x, &vk.Dispatch{})
+		return ok
+	}
+	require.True(t, fits(func(*ParallelLinear) {}))
+	require.False(t, fits(func(l *ParallelLinear) { l.Config.InOut = true }))
+	require.False(t, fits(func(l *ParallelLinear) { l.Config.In = 62 }))
+	odd, err := x.View(1, 63)
+	require.NoError(t, err)
+	x = odd
+	require.False(t, fits(func(*ParallelLinear) {}), "an address that 16-byte loads cannot read")
+	for _, class := range []deviceClass{classPlain, classTensor} {
+		require.NotZero(t, chooseRule(class, 8, 64).vectors.Threads)
+		require.Zero(t, chooseRule(class, 8*64, 64).vectors.Threads)
+		require.Equal(t, chooseRule(class, 8, 64).wide.BM, chooseRule(class, 8*64, 64).wide.BM)
+	}
+}

@@ -1,0 +1,90 @@
+package moe
+
+import (
+	"math/rand"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// tensorXTYKernel is the kernel of weight gradients [1,m,n] on the tensor path, nil where the tile does not fit the device.
+func tensorXTYKernel(t *testing.T, dtype vk.DType, tile tensorTile, m, n int) *vk.Kernel {
+	t.Helper()
+	k := newKit(t)
+	defer k.close()
+	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: n, Out: m, DType: dtype}, matrices: tile}
+	a, b, c := k.output("a", dtype, 3, m), k.output("b", dtype, 3, n), k.output("c", dtype, 1, m, n)
+	var d vk.Dispatch
+	l.tensorXTY(dev, a, b, nil, bankOf(t, c), &d)
+	return d.Kernel
+}
+
+// TestTensorPathBackward runs dX and dW through ragged, empty and long experts in every layout, gates, both weight orders,
+// gradients in f32, accumulation and split banks.
+func TestTensorPathBackward(t *testing.T) {
+	shapes := []struct{ tokens, experts, k, in, out int }{
+		{0, 3, 2, 8, 16}, {1, 1, 1, 8, 8}, {37, 3, 2, 24, 16}, {70, 8, 4, 104, 72}, {130, 4, 2, 64, 128}, {9, 64, 8, 136, 40},
+		{400, 3, 1, 64, 64},
+	}
+	for _, dtype := range tensorTypes(t) {
+		ran := 0
+		tiles := tensorTiles(dtype)
+		if software(dev) {
+			tiles = tiles[:2] // every variant of a tile takes lavapipe seconds to compile
+		}
+		for i, tile := range tiles {
+			if tensorXTYKernel(t, dtype, tile, 64, 64) == nil {
+				continue
+			}
+			for j, s := range shapes {
+				flags := 3*i + j
+				c := linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[flags%len(spreads)], ref.Layouts[flags%len(ref.Layouts)],
+					flags&1 != 0, flags&2 != 0, flags&4 != 0, 0, Tile{}, tenths}
+				gradsCase{linearCase: c, dtype: dtype, wide: flags%3 == 0, accumulate: flags%4 == 1, part: flags % 3,
+					noGates: j%2 == 0, matrices: tile}.check(t, false)
+				ran++
+			}
+		}
+		require.GreaterOrEqual(t, ran, 2*len(shapes), "most tiles must fit the device")
+	}
+}
+
+func TestTensorPathBackwardIsExact(t *testing.T) {
+	for _, dtype := range tensorTypes(t) {
+		tile := tensorTiles(dtype)[1]
+		require.Same(t, tensorXTYKernels[[2]vk.DType{dtype, dtype}], tensorXTYKernel(t, dtype, tile, 40, 56))
+		for i, layout := range ref.Layouts {
+			for flags := range 4 {
+				c := linearCase{55, 4, 2, 40, 56, spreads[(flags+i)%len(spreads)], layout, false, flags&1 != 0, flags&2 != 0, 0, Tile{}, signs}
+				gradsCase{linearCase: c, dtype: dtype, wide: i%2 == 0, accumulate: i%3 == 0, noGates: true, matrices: tile}.check(t, true)
+			}
+		}
+	}
+}
+
+func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
+	for _, dtype := range tensorTypes(t) {
+		k := newKit(t)
+		k.matrices = tensorTiles(dtype)[1]
+		run := linearCase{200, 8, 4, 64, 72, spreads[0], ref.Layout{}, false, true, false, 0, Tile{}, tenths}.recordIn(k, uniform(dtype))
+		dy := k.floats("dy", dtype, rounded(dtype, tenths(rand.New(rand.NewSource(5)), 800*72)), 800, 72)
+		outputs := []*vk.Tensor{k.output("dx", dtype, run.xs.Shape()...), k.output("dw", dtype, run.layer.Weight.Shape()...)}
+		g := LinearGrads{X: outputs[0], Weight: bankOf(t, outputs[1])}
+		require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
+		var first [2][]uint32
+		for i := range 20 {
+			k.run()
+			for j, o := range outputs {
+				if i == 0 {
+					first[j] = words(t, o)
+				}
+				require.True(t, slices.Equal(first[j], words(t, o)), "run %d, gradient %d", i, j)
+			}
+		}
+		k.close()
+	}
+}

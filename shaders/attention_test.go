@@ -1,0 +1,11 @@
+package shaders
+
+// attentionDefaults are those of package attention's kernels.
+var attentionDefaults = map[string][]uint32{
+	"flash_attention":                DefaultFlashAttentionSpec().Values(),
+	"flash_attention_backward_kv":    DefaultFlashAttentionBackwardKvSpec().Values(),
+	"flash_attention_backward_q":     DefaultFlashAttentionBackwardQSpec().Values(),
+	"flash_attention_delta":          DefaultFlashAttentionDeltaSpec().Values(),
+	"flash_attention_sinks_backward": DefaultFlashAttentionSinksBackwardSpec().Values(),
+	"flash_merge":                    DefaultFlashMergeSpec().Values(),
+}

@@ -1,0 +1,240 @@
+#version 460
+// group_xty on cooperative matrices (VK_KHR_cooperative_matrix). The equation, the layouts and the push constants are those
+// of group_xty.comp; a and b are bf16 or f16, c is that or f32, and products are added up in f32. With gates, gate·a is
+// rounded to the storage type before it is multiplied.
+//
+// Mapping: one work-group of THREADS invocations per expert and BM × BN tile of c, tiles of N fastest. Its subgroups lie
+// SM × SN over the tile; each owns MI × NI matrices of MM × MN results. BK rows at a time pass through shared memory: while
+// the matrices of one step multiply, the rows of the next are on their way to registers, and the indices of the step after.
+// WHOLE: M is a multiple of BM and N one of BN. GATED: there are gates.
+// Requires: M and N multiples of 8, a, b and c 16-byte aligned; THREADS = SM·SN·SUBGROUP; BM = SM·MI·MM, BN = SN·NI·MN, BK a
+// multiple of MK; THREADS a multiple of BM/8 and BN/8; BK·BM/8 and BK·BN/8 multiples of THREADS.
+// Accumulation: f32, in the order of the device's matrix unit, the same for every run. Stores round to nearest even.
+// Oracle: internal/ref/scatter2scatter_backward.go
+#extension GL_GOOGLE_include_directive : require
+#include "include/coopmat.glsl"
+#include "include/bank.glsl"
+
+layout(constant_id = 0) const uint THREADS = 32;
+layout(constant_id = 1) const uint SUBGROUP = 32;
+layout(constant_id = 2) const uint SM = 1;
+layout(constant_id = 3) const uint SN = 1;
+layout(constant_id = 4) const uint MI = 2;
+layout(constant_id = 5) const uint NI = 2;
+layout(constant_id = 6) const uint BK = 32;
+layout(constant_id = 7) const uint MM = 16;
+layout(constant_id = 8) const uint MN = 16;
+layout(constant_id = 9) const uint MK = 16;
+layout(constant_id = 10) const bool WHOLE = false;
+layout(constant_id = 11) const bool GATED = false;
+layout(local_size_x_id = 0) in;
+
+const uint BM = SM * MI * MM;
+const uint BN = SN * NI * MN;
+#include "include/group_xty.glsl"
+
+const uint MQ = BM / 8u; // 16-byte chunks of a row of the tile of a
+const uint NQ = BN / 8u;
+const uint A_ROW = MQ + 1u; // chunks of a row in shared memory: padded against bank conflicts
+const uint B_ROW = NQ + 1u;
+const uint A_STEP = THREADS / MQ; // rows between an invocation's loads
+const uint B_STEP = THREADS / NQ;
+const uint A_LOADS = BK / A_STEP;
+const uint B_LOADS = BK / B_STEP;
+const uint ROW_LOADS = (BK + THREADS - 1u) / THREADS;
+const uint STEPS = BK / MK;
+
+// The epilogue's strip: MM rows of a subgroup's NI·MN results in f32, four to a chunk, padded.
+const uint STRIP_STRIDE = NI * MN / 4u + 1u;
+const uint STRIP = MM * STRIP_STRIDE;
+const uint B_FIRST = BK * A_ROW; // chunks before b's tile
+const uint TILE_CHUNKS = B_FIRST + BK * B_ROW;
+const uint STRIP_CHUNKS = SM * SN * STRIP;
+const uint ROWS_FIRST = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS; // indices of two steps' rows
+const uint CHUNKS = ROWS_FIRST + 2u * BK;
+const uint NONE = 0xffffffffu; // instead of a row's index beyond the expert's end
+
+// One memory under three types: chunks to fill it, elements for the matrices, floats for the strips at the end.
+layout(std430) shared AsChunks { uvec4 chunks[CHUNKS]; };
+layout(std430) shared AsElements { ELEMENT elements[8u * CHUNKS]; };
+layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
+
+uvec4 rows_next[ROW_LOADS]; // rows of a and b, bits of the gate
+uvec4 a_next[A_LOADS];
+uvec4 b_next[B_LOADS];
+
+// find_rows starts to load the indices of the BK rows from position on.
+void find_rows(uint position, uint me) {
+    [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
+        uint p = position + me + i * THREADS;
+        rows_next[i] = uvec4(NONE);
+        if (p < tile.end && me + i * THREADS < BK) {
+            rows_next[i].x = row_of(p, has(A_GROUPED), push.a_fan_in);
+            rows_next[i].y = row_of(p, has(B_GROUPED), push.b_fan_in);
+            if (GATED) {
+                rows_next[i].z = floatBitsToUint(load_f32(push.gates, slot_of(p)));
+            }
+        }
+    }
+}
+
+void put_rows(uint to, uint me) {
+    [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
+        if (me + i * THREADS < BK) {
+            chunks[to + me + i * THREADS] = rows_next[i];
+        }
+    }
+}
+
+// fetch starts the loads of the rows whose indices are at from.
+void fetch(uint from, uint me) {
+    uint a_stride = push.a_width / 8u;
+    uint b_stride = push.b_width / 8u;
+    uint a_chunk = tile.m / 8u + me % MQ;
+    uint b_chunk = tile.n / 8u + me % NQ;
+    if (!WHOLE) { // what lies beside c is computed too, from any column, and never stored
+        a_chunk = min(a_chunk, a_stride - 1u);
+        b_chunk = min(b_chunk, b_stride - 1u);
+    }
+    [[unroll]] for (uint i = 0u; i < A_LOADS; i++) {
+        uint row = chunks[from + me / MQ + i * A_STEP].x;
+        a_next[i] = row != NONE ? Chunks(push.a).at[row * a_stride + a_chunk] : uvec4(0u);
+    }
+    [[unroll]] for (uint i = 0u; i < B_LOADS; i++) {
+        uint row = chunks[from + me / NQ + i * B_STEP].y;
+        b_next[i] = row != NONE ? Chunks(push.b).at[row * b_stride + b_chunk] : uvec4(0u);
+    }
+}
+
+// put moves what was fetched to shared memory, a's rows times their gates, which are at from.
+void put(uint from, uint me) {
+    [[unroll]] for (uint i = 0u; i < A_LOADS; i++) {
+        uvec4 chunk = a_next[i];
+        if (GATED) {
+            uint gate = chunks[from + me / MQ + i * A_STEP].z;
+            float g = gate != NONE ? uintBitsToFloat(gate) : 0.0;
+            chunk = chunk_of(low_of(chunk) * g, high_of(chunk) * g);
+        }
+        chunks[(me / MQ + i * A_STEP) * A_ROW + me % MQ] = chunk;
+    }
+    [[unroll]] for (uint i = 0u; i < B_LOADS; i++) {
+        chunks[B_FIRST + (me / NQ + i * B_STEP) * B_ROW + me % NQ] = b_next[i];
+    }
+}
+
+coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator> sums[MI * NI];
+coopmat<ELEMENT, gl_ScopeSubgroup, MM, MK, gl_MatrixUseA> a_now[MI];
+coopmat<ELEMENT, gl_ScopeSubgroup, MK, MN, gl_MatrixUseB> b_now[NI];
+
+// take loads the subgroup's matrices of rows [q·MK, (q + 1)·MK) of the step in shared memory.
+void take(uint q, uint my_m, uint my_n) {
+    [[unroll]] for (uint i = 0u; i < MI; i++) {
+        uint at = q * MK * (8u * A_ROW) + my_m + i * MM;
+        coopMatLoad(a_now[i], elements, at, 8u * A_ROW, gl_CooperativeMatrixLayoutColumnMajor);
+    }
+    [[unroll]] for (uint j = 0u; j < NI; j++) {
+        uint at = 8u * B_FIRST + q * MK * (8u * B_ROW) + my_n + j * MN;
+        coopMatLoad(b_now[j], elements, at, 8u * B_ROW, gl_CooperativeMatrixLayoutRowMajor);
+    }
+}
+
+void multiply() {
+    [[unroll]] for (uint i = 0u; i < MI; i++) {
+        [[unroll]] for (uint j = 0u; j < NI; j++) {
+            sums[i * NI + j] = coopMatMulAdd(a_now[i], b_now[j], sums[i * NI + j]);
+        }
+    }
+}
+
+// add_rows adds the products of all of the expert's rows; the order of its steps is that of scatter2scatter_coopmat.
+void add_rows(uint me, uint my_m, uint my_n) {
+    uint from = ROWS_FIRST; // the indices of the step to fetch
+    uint other = ROWS_FIRST + BK;
+    find_rows(tile.first, me);
+    put_rows(from, me);
+    find_rows(tile.first + BK, me);
+    put_rows(other, me);
+    barrier();
+    fetch(from, me);
+    put(from, me);
+    barrier();
+    for (uint p = tile.first + BK; p < tile.end; p += BK) {
+        uint swap = from;
+        from = other;
+        other = swap;
+        take(0u, my_m, my_n);
+        fetch(from, me);
+        find_rows(p + BK, me);
+        [[unroll]] for (uint q = 1u; q < STEPS; q++) {
+            multiply();
+            take(q, my_m, my_n);
+        }
+        barrier();
+        put(from, me);
+        put_rows(other, me);
+        multiply();
+        barrier();
+    }
+    [[unroll]] for (uint q = 0u; q < STEPS; q++) {
+        take(q, my_m, my_n);
+        multiply();
+    }
+}
+
+// store_chunk writes eight results of a row of c, columns n to n + 7.
+void store_chunk(uvec2 row, uint n, vec4 low, vec4 high) {
+#ifdef OUTPUT_F32
+    uint at = n / 4u;
+    if (has(ACCUMULATE)) {
+        low += uintBitsToFloat(ChunksInOut(row).at[at]);
+        high += uintBitsToFloat(ChunksInOut(row).at[at + 1u]);
+    }
+    ChunksInOut(row).at[at] = floatBitsToUint(low);
+    ChunksInOut(row).at[at + 1u] = floatBitsToUint(high);
+#else
+    if (has(ACCUMULATE)) {
+        uvec4 c = ChunksInOut(row).at[n / 8u];
+        low += low_of(c);
+        high += high_of(c);
+    }
+    ChunksInOut(row).at[n / 8u] = chunk_of(low, high);
+#endif
+}
+
+// store_strip writes MM rows from m on of the subgroup's results, which lie in its strip, to c.
+void store_strip(uvec2 matrix, uint strip, uint m, uint n, uint lane) {
+    const uint width = NI * MN / 8u; // chunks of a row
+    for (uint at = lane; at < MM * width; at += SUBGROUP) {
+        uint row = m + at / width;
+        uint column = n + 8u * (at % width);
+        if (WHOLE || row < push.a_width && column < push.b_width) {
+            uint from = strip + at / width * STRIP_STRIDE + 2u * (at % width);
+            store_chunk(address_at(matrix, row, push.b_width * OUTPUT_BYTES), column,
+                uintBitsToFloat(chunks[from]), uintBitsToFloat(chunks[from + 1u]));
+        }
+    }
+}
+
+void main() {
+    if (!find_tile()) {
+        return;
+    }
+    uint my_m = gl_SubgroupID / SN * (MI * MM);
+    uint my_n = gl_SubgroupID % SN * (NI * MN);
+    [[unroll]] for (uint i = 0u; i < MI * NI; i++) {
+        sums[i] = coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator>(0.0);
+    }
+    if (tile.first < tile.end) {
+        add_rows(gl_LocalInvocationID.x, my_m, my_n);
+    }
+    uvec2 matrix = expert_base(push.c, has(C_TABLE), tile.expert, push.a_width, push.b_width * OUTPUT_BYTES);
+    uint strip = gl_SubgroupID * STRIP;
+    [[unroll]] for (uint i = 0u; i < MI; i++) {
+        barrier();
+        [[unroll]] for (uint j = 0u; j < NI; j++) {
+            coopMatStore(sums[i * NI + j], floats, 4u * strip + j * MN, 4u * STRIP_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+        }
+        barrier();
+        store_strip(matrix, strip, tile.m + my_m + i * MM, tile.n + my_n, gl_SubgroupInvocationID);
+    }
+}

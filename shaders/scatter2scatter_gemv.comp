@@ -1,0 +1,190 @@
+#version 460
+// scatter2scatter for few rows per expert: decoding. The equation, the layouts and the push constants are those of
+// scatter2scatter.comp without DENSE and TRANSPOSED. What takes time is to read W, so a work-group reads its rows of W once for all
+// rows of x that a tile has, COLUMNS of them at a time, in loads of 16 bytes.
+//
+// Mapping: one work-group per BM × BN tile of y, tiles of out fastest. Every TEAM of its invocations owns RN outputs; an
+// invocation adds up every TEAM-th chunk of 16 bytes of their inputs, and the team's sums meet in shared memory.
+// Requires: in a multiple of a chunk's values (4 in f32, else 8), x and W 16-byte aligned; THREADS a multiple of TEAM; RN even.
+// FAST_HALF: the device's own widening of f16 is exact, subnormals included.
+// Accumulation: f32, the same for every run: each invocation in ascending order, then the invocations in that order.
+// Oracle: internal/ref/scatter2scatter.go
+#extension GL_GOOGLE_include_directive : require
+#include "include/head.glsl"
+#include "include/quads.glsl"
+#include "include/bank.glsl"
+
+layout(constant_id = 0) const uint THREADS = 128;
+layout(constant_id = 1) const uint BM = 16;
+layout(constant_id = 2) const uint TEAM = 32;
+layout(constant_id = 3) const uint RN = 4;
+layout(constant_id = 4) const uint COLUMNS = 4;
+layout(constant_id = 5) const bool FAST_HALF = false;
+layout(local_size_x_id = 0) in;
+
+const uint BN = THREADS / TEAM * RN;
+#include "include/scatter2scatter.glsl"
+
+layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Chunks { uvec4 at[]; };
+
+const uint SUMS = RN * COLUMNS;
+const uint STRIDE = SUMS + 1u; // padded, against bank conflicts
+shared float partial[THREADS * STRIDE];
+
+#ifdef STORAGE_F32
+const uint VALUES = 4u; // of a chunk
+const uint VECTORS = 1u;
+
+void widen(uvec4 chunk, out vec4 v[VECTORS]) { v[0] = uintBitsToFloat(chunk); }
+#else
+const uint VALUES = 8u;
+const uint VECTORS = 2u;
+
+vec2 widen2(uint word) {
+#ifdef STORAGE_F16
+    if (FAST_HALF) {
+        return unpackHalf2x16(word);
+    }
+    return vec2(widen_f16(word & 0xffffu), widen_f16(word >> 16u));
+#else
+    return uintBitsToFloat(uvec2(word << 16u, word & 0xffff0000u));
+#endif
+}
+
+void widen(uvec4 chunk, out vec4 v[VECTORS]) {
+    v[0] = vec4(widen2(chunk.x), widen2(chunk.y));
+    v[1] = vec4(widen2(chunk.z), widen2(chunk.w));
+}
+#endif
+
+// load_x loads the inputs that a chunk of W meets.
+void load_x(uvec2 row, uint chunk, out vec4 v[VECTORS]) {
+#ifdef INPUT_F32
+    [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
+        v[i] = load_f32x4(row, chunk * VALUES + 4u * i);
+    }
+#else
+    widen(Chunks(row).at[chunk], v);
+#endif
+}
+
+uvec2 x_rows[COLUMNS];
+uvec2 w_rows[RN];
+float sums[SUMS]; // [output][column]
+uvec4 now[RN];    // a chunk of each output's weights
+uvec4 next[RN];
+
+// find_rows repeats the last row or output where there are fewer: those sums are never stored.
+void find_rows(uint first, uint first_n) {
+    [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
+        uint row = min(first + c, tile.end - 1u);
+        if (!has(X_GROUPED)) {
+            row = slot_of(row);
+            row = push.fan_in == 1u ? row : row / push.fan_in;
+        }
+        x_rows[c] = address_at(push.x, row, push.in_width * INPUT_BYTES);
+    }
+    uint row_bytes = push.in_width * VALUE_BYTES;
+    uvec2 matrix = expert_base(push.w, has(W_TABLE), tile.expert, push.out_width, row_bytes);
+    [[unroll]] for (uint r = 0u; r < RN; r++) {
+        w_rows[r] = address_at(matrix, min(first_n + r, push.out_width - 1u), row_bytes);
+    }
+}
+
+// add_chunk adds the products of now with count rows of x.
+void add_chunk(uint chunk, uint count) {
+    vec4 w[RN * VECTORS];
+    [[unroll]] for (uint r = 0u; r < RN; r++) {
+        vec4 v[VECTORS];
+        widen(now[r], v);
+        [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
+            w[r * VECTORS + i] = v[i];
+        }
+    }
+    [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
+        if (c < count) {
+            vec4 x[VECTORS];
+            load_x(x_rows[c], chunk, x);
+            [[unroll]] for (uint r = 0u; r < RN; r++) {
+                float sum = sums[r * COLUMNS + c];
+                [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
+                    vec4 v = w[r * VECTORS + i];
+                    sum = fma(v.x, x[i].x, sum);
+                    sum = fma(v.y, x[i].y, sum);
+                    sum = fma(v.z, x[i].z, sum);
+                    sum = fma(v.w, x[i].w, sum);
+                }
+                sums[r * COLUMNS + c] = sum;
+            }
+        }
+    }
+}
+
+// add_inputs adds up the invocation's share, loading weights a step ahead.
+void add_inputs(uint member, uint count) {
+    [[unroll]] for (uint i = 0u; i < SUMS; i++) {
+        sums[i] = 0.0;
+    }
+    uint chunks = push.in_width / VALUES;
+    if (member < chunks) {
+        [[unroll]] for (uint r = 0u; r < RN; r++) {
+            next[r] = Chunks(w_rows[r]).at[member];
+        }
+    }
+    for (uint chunk = member; chunk < chunks; chunk += TEAM) {
+        uint ahead = min(chunk + TEAM, chunks - 1u);
+        [[unroll]] for (uint r = 0u; r < RN; r++) {
+            now[r] = next[r];
+            next[r] = Chunks(w_rows[r]).at[ahead];
+        }
+        add_chunk(chunk, count);
+    }
+}
+
+// store_results adds up the team's sums, two outputs per invocation, and stores those of count rows from first on.
+void store_results(uint member, uint team, uint first, uint count) {
+    bool biased = !address_is_null(push.bias);
+    bool gated = !address_is_null(push.gates);
+    uvec2 bias = expert_base(biased ? push.bias : push.w, has(BIAS_TABLE), tile.expert, 1u, push.out_width * VALUE_BYTES);
+    for (uint i = member; i < SUMS / 2u; i += TEAM) {
+        uint c = i / (RN / 2u);
+        uint r = i % (RN / 2u) * 2u;
+        uint n = tile.column + team * RN + r;
+        if (c < count && n < push.out_width) {
+            vec2 v = vec2(0.0);
+            for (uint m = 0u; m < TEAM; m++) {
+                uint at = (team * TEAM + m) * STRIDE;
+                v += vec2(partial[at + r * COLUMNS + c], partial[at + (r + 1u) * COLUMNS + c]);
+            }
+            if (biased) {
+                v += vec2(load_value(bias, n), load_value(bias, min(n + 1u, push.out_width - 1u)));
+            }
+            uint position = first + c;
+            uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
+            v *= gated ? load_f32(push.gates, slot) : 1.0;
+            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
+            store_pair(row, n, push.out_width, v, true, has(ACCUMULATE));
+        }
+    }
+}
+
+void main() {
+    if (!find_tile()) {
+        return;
+    }
+    uint me = gl_LocalInvocationID.x;
+    uint team = me / TEAM;
+    uint member = me % TEAM;
+    uint end = min(tile.first + BM, tile.end);
+    for (uint first = tile.first; first < end; first += COLUMNS) {
+        uint count = min(COLUMNS, end - first);
+        find_rows(first, tile.column + team * RN);
+        add_inputs(member, count);
+        [[unroll]] for (uint i = 0u; i < SUMS; i++) {
+            partial[me * STRIDE + i] = sums[i];
+        }
+        barrier();
+        store_results(member, team, first, count);
+        barrier();
+    }
+}
