@@ -16,8 +16,7 @@ const (
 	// PathPortable needs no optional feature.
 	PathPortable
 	// PathCoopMat multiplies by cooperative matrices (VK_KHR_cooperative_matrix) whether that is faster or not: for tests and
-	// measurements. Where it cannot, recording fails with a *vk.UnsupportedError. It says nothing of the gradients of
-	// weights.
+	// measurements. Where it cannot, recording fails with a *vk.UnsupportedError.
 	PathCoopMat
 )
 

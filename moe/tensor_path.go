@@ -128,8 +128,13 @@ func (t tensorTile) xtySharedBytes(m int) int {
 // width or an address rules that out.
 func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *ExpertBank, d *vk.Dispatch) (tensorTile, bool) {
 	t := l.matrices
-	if t == (tensorTile{}) && l.tile == (Tile{}) && classOf(dev) == classTensor {
-		t = xtyMatrices
+	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable {
+		if t = xtyMatrices; classOf(dev) != classTensor {
+			t = tensorTile{}
+			if l.Config.Path == PathCoopMat {
+				t = tensorTile{32, 32, 16, 2, 2}
+			}
+		}
 	}
 	caps := dev.Caps()
 	kernel := tensorXTYKernels[[2]vk.DType{a.DType(), c.DType()}]

@@ -173,7 +173,11 @@ func (c linearCase) backward(k *Kit, op string) func() {
 	return func() {
 		w := ref.Scatter2scatterBackward(run.weights, run.xs, run.want, c.layout, run.gates, dys)
 		dx.judge(k, "dx", w.X, gradientBound(w.X, c.x, c.out*c.k+1, c.w), c.exact)
-		dw.judge(k, "dw", w.Weight, gradientBound(w.Weight, weights, c.slots()+1, vk.F32), c.exact)
+		between := vk.F32
+		if c.path != moe.PathPortable && c.gates {
+			between = c.w // cooperative matrices take the product of gate and row as one 16-bit value
+		}
+		dw.judge(k, "dw", w.Weight, gradientBound(w.Weight, weights, c.slots()+1, between), c.exact)
 		db.judge(k, "db", w.Bias, gradientBound(w.Bias, weights, c.slots(), vk.F32), c.exact)
 		dgates.judge(k, "dgates", w.Gates, gradientBound(w.Gates, vk.F32, c.in+c.out+2, c.w), c.exact)
 	}

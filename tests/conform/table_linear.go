@@ -28,11 +28,7 @@ var forwardOptions = []string{"bias", "gates", "bias_gates", "inout", "inout_bia
 
 // linearName joins the parts of a case's name.
 func linearName(op string, c linearCase, types, layout, option string) string {
-	path := "portable"
-	if c.path == moe.PathCoopMat {
-		path = "coopmat"
-	}
-	return strings.Join([]string{"parallel_linear", op, types, path, layout, c.shape.String(), c.spread.name, option}, ".")
+	return strings.Join([]string{"parallel_linear", op, types, c.path.String(), layout, c.shape.String(), c.spread.name, option}, ".")
 }
 
 func uniform(dtype vk.DType) linearCase {
@@ -156,22 +152,48 @@ func linearBackward(add func(Case)) {
 	}
 }
 
-// linearCoopMatBackward are input gradients by cooperative matrices.
+// linearCoopMatBackward are gradients by cooperative matrices: of the input, with the weights transposed or not, and of the
+// weights.
 func linearCoopMatBackward(add func(Case)) {
+	options := []string{"plain", "inout", "gates", "inout_gates", "accumulate", "banks_gates"}
 	for _, dtype := range storages[1:] {
-		for l := range layouts {
-			for i, s := range coopMatShapes[1:] {
-				for j, sp := range spreads {
-					if (i+j+l)%2 == 1 {
-						continue
+		for o, op := range []string{"dx", "dw", "all"} {
+			for l := range layouts {
+				for i, s := range coopMatShapes[1:] {
+					for j, sp := range spreads {
+						if (i+j+l+o)%3 != 0 {
+							continue
+						}
+						option := options[(i+2*j+l)%len(options)]
+						c := uniform(dtype)
+						c.path, c.shape, c.spread, c.layout = moe.PathCoopMat, s, sp, layouts[l].layout
+						c = c.withOption(option)
+						c.bias = c.bias || op == "all"
+						add(Case{Name: linearName("backward_"+op, c, dtype.String(), layouts[l].name, option),
+							Needs: []vk.Feature{vk.FeatureCoopMat}, Required: i == 1 && j < 3,
+							Record: func(k *Kit) func() { return c.backward(k, op) }})
 					}
-					option := []string{"inout", "inout_gates"}[(i+l)/2%2]
+				}
+			}
+		}
+	}
+}
+
+// linearAuto leave the path to the selector: what users get, from one token on.
+func linearAuto(add func(Case)) {
+	shapes := []shape{{8, 2, 1, 64, 40}, {8, 2, 4, 72, 48}, {32, 4, 2, 128, 64}, {4, 2, 33, 40, 24}, {4, 1, 300, 16, 8}, {8, 8, 3, 33, 17}}
+	for _, dtype := range storages {
+		for l := range layouts {
+			for i, s := range shapes {
+				for j, option := range []string{"plain", "bias_gates", "inout_gates"} {
 					c := uniform(dtype)
-					c.path, c.shape, c.spread, c.layout = moe.PathCoopMat, s, sp, layouts[l].layout
+					c.path, c.shape, c.spread, c.layout = moe.PathAuto, s, spreads[(i+j+l)%len(spreads)], layouts[l].layout
 					c = c.withOption(option)
-					add(Case{Name: linearName("backward_dx", c, dtype.String(), layouts[l].name, option),
-						Needs: []vk.Feature{vk.FeatureCoopMat}, Required: i == 2 && j == l,
-						Record: func(k *Kit) func() { return c.backward(k, "dx") }})
+					required := j == i%3 && l == i
+					add(Case{Name: linearName("forward", c, dtype.String(), layouts[l].name, option), Record: c.forward, Required: required})
+					c.bias = true
+					add(Case{Name: linearName("backward_all", c, dtype.String(), layouts[l].name, option), Required: required,
+						Record: func(k *Kit) func() { return c.backward(k, "all") }})
 				}
 			}
 		}
