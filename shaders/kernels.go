@@ -35,6 +35,9 @@ var All = []*kernel.Kernel{
 	ConvertF16F32,
 	ConvertF32Bf16,
 	ConvertBf16F32,
+	CopyHeadsF32,
+	CopyHeadsF16,
+	CopyHeadsBf16,
 	CrossEntropyF32,
 	CrossEntropyF16,
 	CrossEntropyBf16,
@@ -134,6 +137,9 @@ var All = []*kernel.Kernel{
 	SquareSumF32,
 	SquareSumF16,
 	SquareSumBf16,
+	SumHeadsF32,
+	SumHeadsF16,
+	SumHeadsBf16,
 	TargetCount,
 	TokenLinks,
 	TopkGates,
@@ -163,6 +169,9 @@ var Sources = map[string]string{
 	"convert.f16_f32":                    "c3bc643a81a09276a026ce34d3000f6d3385538799eabd82da9ad34535835211",
 	"convert.f32_bf16":                   "dc57e6d5ec1483ac886b5327e5867c667fa2235b54eb405887f6407372359358",
 	"convert.bf16_f32":                   "cb943213a8bca207f230753ff576526d1dfaa31e97f5f190b32ed9b093d94ce8",
+	"copy_heads.f32":                     "5fa5f90fca109b70c9d95897b28036f93a05827ac140b16362dda025b3602e98",
+	"copy_heads.f16":                     "13e80708fd7b4f5abcbfb55e75b53403bedbb274bb10e3843a30ed1fda551829",
+	"copy_heads.bf16":                    "484ad5f1273e06cb27d1ac725567295bcae4f3bce35e36778a14c52e7d4ee1be",
 	"cross_entropy.f32":                  "e9e82f237639bfd6b7484658c752c58dbf23199904f8fbaaf2237bac355dddd9",
 	"cross_entropy.f16":                  "0c5c1236cf414bd4ef62fb951ae31dbfb775a7fb912aea31d7eaa091e6cc5db7",
 	"cross_entropy.bf16":                 "bf940d5610366eb24523620ae399aea6d2f3aab537514957ce41d0161a0ae1aa",
@@ -177,9 +186,9 @@ var Sources = map[string]string{
 	"expert_histogram":                   "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
 	"expert_scan":                        "18716417d05e35b07ee2f90fe1262aa620b1f592c0576abed772061db2289d90",
 	"expert_scatter":                     "8a33fae8dfce357113d9962b9df0d596150fcfc21fd6e9a6784aaa73e6a135a4",
-	"flash_attention.f32":                "33b177cdc3f148dc951c195cd00d52409e492e3e66d4a8b7e8e82c0c950e2d8e",
-	"flash_attention.f16":                "a22fa1e35196147e80503d3ea022b3228b3e78cda3c0e185e1a00edf05bed096",
-	"flash_attention.bf16":               "590332febe08612a63914d35a760057181ba99cfe4fd3d2fd70c43e71235f18e",
+	"flash_attention.f32":                "476b5d088bda49528cd3a74452781d729ab18e8cb872fa90889961c396de54b4",
+	"flash_attention.f16":                "24403262ddce18bfb4dcd7a185a1fbd18a11ba84b4bbb4a80099e8b3f7655568",
+	"flash_attention.bf16":               "86302cb5600bba77383f97c3de36645cd5a9526419fb798b405a43c918df212c",
 	"flash_attention_backward_kv.f32":    "a49923fc57a582efc3f2f4cef3064ae8dd002e22a37fdae610c2fd26c387056a",
 	"flash_attention_backward_kv.f16":    "5529fdff0ad939af515bba42f6a005b4a2cef0472404285b52385dbf2cc48c34",
 	"flash_attention_backward_kv.bf16":   "df23615af04c1cc71372bbed840d5e8fbd52ad1637c64ac64a2e1f25f7e3ceaf",
@@ -213,16 +222,16 @@ var Sources = map[string]string{
 	"jitter.bf16":                        "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
 	"loss_mean":                          "c666050a5c044fdc85a3bc7c02811bc8d89d860595974696f74f7ce65234f88b",
 	"positions":                          "03e64bd0a345e0b453d07e4e9ea2aeceb27f1b4e812e38f7cafa41fc769397f2",
-	"rms_norm.f32":                       "7a95a7262316dff83bb822485b3b766ae5088bc434196a2625423fc8141f8e8e",
-	"rms_norm.f16":                       "390966b699d952d80564feac152a9c66ab03fea0b16aa59451232b591aa56b2e",
-	"rms_norm.bf16":                      "0db2723dca452eca41e53c032125fc6cea76ca2ea6498efbf6f9adecbf1926e5",
-	"rms_norm.f16_f32":                   "8757518067a24973adb98a7284a1a5d9db2376cbd776884e1ddabe90eef4a9d5",
-	"rms_norm.bf16_f32":                  "a20b494ef07a9a6901728a6316b42b23c393936ef79ccc85217b3129978656e9",
-	"rms_norm_backward.f32":              "b9863f191de9e3c737c64853cd9c56eed432e44b8f1fce2779cce4eef920212b",
-	"rms_norm_backward.f16":              "62839782e7ee542da79cc8cc27aac051d7e5eb39b62706277a412eda7eaee69e",
-	"rms_norm_backward.bf16":             "a8685b04c91031e23c4f9a0de2af278ef1c971266300deefbf40d1fb2b2d2cf7",
-	"rms_norm_backward.f16_f32":          "8d14dcfc5eeb7f2f5810bc824b6d62d0db4e581aef002c5333d455c1435930c9",
-	"rms_norm_backward.bf16_f32":         "aa8369906ccc87cc879585ef0a961cf5ba81ae1a1c59ce31ad379a9bb265d824",
+	"rms_norm.f32":                       "9e9e9abdbe83d8e8c6b806d2007fc882dba8acdabad2aa71ef99cb81d45ff58b",
+	"rms_norm.f16":                       "b8d73ac5b0497f946957ab2abeede217b6a6f7f93a08ff67af63f422c2f236b4",
+	"rms_norm.bf16":                      "4f49682afc8e29ee12268bda4d1051d90886340270820e59f76ecda8e4b5a3b6",
+	"rms_norm.f16_f32":                   "2cbb502949d021b9ce926f6e6649151bb4df9702423a4b33a02ee0b54d68d6e7",
+	"rms_norm.bf16_f32":                  "53d8547939f67b06dccb470438ce457f8e4a06ff5086cc0d0cc14132b036936b",
+	"rms_norm_backward.f32":              "1e1d3059c2df14abd7c7ae75de4a0af29826d116b1d320092c2700dd6cdfb21f",
+	"rms_norm_backward.f16":              "d9009643c842dc8ec20e99b27fb2a8212781076abc04cbd5df83bae1e619bc02",
+	"rms_norm_backward.bf16":             "e083a649455ef12d1159da2d93eb56dee004558e632a942dbb983a3d78decef2",
+	"rms_norm_backward.f16_f32":          "18d1faf3467a4c6fa71592c6c9400cfb2fa07320c31c1198df9ffbb35abf22ef",
+	"rms_norm_backward.bf16_f32":         "c13378072196d940cdf987d6e288e914d302935a2cee2d6aaa1e6fc42360f814",
 	"rms_norm_weight.f32":                "8776a86f84a0833886269501e681317816fb3c5070464784ba63d887adbf2c64",
 	"rms_norm_weight.f16":                "36c1f357b86238dc1af3b74926007144bf7948bd1b873b9b32f75a200956c21c",
 	"rms_norm_weight.bf16":               "886308283efe5c4429bbe649af4619db1d8984ccc0fb27ca3e7e3a311b1df89a",
@@ -262,6 +271,9 @@ var Sources = map[string]string{
 	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
 	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
 	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
+	"sum_heads.f32":                      "1ddc128874c2f0e2e0e14d06586e8bcc32b22c00455b303decb80bd61291fecf",
+	"sum_heads.f16":                      "10a0598ba23414d546e19714a12d3a8551448e0de2468ae59748468242578ace",
+	"sum_heads.bf16":                     "0293a442c8d4d7ff5ad4d3dbe694e7d7388d2742f3983377af0d6ef0bfb0b592",
 	"target_count":                       "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
 	"token_links":                        "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
 	"topk_gates":                         "2d56baebb434ca87aa0afedc0579dffb473f122e75c4febabd520c3a68291a9e",
@@ -1171,6 +1183,140 @@ var ConvertBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/copy_heads.f32.spv
+var spvCopyHeadsF32 []byte
+
+// CopyHeadsF32 is copy_heads.comp with STORAGE_F32.
+var CopyHeadsF32 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCopyHeadsF32),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// CopyHeadsPush holds the push constants of copy_heads.comp; uint64 members are device addresses.
+type CopyHeadsPush struct {
+	X      uint64
+	Y      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+	YHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CopyHeadsPush) Bytes() []byte {
+	b := make([]byte, 44)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU32(b[16:], c.Rows)
+	putU32(b[20:], c.Heads)
+	putU32(b[24:], c.Width)
+	putU32(b[28:], c.XToken)
+	putU32(b[32:], c.XHead)
+	putU32(b[36:], c.YToken)
+	putU32(b[40:], c.YHead)
+	return b
+}
+
+// CopyHeadsSpec holds the specialization constants of copy_heads.comp.
+type CopyHeadsSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultCopyHeadsSpec returns the values in the source.
+func DefaultCopyHeadsSpec() CopyHeadsSpec {
+	return CopyHeadsSpec{
+		Columns: 32,
+		Rows:    2,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CopyHeadsSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/copy_heads.f16.spv
+var spvCopyHeadsF16 []byte
+
+// CopyHeadsF16 is copy_heads.comp with STORAGE_F16.
+var CopyHeadsF16 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCopyHeadsF16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/copy_heads.bf16.spv
+var spvCopyHeadsBf16 []byte
+
+// CopyHeadsBf16 is copy_heads.comp with STORAGE_BF16.
+var CopyHeadsBf16 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCopyHeadsBf16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
 //go:embed spv/cross_entropy.f32.spv
 var spvCrossEntropyF32 []byte
 
@@ -1874,6 +2020,8 @@ var FlashAttentionF32 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -1950,6 +2098,8 @@ type FlashAttentionSpec struct {
 	Quads      bool    // constant 9
 	Partial    bool    // constant 10
 	Cap        float32 // constant 11
+	UK         uint32  // constant 12
+	UV         uint32  // constant 13
 }
 
 // DefaultFlashAttentionSpec returns the values in the source.
@@ -1967,6 +2117,8 @@ func DefaultFlashAttentionSpec() FlashAttentionSpec {
 		Quads:      false,
 		Partial:    false,
 		Cap:        0,
+		UK:         8,
+		UV:         8,
 	}
 }
 
@@ -1985,6 +2137,8 @@ func (c FlashAttentionSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		bitsBool(c.Partial),
 		math.Float32bits(c.Cap),
+		c.UK,
+		c.UV,
 	}
 }
 
@@ -2035,6 +2189,8 @@ var FlashAttentionF16 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -2086,6 +2242,8 @@ var FlashAttentionBf16 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6587,6 +6745,135 @@ var SquareSumBf16 = &kernel.Kernel{
 		{ID: 1, Name: "PER_GROUP", Default: 4096},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/sum_heads.f32.spv
+var spvSumHeadsF32 []byte
+
+// SumHeadsF32 is sum_heads.comp with STORAGE_F32.
+var SumHeadsF32 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "f32",
+	SPIRV:     decodeOnce(&spvSumHeadsF32),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// SumHeadsPush holds the push constants of sum_heads.comp; uint64 members are device addresses.
+type SumHeadsPush struct {
+	X      uint64
+	Y      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SumHeadsPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU32(b[16:], c.Rows)
+	putU32(b[20:], c.Heads)
+	putU32(b[24:], c.Width)
+	putU32(b[28:], c.XToken)
+	putU32(b[32:], c.XHead)
+	putU32(b[36:], c.YToken)
+	return b
+}
+
+// SumHeadsSpec holds the specialization constants of sum_heads.comp.
+type SumHeadsSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultSumHeadsSpec returns the values in the source.
+func DefaultSumHeadsSpec() SumHeadsSpec {
+	return SumHeadsSpec{
+		Columns: 16,
+		Rows:    4,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SumHeadsSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/sum_heads.f16.spv
+var spvSumHeadsF16 []byte
+
+// SumHeadsF16 is sum_heads.comp with STORAGE_F16.
+var SumHeadsF16 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "f16",
+	SPIRV:     decodeOnce(&spvSumHeadsF16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/sum_heads.bf16.spv
+var spvSumHeadsBf16 []byte
+
+// SumHeadsBf16 is sum_heads.comp with STORAGE_BF16.
+var SumHeadsBf16 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvSumHeadsBf16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/target_count.spv

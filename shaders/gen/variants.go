@@ -19,6 +19,7 @@ var variants = slices.Concat(
 	storages("combine"),
 	storages("combine_backward"),
 	conversions("convert"),
+	storages("copy_heads"),
 	storages("cross_entropy"),
 	storages("embedding"),
 	storages("embedding_backward"),
@@ -56,6 +57,7 @@ var variants = slices.Concat(
 	storages("scatter2scatter_gemv"),
 	mixed("scatter2scatter_gemv"),
 	storages("square_sum"),
+	storages("sum_heads"),
 	plain("target_count", "token_links"),
 	plain("topk_gates", "topk_gates_backward"),
 )
