@@ -34,7 +34,7 @@ func TestReadConfigOfGoldenModels(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, name == "deepseekv3", got.Dense(0), name)
 		require.False(t, got.Dense(1), name)
-		got.denseLayers = nil
+		got.denseLayers, got.fields = nil, nil
 		want.Width, want.Layers, want.MLP.Width = 32, 2, 32
 		require.Equal(t, want, *got)
 	}

@@ -38,7 +38,7 @@ func TestDeviceReproducesTheRecordedOutputs(t *testing.T) {
 		for _, name := range recorded {
 			report := Run(t.Context(), filepath.Join(dataDir, name), opts)
 			require.Equal(t, ExitPass, report.Exit(), "%+v", report.Models[0])
-			require.Len(t, report.Models[0].Tensors, 2)
+			require.Len(t, report.Models[0].Tensors, 4)
 			for _, tensor := range report.Models[0].Tensors {
 				t.Logf("%v %s %s: %.3g", opts.DType, name, tensor.Name, tensor.Error)
 				require.True(t, opts.DType != vk.F32 || len(tensor.NearTies) == 0)
