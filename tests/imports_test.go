@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"internal/check":       {"vk"},
 	"internal/gputest":     {"internal/ref", "vk"},
 	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/check", "internal/safetensors"},
+	"model/tokenizer":      {},
 	"model/train":          {"model", "attention", "moe", "vk", "shaders", "internal/check", "internal/safetensors"},
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
