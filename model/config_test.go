@@ -251,5 +251,16 @@ func FuzzParseConfig(f *testing.F) {
 				t.Fatalf("dense layer %d of %+v", layer, c)
 			}
 		}
+		for layer := range min(c.Layers, 3) {
+			w, err := c.parseAttention(layer)
+			if err != nil {
+				continue
+			}
+			for _, p := range w.parts("") {
+				if p.elements() < 1 {
+					t.Fatalf("%s of %+v has shape %v", p.name, c, p.shape)
+				}
+			}
+		}
 	})
 }
