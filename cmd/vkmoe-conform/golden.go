@@ -28,7 +28,8 @@ The relative error (Frobenius norm of the difference over that of the recorded v
 --dtype f16 or bf16, weights, inputs, intermediates and outputs are rounded to that type; sums are f32. The limit is then
 four times the type's unit roundoff, 4 x 2^-11 = 0.00195 for f16 and 4 x 2^-8 = 0.0156 for bf16: sixteen independent
 roundings, each at most that unit, lie between input and output of an MLP and add in squares; attention is held to the
-same limit. Every token must go to the experts that exact arithmetic on the rounded weights and input chooses; where these
+same limit. Logits, loss and gradients of the whole model are judged in f32 only: logits and loss by the limit above, the
+gradient of the loss with respect to every parameter (expected_grads.safetensors) by 1e-4. Every token must go to the experts that exact arithmetic on the rounded weights and input chooses; where these
 are not the recorded ones, its values are compared with what the chosen ones give.
 
 Exit code 0: all that was asked for passes. 1: something fails. 2: the input or the device cannot be used, or a part

@@ -15,9 +15,6 @@ import (
 	"github.com/vkmoe/vkmoe/model"
 )
 
-// gradsFile holds the recorded gradients of every parameter of a model.
-const gradsFile = "expected_grads.safetensors"
-
 // A wholeModel is a recorded model on the oracle.
 type wholeModel struct {
 	ref.Decoder

@@ -63,6 +63,14 @@ type Runner interface {
 	RunAttention(ctx context.Context, w *model.AttentionWeights, dtype vk.DType, x []float32, offsets []int32) (out []float32, ids []int32, err error)
 }
 
+// A ModelRunner is a Runner that also runs whole models.
+type ModelRunner interface {
+	Runner
+
+	// RunDecoder runs a model in f32 on tokens ids [T] of sequences with offsets [B+1]; grads asks for gradients too.
+	RunDecoder(ctx context.Context, c *model.Checkpoint, ids, offsets []int32, grads bool) (*DecoderRun, error)
+}
+
 // Options say what to run.
 type Options struct {
 	Only  []Part   // the parts asked for; none is everything the library supports
@@ -187,6 +195,12 @@ func (c *goldenCase) run(ctx context.Context, m *ModelReport, runner Runner, opt
 				continue
 			}
 			reports, m.Unusable = c.runAttentions(ctx, runner, opts.DType)
+		case Logits, Grads:
+			if reason := c.cannotRun(p, runner, opts); reason != "" {
+				m.Unsupported = append(m.Unsupported, UnsupportedPart{p, reason})
+				continue
+			}
+			reports, m.Unusable = c.runDecoder(ctx, p, runner.(ModelRunner))
 		}
 		m.Tensors = append(m.Tensors, reports...)
 		var beyond *model.UnsupportedModelError
@@ -198,7 +212,7 @@ func (c *goldenCase) run(ctx context.Context, m *ModelReport, runner Runner, opt
 }
 
 // supported are the parts that the library runs.
-var supported = []Part{MLP, Attention}
+var supported = Parts
 
 // asked reports whether a part was asked for: by name, or because none was named.
 func asked(only []Part, p Part) bool { return len(only) == 0 || slices.Contains(only, p) }
