@@ -117,5 +117,5 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	return nil
+	return s.write(ctx, os.Stdout)
 }
