@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -30,8 +31,9 @@ func (s sizes) decoder(length int, dense bool) model.DecoderConfig {
 	if dense {
 		layer.Dense = &model.DenseConfig{Hidden: s.topK * s.hidden, Activation: moe.SwiGLU}
 	} else {
+		// The gates add up to K, so that K experts weigh as much as one MLP of K times their width.
 		layer.MLP = &moe.MLPConfig{Experts: s.experts, TopK: s.topK, Hidden: s.hidden, Activation: moe.SwiGLU,
-			Mode: moe.TopKSoftmax, OutputBias: true}
+			Mode: moe.TopKSoftmax, GateScale: float32(s.topK), OutputBias: true}
 	}
 	c := model.DecoderConfig{Type: "jetmoe", Vocabulary: 256, Width: s.width, Epsilon: 1e-6, Tied: true, Positions: length}
 	for range s.layers {
@@ -53,7 +55,7 @@ func newSession(ctx context.Context, dev *vk.Device, o options, text []int32) (*
 	cut := len(text) - len(text)/10
 	s := &session{o: o, text: train.Windows{Tokens: text[:cut], Seed: o.seed}, heldOut: train.Windows{Tokens: text[cut:], Seed: o.seed + 1}}
 	var err error
-	if s.decoder, err = model.NewDecoder(ctx, dev, o.sizes.decoder(o.length, o.dense)); err != nil {
+	if s.decoder, err = model.NewDecoder(ctx, dev, o.sizes.decoder(max(o.length, len(o.prompt)+o.sample), o.dense)); err != nil {
 		return nil, err
 	}
 	err = s.decoder.Initialize(ctx, o.seed, 0.05)
@@ -143,6 +145,34 @@ func (s *session) judge(ctx context.Context) (float64, error) {
 		sum += loss
 	}
 	return sum / judgeBatches, nil
+}
+
+// write prints what the model continues the prompt with, byte by byte.
+func (s *session) write(ctx context.Context, w io.Writer) (err error) {
+	if s.o.sample == 0 {
+		return nil
+	}
+	prompt := train.Bytes([]byte(s.o.prompt))
+	if most := s.decoder.Config.Positions - s.o.sample; len(prompt) > most && most > 0 {
+		prompt = prompt[len(prompt)-most:]
+	}
+	g, err := model.NewGenerator(ctx, s.decoder, model.GeneratorConfig{Sequences: 1, Capacity: s.decoder.Config.Positions,
+		Sampling: model.SamplingConfig{Temperature: 0.7, TopK: 40, TopP: 0.95, Seed: s.o.seed}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.Close()) }()
+	if _, err = fmt.Fprintf(w, "\n%s", s.o.prompt); err != nil {
+		return err
+	}
+	_, err = g.Generate(ctx, model.Request{Prompts: [][]int32{prompt}, Tokens: s.o.sample, Token: func(_ int, token int32) bool {
+		_, err := w.Write([]byte{byte(token)})
+		return err == nil
+	}})
+	if err == nil {
+		_, err = fmt.Fprintln(w)
+	}
+	return err
 }
 
 func (s *session) writeCurve() error {
