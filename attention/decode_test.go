@@ -128,16 +128,15 @@ func TestSelfAttentionDecodesWhatForwardGives(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %v", c.name, dtype), func(t *testing.T) {
 				c.lengths = layerLengths(decodeSteps)
 				s := newSelfTest(t, c, dtype)
-				cfg := KVCacheConfig{Sequences: 2, Capacity: 40, KVHeads: c.cfg.KVHeads, Width: c.cfg.HeadWidth, ValueWidth: c.cfg.HeadWidth,
-					Window: c.cfg.Window, DType: dtype}
+				capacity := 40
 				if c.cfg.Window > 0 {
-					cfg.Capacity = c.cfg.Window + 16 // rows are used again
+					capacity = c.cfg.Window + 16 // rows are used again
 				}
-				d := newLayerDecoder(t, dtype, c.cfg.Width, cfg)
+				d := newLayerDecoder(t, dtype, c.cfg.Width, s.layer.Config.CacheConfig(2, capacity))
 				d.record = func(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences) error {
-					return s.layer.Decode(rec, x, y, seq, d.cache)
+					return s.layer.Decode(rec, d.cache, x, y, seq)
 				}
-				d.check(decodeSteps, s.x, ref.SelfAttentionForward(s.oracle, s.x).Out.Y, layerTolerance(dtype, 8))
+				d.check(decodeSteps, s.x, ref.SelfAttentionForward(s.oracle, s.x).Out.Y, layerTolerance(dtype, 4))
 			})
 		}
 	}
@@ -149,12 +148,11 @@ func TestMLADecodesWhatForwardGives(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %v", c.name, dtype), func(t *testing.T) {
 				c.lengths = layerLengths(decodeSteps)
 				m := newMLATest(t, c, dtype)
-				d := newLayerDecoder(t, dtype, c.cfg.Width, KVCacheConfig{Sequences: 2, Capacity: 40, KVHeads: c.cfg.Heads,
-					Width: c.cfg.headWidth(), ValueWidth: c.cfg.ValueWidth, DType: dtype})
+				d := newLayerDecoder(t, dtype, c.cfg.Width, m.layer.Config.CacheConfig(2, 40))
 				d.record = func(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences) error {
-					return m.layer.Decode(rec, x, y, seq, d.cache)
+					return m.layer.Decode(rec, d.cache, x, y, seq)
 				}
-				d.check(decodeSteps, m.x, ref.MLAForward(m.oracle, m.x).Out.Y, layerTolerance(dtype, 8))
+				d.check(decodeSteps, m.x, ref.MLAForward(m.oracle, m.x).Out.Y, layerTolerance(dtype, 4))
 			})
 		}
 	}
@@ -166,10 +164,9 @@ func TestDecodingBeyondTheRoom(t *testing.T) {
 	c.lengths = []int{6, 6}
 	s := newSelfTest(t, c, vk.F32)
 	cache := func(capacity int) *layerDecoder {
-		d := newLayerDecoder(t, vk.F32, c.cfg.Width, KVCacheConfig{Sequences: 2, Capacity: capacity, KVHeads: c.cfg.KVHeads,
-			Width: c.cfg.HeadWidth, ValueWidth: c.cfg.HeadWidth})
+		d := newLayerDecoder(t, vk.F32, c.cfg.Width, s.layer.Config.CacheConfig(2, capacity))
 		d.record = func(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences) error {
-			return s.layer.Decode(rec, x, y, seq, d.cache)
+			return s.layer.Decode(rec, d.cache, x, y, seq)
 		}
 		return d
 	}
@@ -205,7 +202,21 @@ func TestDecodingBeyondTheRoom(t *testing.T) {
 		rec, err := dev.NewRecorder()
 		require.NoError(t, err)
 		x, y := d.tensor(vk.F32, 2, c.cfg.Width), d.tensor(vk.F32, 2, c.cfg.Width)
-		require.ErrorAs(t, s.layer.Decode(rec, x, y, Sequences{Offsets: d.offsets}, other), &shape)
+		require.ErrorAs(t, s.layer.Decode(rec, other, x, y, Sequences{Offsets: d.offsets}), &shape)
 		require.NoError(t, errors.Join(rec.Close(), other.Close()))
 	}
+}
+
+func TestDecodingNeedsCausalAttention(t *testing.T) {
+	c := selfCases[5]
+	require.False(t, c.cfg.Causal)
+	s := newSelfTest(t, c, vk.F32)
+	d := newLayerDecoder(t, vk.F32, c.cfg.Width, s.layer.Config.CacheConfig(1, 40))
+	rec, err := dev.NewRecorder()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, rec.Close()) }()
+	x, y := d.tensor(vk.F32, 2, c.cfg.Width), d.tensor(vk.F32, 2, c.cfg.Width)
+	var config *ConfigError
+	require.ErrorAs(t, s.layer.Decode(rec, d.cache, x, y, Sequences{Offsets: d.offsets}), &config)
+	require.Equal(t, "Causal", config.Field)
 }

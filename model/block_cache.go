@@ -12,7 +12,7 @@ func (b *selfBlock) cacheConfig(sequences, capacity int) attention.KVCacheConfig
 }
 
 func (b *selfBlock) decode(rec *vk.Recorder, cache *attention.KVCache, x, y *vk.Tensor, seq attention.Sequences) error {
-	return b.layer.Decode(rec, x, y, seq, cache)
+	return b.layer.Decode(rec, cache, x, y, seq)
 }
 
 func (b *mlaBlock) cacheConfig(sequences, capacity int) attention.KVCacheConfig {
@@ -22,7 +22,7 @@ func (b *mlaBlock) cacheConfig(sequences, capacity int) attention.KVCacheConfig 
 }
 
 func (b *mlaBlock) decode(rec *vk.Recorder, cache *attention.KVCache, x, y *vk.Tensor, seq attention.Sequences) error {
-	return b.layer.Decode(rec, x, y, seq, cache)
+	return b.layer.Decode(rec, cache, x, y, seq)
 }
 
 func (b *mixtureBlock) cacheConfig(sequences, capacity int) attention.KVCacheConfig {
