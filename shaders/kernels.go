@@ -145,9 +145,9 @@ var Sources = map[string]string{
 	"activation.f32":                     "bd27464bc619af4a5496b4176369a18cc5d4dda7725da0b9fb6caaef9f2e6656",
 	"activation.f16":                     "30ec56203eca63862c2202a7a3af49b3b231ef6a62a0314dafb7cc05a0789a83",
 	"activation.bf16":                    "8da29f33e53829d0127ddaff57d32f4f20d5653b1f5a91716a790ef365fdb165",
-	"activation_backward.f32":            "d110dc992362e65a77f77b51ce39d52cb237af34977d5211589e4f0477921667",
-	"activation_backward.f16":            "9ee4330cb8d0b0835c1e62947e92d6d1b29ca6ce63c09d950e45e053dff9480c",
-	"activation_backward.bf16":           "2ffee586023bde9ebcdecbd4454b4507910490d57ced71f54f4116cda217109b",
+	"activation_backward.f32":            "3ce64b0e8c7f05b4fe67d64308fc54efda9de68507a99f5b8f0333839533c2f4",
+	"activation_backward.f16":            "9107e09b430ae2ae65dc16b2efd5048ed048893097bfdab20fb6af09e83725bf",
+	"activation_backward.bf16":           "ec96cc7c557bee9aa833fb3d5c7d983a59709bef3e9ab2ef5edee6bc49ef9228",
 	"adamw.f32":                          "093b936363d74c745cccd7746a4106a70892ec79b8831e1c1c02aefe85bb4368",
 	"adamw.f16":                          "0041218835877d7934f9cb522c0706245659eb777cee5ac6fd49955af289dd90",
 	"adamw.bf16":                         "abb950b702c24c00f25c62f1eee798fb8c801a4c3cb71d0a30d02fecf1b5364c",
@@ -204,10 +204,10 @@ var Sources = map[string]string{
 	"group_xty.bf16":                     "4e91b8ab0614cf2b56de4178e08a8a015fea8a85dc6f5ed2694d3db400a5d2e4",
 	"group_xty.f16_f32":                  "affca45b7e69442626d9b8cf607ddc7dcc25e4af182927b57c1517e36b3833d2",
 	"group_xty.bf16_f32":                 "54ceed02a30b2c6482bf144f0fdd278200378db3c32dc4bd8ed4870b84901a76",
-	"group_xty_coopmat.f16":              "b5bc85de64108d292cd13a602ab5419dea00c18bda3f74cb4758d27fe5966b85",
-	"group_xty_coopmat.bf16":             "a7433fc8a804ed2289e1858d604013d3cc8fe3631a29bcf56c8b619f296f3f0f",
-	"group_xty_coopmat.f16_f32":          "54a5c925c5b6154d8d7143af0e9637af28c62916129d8e561c83f0ee1d551fc0",
-	"group_xty_coopmat.bf16_f32":         "297670e733ca88b4c5d31945a8b64bb487e10767d7afd5580d1c61a851d7b18f",
+	"group_xty_coopmat.f16":              "2c6dd1debf60ce0d7d34a103cf480173666dcb6ac52dc4ef84b752cd3edb7d6a",
+	"group_xty_coopmat.bf16":             "29a805c4577239e44cc7de15f73ca11979d1b99512f18d34f562bd4752dac952",
+	"group_xty_coopmat.f16_f32":          "95a8dc6f47df21de91e5178c6b85d641d8d7eeb435141692391ee0b20b9aeb6e",
+	"group_xty_coopmat.bf16_f32":         "ccbbb662a99ad108649faa9a8ede10bff58817a5c2f5fd2dbbd2c08a59d548ac",
 	"jitter.f32":                         "d9e12770e1f91a45eae26e0e39f8d526bf031f075ed4c7b5f12dce91eb59e194",
 	"jitter.f16":                         "bbaedb78255b61694d3af95c0db690fd3ff12fb4777caa208f0f65d5ea23c2f6",
 	"jitter.bf16":                        "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
@@ -239,26 +239,26 @@ var Sources = map[string]string{
 	"scaled_add.f32":                     "64e9a68e248ecad69966fc71a5abc79b5c79a4ae469093b2cb3bb027b950ffba",
 	"scaled_add.f16":                     "b1d1d2b1eafe7e4b519fb3016c3396160eb8bbbca61556ede216fd2fd7b3b1a0",
 	"scaled_add.bf16":                    "6b1cd73dde0323a09c9a93bdd1d43477bc78fd3c9fc4ed66b986f9643745bd92",
-	"scatter2scatter.f32":                "1c69837bbae71b4a3e270d65e26aee5fa34eeef10d4c404b5ee182bcf79d950d",
-	"scatter2scatter.f16":                "05d19a59248362a7748ffdc743c465b576aa1f4836b52710a17831172815c16b",
-	"scatter2scatter.bf16":               "870859252fec6f42fa39ac1abdfa08a381b4559ab11a8fa78778ce58ac5c56b0",
-	"scatter2scatter.f32_f16_f16":        "031c59a7a66e101f41cf18ed9b73431bb71bd581c6fbe375ae64c1eb2ae9cba0",
-	"scatter2scatter.f16_f16_f32":        "abaa31b8dd866335a37b547c4925b41103283e99eeed89651a3bd05275716926",
-	"scatter2scatter.f32_f16_f32":        "a84c14156004345ea2725e52a339c1c09589450cedb6afe8c0bd96c2a29a35f6",
-	"scatter2scatter.f32_bf16_bf16":      "5904e3e3d3cc5376c28ae4559822f8caa7390b983877d014777db3ad002f8c70",
-	"scatter2scatter.bf16_bf16_f32":      "e279121306c3102c116cf490da2c9c9332e77ca3dce510fb95e51660de914cd2",
-	"scatter2scatter.f32_bf16_f32":       "25b6c4f1d537bae5f601c3d3518e502aba98e42452c54f6dfdd332c6c0789064",
-	"scatter2scatter_coopmat.f16":        "3090961999630bade3d0a4af6506f66dba27b49606c4232852b82533cb426200",
-	"scatter2scatter_coopmat.bf16":       "b9afc303a0fecd793cf760cdd3cca65e49472ecd4cb12469f331a7c22aabcdc5",
-	"scatter2scatter_gemv.f32":           "34f37937650bf3397993376af803f90e4f00120ef0380f983ee6d1748a46a53f",
-	"scatter2scatter_gemv.f16":           "53a909823452d38d97fd94e9d237d8b9d53a607c21a62bd7cde1e8ce2942cb44",
-	"scatter2scatter_gemv.bf16":          "c40c5f93e78d423402eeaef847703797a8988039eefc3bbcdc329fe99520e368",
-	"scatter2scatter_gemv.f32_f16_f16":   "2d0121d39b603a03bcb66f27ca4d750d58740524dad02a598c404aa473bc1391",
-	"scatter2scatter_gemv.f16_f16_f32":   "060426924763e15be84abe8afd3508e8cd10c0d61d6d901673b0a95f3eb858f7",
-	"scatter2scatter_gemv.f32_f16_f32":   "b5950bd4e19e4503f488c14013699608d6305cf358098ab096e6cb600ebd1bcb",
-	"scatter2scatter_gemv.f32_bf16_bf16": "30f8fe43fc5f9e17a560223a4232bc5f82cb0742e36e2ca73126a15dd5880175",
-	"scatter2scatter_gemv.bf16_bf16_f32": "fe2c6b9ee15ae3edef118a34ab6a240870252ff9634d233757ca134e85d58002",
-	"scatter2scatter_gemv.f32_bf16_f32":  "a863c113ca2a970bdeb507458d61318a35c308969ec7a5694fec178336d2ea02",
+	"scatter2scatter.f32":                "c807097666878131977d9bf30c4f6130c876b4cc6e5f42d44d7d301cfd3d2519",
+	"scatter2scatter.f16":                "0faf4ae82a9a1fc85a3409dee915fbcf8887cc6ab9caaa6ff6cd1fa7e999e242",
+	"scatter2scatter.bf16":               "c8df25178b7b52d2966a88ef57f76e4c6e304f87425a2a42f272c9a913674632",
+	"scatter2scatter.f32_f16_f16":        "a4145c0b15fce52cf3b871723a5011548c618fb0c50149c64e4aa5cf4bdb7f04",
+	"scatter2scatter.f16_f16_f32":        "cc44df72bae568fbfe6d0dcec7a978eadd70fc821ad42086edba6eb6491d87c8",
+	"scatter2scatter.f32_f16_f32":        "28b86f459e23fa2d4d584d31c1ec1c0e45c80bd20a6b25097b88af94b127c01d",
+	"scatter2scatter.f32_bf16_bf16":      "5f28e07e60d31847f4cd28fdf6afa43141200ad06c52fe64151591bbc26c1ca9",
+	"scatter2scatter.bf16_bf16_f32":      "4e6771bc80cd4d2d3e59d383299efe352f873cf0c5d25e64596cdb3df944f1e6",
+	"scatter2scatter.f32_bf16_f32":       "aadcc2fdf5e0c14135a89b9d0fa705cbaf87e361845fb1b10eecd4f5320e363a",
+	"scatter2scatter_coopmat.f16":        "aaf96d00bcbe677df6f07a8cfbd1509b2cd6e43617abbc04676b9cf65bfbb327",
+	"scatter2scatter_coopmat.bf16":       "888826ef57dc915cc80fc14d976c7910d43c241c6e915d1ab405381aa0deadf4",
+	"scatter2scatter_gemv.f32":           "82fa1c39883985f0be352b5a236e602682c4c7d9bc57e4a8c023cb5128d27c55",
+	"scatter2scatter_gemv.f16":           "f152c97c5c54d94061a9465b8acccdb42fa26b714da56cf6112a057b0ff6538c",
+	"scatter2scatter_gemv.bf16":          "afb8a6368f84985639276de3548fbca42f671abef18f3952b7cc4c2d8a4ba51f",
+	"scatter2scatter_gemv.f32_f16_f16":   "6c68e53cf5ba14d4675febbc1331db372e030d30caad3e3a6ad3129e8d5efb52",
+	"scatter2scatter_gemv.f16_f16_f32":   "1023cb27af940949ad1a887d7ed448e2f05efde9bed4953cf972584791222041",
+	"scatter2scatter_gemv.f32_f16_f32":   "cc3d2b698838ea36c914a97d0d0e3f59f16ffa5beafa9604f6d3e7546071b045",
+	"scatter2scatter_gemv.f32_bf16_bf16": "440c485fd8562e82eeb4f0e4894b568ff986a8f27ceaa42b83bf658cd11758e7",
+	"scatter2scatter_gemv.bf16_bf16_f32": "a9cc55ad95534f828514c2e726a8dfe8a0b2b45ec8fcf118cbc9524d3f9b6ff8",
+	"scatter2scatter_gemv.f32_bf16_f32":  "8c0115a9e76659c73e9ee6a9a5058da92fcf72e6eb6116c2ed1fee97296b10fd",
 	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
 	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
 	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
@@ -3667,6 +3667,7 @@ var GroupXtyCoopmatF16 = &kernel.Kernel{
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
 		{ID: 11, Name: "GATED", Default: 0},
+		{ID: 12, Name: "PIECE", Default: 4},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -3731,6 +3732,7 @@ type GroupXtyCoopmatSpec struct {
 	MK       uint32 // constant 9
 	Whole    bool   // constant 10
 	Gated    bool   // constant 11
+	Piece    uint32 // constant 12
 }
 
 // DefaultGroupXtyCoopmatSpec returns the values in the source.
@@ -3748,6 +3750,7 @@ func DefaultGroupXtyCoopmatSpec() GroupXtyCoopmatSpec {
 		MK:       16,
 		Whole:    false,
 		Gated:    false,
+		Piece:    4,
 	}
 }
 
@@ -3766,6 +3769,7 @@ func (c GroupXtyCoopmatSpec) Values() []uint32 {
 		c.MK,
 		bitsBool(c.Whole),
 		bitsBool(c.Gated),
+		c.Piece,
 	}
 }
 
@@ -3807,6 +3811,7 @@ var GroupXtyCoopmatBf16 = &kernel.Kernel{
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
 		{ID: 11, Name: "GATED", Default: 0},
+		{ID: 12, Name: "PIECE", Default: 4},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -3856,6 +3861,7 @@ var GroupXtyCoopmatF16F32 = &kernel.Kernel{
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
 		{ID: 11, Name: "GATED", Default: 0},
+		{ID: 12, Name: "PIECE", Default: 4},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -3904,6 +3910,7 @@ var GroupXtyCoopmatBf16F32 = &kernel.Kernel{
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
 		{ID: 11, Name: "GATED", Default: 0},
+		{ID: 12, Name: "PIECE", Default: 4},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
