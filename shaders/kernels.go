@@ -47,7 +47,6 @@ var All = []*kernel.Kernel{
 	EmbeddingBackwardF16F32,
 	EmbeddingBackwardBf16F32,
 	ExpertHistogram,
-	ExpertScan,
 	ExpertScatter,
 	FlashAttentionF32,
 	FlashAttentionF16,
@@ -175,8 +174,7 @@ var Sources = map[string]string{
 	"embedding_backward.f16_f32":         "940994f949de42a385a39a68b8c02447e15f38a1e64197c69318a8f27b2c441b",
 	"embedding_backward.bf16_f32":        "f4b2bb03551ad625190a58c00dae6832efd385a69fc1733883a5d31a5eb1b210",
 	"expert_histogram":                   "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
-	"expert_scan":                        "18716417d05e35b07ee2f90fe1262aa620b1f592c0576abed772061db2289d90",
-	"expert_scatter":                     "8a33fae8dfce357113d9962b9df0d596150fcfc21fd6e9a6784aaa73e6a135a4",
+	"expert_scatter":                     "e175799b81d8c763b39cdd60824dda753feb70edcf3f833adb40f8155eccd671",
 	"flash_attention.f32":                "33b177cdc3f148dc951c195cd00d52409e492e3e66d4a8b7e8e82c0c950e2d8e",
 	"flash_attention.f16":                "a22fa1e35196147e80503d3ea022b3228b3e78cda3c0e185e1a00edf05bed096",
 	"flash_attention.bf16":               "590332febe08612a63914d35a760057181ba99cfe4fd3d2fd70c43e71235f18e",
@@ -250,21 +248,21 @@ var Sources = map[string]string{
 	"scatter2scatter.f32_bf16_f32":       "aadcc2fdf5e0c14135a89b9d0fa705cbaf87e361845fb1b10eecd4f5320e363a",
 	"scatter2scatter_coopmat.f16":        "aaf96d00bcbe677df6f07a8cfbd1509b2cd6e43617abbc04676b9cf65bfbb327",
 	"scatter2scatter_coopmat.bf16":       "888826ef57dc915cc80fc14d976c7910d43c241c6e915d1ab405381aa0deadf4",
-	"scatter2scatter_gemv.f32":           "82fa1c39883985f0be352b5a236e602682c4c7d9bc57e4a8c023cb5128d27c55",
-	"scatter2scatter_gemv.f16":           "f152c97c5c54d94061a9465b8acccdb42fa26b714da56cf6112a057b0ff6538c",
-	"scatter2scatter_gemv.bf16":          "afb8a6368f84985639276de3548fbca42f671abef18f3952b7cc4c2d8a4ba51f",
-	"scatter2scatter_gemv.f32_f16_f16":   "6c68e53cf5ba14d4675febbc1331db372e030d30caad3e3a6ad3129e8d5efb52",
-	"scatter2scatter_gemv.f16_f16_f32":   "1023cb27af940949ad1a887d7ed448e2f05efde9bed4953cf972584791222041",
-	"scatter2scatter_gemv.f32_f16_f32":   "cc3d2b698838ea36c914a97d0d0e3f59f16ffa5beafa9604f6d3e7546071b045",
-	"scatter2scatter_gemv.f32_bf16_bf16": "440c485fd8562e82eeb4f0e4894b568ff986a8f27ceaa42b83bf658cd11758e7",
-	"scatter2scatter_gemv.bf16_bf16_f32": "a9cc55ad95534f828514c2e726a8dfe8a0b2b45ec8fcf118cbc9524d3f9b6ff8",
-	"scatter2scatter_gemv.f32_bf16_f32":  "8c0115a9e76659c73e9ee6a9a5058da92fcf72e6eb6116c2ed1fee97296b10fd",
+	"scatter2scatter_gemv.f32":           "8f536a89c58e2180f307075bc164cf510e7b899a04c6563587481b9ab449bf4e",
+	"scatter2scatter_gemv.f16":           "ffc8271d126647c3f083b493625396ef4fda7424646133db18d48ccdc5a73438",
+	"scatter2scatter_gemv.bf16":          "32f84d8b74dfc60b8df1a822fce79de8571dc6c237048b811e090623e9b223e8",
+	"scatter2scatter_gemv.f32_f16_f16":   "23fba1853084aa74c614b194d8ef0568c49c0174adcaa25f6b9509c4925fb3f4",
+	"scatter2scatter_gemv.f16_f16_f32":   "86d46a4bde11077a71592a162c246c6b719f75ca02e78a6d8c114148e4354f18",
+	"scatter2scatter_gemv.f32_f16_f32":   "6f0be93c62f093f0f1160403ca7166a96cd8e572d180766fde626ddfc710cfe3",
+	"scatter2scatter_gemv.f32_bf16_bf16": "25dfb33c02668a85a0720a45753d2e7cc1eb5609894a5fe1774195a05a7530d9",
+	"scatter2scatter_gemv.bf16_bf16_f32": "df3eba8562df954a4c384c530c64b48bb669c1025f4e1b9d606e21fbe986a2f2",
+	"scatter2scatter_gemv.f32_bf16_f32":  "a8fe00471cd542ccb3d38b1f94412dc19ff167c9a4928163b3f2d572380fe1e0",
 	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
 	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
 	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
 	"target_count":                       "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
 	"token_links":                        "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
-	"topk_gates":                         "2d56baebb434ca87aa0afedc0579dffb473f122e75c4febabd520c3a68291a9e",
+	"topk_gates":                         "692f557f878db48d482d49c1303507cd06269e6ea48e3b502defc59e7810a36c",
 	"topk_gates_backward":                "d9dd2ed409c37ef7a15713dc2de0c4f37b97e205886e02941bf51ef6d66ddfdd",
 }
 
@@ -1674,78 +1672,6 @@ func (c ExpertHistogramSpec) Values() []uint32 {
 	}
 }
 
-//go:embed spv/expert_scan.spv
-var spvExpertScan []byte
-
-// ExpertScan is expert_scan.comp.
-var ExpertScan = &kernel.Kernel{
-	Stem: "expert_scan", Variant: "",
-	SPIRV:     decodeOnce(&spvExpertScan),
-	PushBytes: 60,
-	Push: []kernel.Field{
-		{Name: "ids", Offset: 0, Size: 8},
-		{Name: "counts", Offset: 8, Size: 8},
-		{Name: "offsets", Offset: 16, Size: 8},
-		{Name: "tile_starts", Offset: 24, Size: 8},
-		{Name: "tile_args", Offset: 32, Size: 8},
-		{Name: "status", Offset: 40, Size: 8},
-		{Name: "experts", Offset: 48, Size: 4},
-		{Name: "blocks", Offset: 52, Size: 4},
-		{Name: "block_m", Offset: 56, Size: 4},
-	},
-	Spec: []kernel.Constant{
-		{ID: 0, Name: "THREADS", Default: 128},
-	},
-	LocalSize: [3]int{0, -1, -1},
-}
-
-// ExpertScanPush holds the push constants of expert_scan.comp; uint64 members are device addresses.
-type ExpertScanPush struct {
-	Ids        uint64
-	Counts     uint64
-	Offsets    uint64
-	TileStarts uint64
-	TileArgs   uint64
-	Status     uint64
-	Experts    uint32
-	Blocks     uint32
-	BlockM     uint32
-}
-
-// Bytes lays the push constants out as the shader reads them.
-func (c ExpertScanPush) Bytes() []byte {
-	b := make([]byte, 60)
-	putU64(b[0:], c.Ids)
-	putU64(b[8:], c.Counts)
-	putU64(b[16:], c.Offsets)
-	putU64(b[24:], c.TileStarts)
-	putU64(b[32:], c.TileArgs)
-	putU64(b[40:], c.Status)
-	putU32(b[48:], c.Experts)
-	putU32(b[52:], c.Blocks)
-	putU32(b[56:], c.BlockM)
-	return b
-}
-
-// ExpertScanSpec holds the specialization constants of expert_scan.comp.
-type ExpertScanSpec struct {
-	Threads uint32 // constant 0
-}
-
-// DefaultExpertScanSpec returns the values in the source.
-func DefaultExpertScanSpec() ExpertScanSpec {
-	return ExpertScanSpec{
-		Threads: 128,
-	}
-}
-
-// Values returns the constants in the order of Kernel.Spec.
-func (c ExpertScanSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
-
 //go:embed spv/expert_scatter.spv
 var spvExpertScatter []byte
 
@@ -1753,20 +1679,21 @@ var spvExpertScatter []byte
 var ExpertScatter = &kernel.Kernel{
 	Stem: "expert_scatter", Variant: "",
 	SPIRV:     decodeOnce(&spvExpertScatter),
-	PushBytes: 76,
+	PushBytes: 84,
 	Push: []kernel.Field{
 		{Name: "ids", Offset: 0, Size: 8},
 		{Name: "counts", Offset: 8, Size: 8},
 		{Name: "offsets", Offset: 16, Size: 8},
-		{Name: "tile_starts", Offset: 24, Size: 8},
-		{Name: "order", Offset: 32, Size: 8},
-		{Name: "inverse", Offset: 40, Size: 8},
-		{Name: "tiles", Offset: 48, Size: 8},
-		{Name: "slots", Offset: 56, Size: 4},
-		{Name: "experts", Offset: 60, Size: 4},
-		{Name: "slots_per_block", Offset: 64, Size: 4},
-		{Name: "blocks", Offset: 68, Size: 4},
-		{Name: "block_m", Offset: 72, Size: 4},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "inverse", Offset: 32, Size: 8},
+		{Name: "tiles", Offset: 40, Size: 8},
+		{Name: "tile_args", Offset: 48, Size: 8},
+		{Name: "status", Offset: 56, Size: 8},
+		{Name: "slots", Offset: 64, Size: 4},
+		{Name: "experts", Offset: 68, Size: 4},
+		{Name: "slots_per_block", Offset: 72, Size: 4},
+		{Name: "blocks", Offset: 76, Size: 4},
+		{Name: "block_m", Offset: 80, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1779,10 +1706,11 @@ type ExpertScatterPush struct {
 	Ids           uint64
 	Counts        uint64
 	Offsets       uint64
-	TileStarts    uint64
 	Order         uint64
 	Inverse       uint64
 	Tiles         uint64
+	TileArgs      uint64
+	Status        uint64
 	Slots         uint32
 	Experts       uint32
 	SlotsPerBlock uint32
@@ -1792,19 +1720,20 @@ type ExpertScatterPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c ExpertScatterPush) Bytes() []byte {
-	b := make([]byte, 76)
+	b := make([]byte, 84)
 	putU64(b[0:], c.Ids)
 	putU64(b[8:], c.Counts)
 	putU64(b[16:], c.Offsets)
-	putU64(b[24:], c.TileStarts)
-	putU64(b[32:], c.Order)
-	putU64(b[40:], c.Inverse)
-	putU64(b[48:], c.Tiles)
-	putU32(b[56:], c.Slots)
-	putU32(b[60:], c.Experts)
-	putU32(b[64:], c.SlotsPerBlock)
-	putU32(b[68:], c.Blocks)
-	putU32(b[72:], c.BlockM)
+	putU64(b[24:], c.Order)
+	putU64(b[32:], c.Inverse)
+	putU64(b[40:], c.Tiles)
+	putU64(b[48:], c.TileArgs)
+	putU64(b[56:], c.Status)
+	putU32(b[64:], c.Slots)
+	putU32(b[68:], c.Experts)
+	putU32(b[72:], c.SlotsPerBlock)
+	putU32(b[76:], c.Blocks)
+	putU32(b[80:], c.BlockM)
 	return b
 }
 
@@ -6142,6 +6071,7 @@ var Scatter2scatterGemvF32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6192,6 +6122,7 @@ type Scatter2scatterGemvSpec struct {
 	RN       uint32 // constant 3
 	Columns  uint32 // constant 4
 	FastHalf bool   // constant 5
+	Depth    uint32 // constant 6
 }
 
 // DefaultScatter2scatterGemvSpec returns the values in the source.
@@ -6203,6 +6134,7 @@ func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
 		RN:       4,
 		Columns:  4,
 		FastHalf: false,
+		Depth:    1,
 	}
 }
 
@@ -6215,6 +6147,7 @@ func (c Scatter2scatterGemvSpec) Values() []uint32 {
 		c.RN,
 		c.Columns,
 		bitsBool(c.FastHalf),
+		c.Depth,
 	}
 }
 
@@ -6249,6 +6182,7 @@ var Scatter2scatterGemvF16 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6284,6 +6218,7 @@ var Scatter2scatterGemvBf16 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6319,6 +6254,7 @@ var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6354,6 +6290,7 @@ var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6389,6 +6326,7 @@ var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6424,6 +6362,7 @@ var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6459,6 +6398,7 @@ var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6494,6 +6434,7 @@ var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
+		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }

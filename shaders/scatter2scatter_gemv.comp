@@ -20,6 +20,7 @@ layout(constant_id = 2) const uint TEAM = 32;
 layout(constant_id = 3) const uint RN = 4;
 layout(constant_id = 4) const uint COLUMNS = 4;
 layout(constant_id = 5) const bool FAST_HALF = false;
+layout(constant_id = 6) const uint DEPTH = 1; // chunks of an output that are loaded at once
 layout(local_size_x_id = 0) in;
 
 const uint BN = THREADS / TEAM * RN;
@@ -71,19 +72,28 @@ void load_x(uvec2 row, uint chunk, out vec4 v[VECTORS]) {
 uvec2 x_rows[COLUMNS];
 uvec2 w_rows[RN];
 float sums[SUMS]; // [output][column]
-uvec4 now[RN];    // a chunk of each output's weights
-uvec4 next[RN];
+uvec4 now[DEPTH * RN]; // chunks of each output's weights
+uvec4 next[DEPTH * RN];
+
+// load_next starts the loads of the weights' chunks from one on. Beyond the last it repeats that one, which is not added.
+void load_next(uint chunk) {
+    uint last = push.in_width / VALUES - 1u;
+    [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
+        [[unroll]] for (uint r = 0u; r < RN; r++) {
+            next[d * RN + r] = Chunks(w_rows[r]).at[min(chunk + d * TEAM, last)];
+        }
+    }
+}
 
 // start_weights starts the loads of the first chunks of weights. It repeats the last output where there are fewer: those
 // sums are never stored.
 void start_weights(uint member, uint first_n) {
     uint row_bytes = push.in_width * VALUE_BYTES;
     uvec2 matrix = expert_base(push.w, has(W_TABLE), tile.expert, push.out_width, row_bytes);
-    uint chunk = min(member, push.in_width / VALUES - 1u);
     [[unroll]] for (uint r = 0u; r < RN; r++) {
         w_rows[r] = address_at(matrix, min(first_n + r, push.out_width - 1u), row_bytes);
-        next[r] = Chunks(w_rows[r]).at[chunk];
     }
+    load_next(member);
 }
 
 // find_x_rows finds the rows of x from position first on, and likewise repeats the last.
@@ -98,12 +108,12 @@ void find_x_rows(uint first) {
     }
 }
 
-// add_chunk adds the products of now with count rows of x.
-void add_chunk(uint chunk, uint count) {
+// add_chunk adds the products of the chunks now[first] and so on with count rows of x.
+void add_chunk(uint first, uint chunk, uint count) {
     vec4 w[RN * VECTORS];
     [[unroll]] for (uint r = 0u; r < RN; r++) {
         vec4 v[VECTORS];
-        widen(now[r], v);
+        widen(now[first + r], v);
         [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
             w[r * VECTORS + i] = v[i];
         }
@@ -133,13 +143,16 @@ void add_inputs(uint member, uint count) {
         sums[i] = 0.0;
     }
     uint chunks = push.in_width / VALUES;
-    for (uint chunk = member; chunk < chunks; chunk += TEAM) {
-        uint ahead = min(chunk + TEAM, chunks - 1u);
-        [[unroll]] for (uint r = 0u; r < RN; r++) {
-            now[r] = next[r];
-            next[r] = Chunks(w_rows[r]).at[ahead];
+    for (uint chunk = member; chunk < chunks; chunk += DEPTH * TEAM) {
+        [[unroll]] for (uint i = 0u; i < DEPTH * RN; i++) {
+            now[i] = next[i];
         }
-        add_chunk(chunk, count);
+        load_next(chunk + DEPTH * TEAM);
+        [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
+            if (chunk + d * TEAM < chunks) {
+                add_chunk(d * RN, chunk + d * TEAM, count);
+            }
+        }
     }
 }
 
