@@ -35,18 +35,26 @@ type FlashGrads struct {
 //
 // Gradients must lie apart from all else, but several may be columns of one matrix. Errors: see the package.
 func FlashBackward(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.Tensor, dOut Heads, grads FlashGrads) error {
+	return flashBackwardBy(rec, cfg, in, out, lse, dOut, grads, backwardPlan{})
+}
+
+// flashBackwardBy is FlashBackward with a plan.
+func flashBackwardBy(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.Tensor, dOut Heads, grads FlashGrads,
+	plan backwardPlan) error {
 	const op = "FlashBackward"
 	tokens, keys, err := in.check(rec.Device(), op, cfg)
 	if err == nil && in.KeyCapacity > 0 {
 		err = &vk.ShapeError{Op: op, Arg: "KeyCapacity", Want: "0: keys in a cache have no gradients", Got: fmt.Sprint(in.KeyCapacity)}
 	}
-	b := flashBackward{rec: rec, cfg: cfg, in: in, out: out, dOut: dOut, lse: lse, grads: grads, tokens: tokens, keys: keys}
+	b := flashBackward{rec: rec, cfg: cfg, in: in, out: out, dOut: dOut, lse: lse, grads: grads,
+		tokens: tokens, keys: keys}
 	if err == nil {
 		err = b.check(op)
 	}
 	if err != nil {
 		return rec.Fail(err)
 	}
+	b.plan = plan.complete(rec.Device(), cfg)
 	b.delta = rec.Scratch(vk.F32, tokens, cfg.Heads)
 	if rec.Err() != nil {
 		return rec.Err()
@@ -67,6 +75,7 @@ type flashBackward struct {
 	out, dOut    Heads
 	lse, delta   *vk.Tensor // F32 [T,Hq]
 	grads        FlashGrads
+	plan         backwardPlan
 	tokens, keys int
 }
 
@@ -161,14 +170,10 @@ var flashDeltaKernels = byStorage{shaders.FlashAttentionDeltaF32, shaders.FlashA
 // recordDelta records D = dOut·out.
 func (b *flashBackward) recordDelta() {
 	width := b.cfg.ValueWidth
-	lanes := 1
-	for lanes < 16 && 4*lanes < width {
-		lanes *= 2
-	}
-	rows := 64 / lanes
+	shape := chooseTeam(ceilDiv(width, 4), 16)
 	record(b.rec, vk.Dispatch{
 		Kernel: flashDeltaKernels[b.cfg.DType],
-		Spec: shaders.FlashAttentionDeltaSpec{Lanes: uint32(lanes), Rows: uint32(rows),
+		Spec: shaders.FlashAttentionDeltaSpec{Lanes: uint32(shape.lanes), Rows: uint32(shape.rows),
 			Quads: b.out.quads(width) && b.dOut.quads(width)}.Values(),
 		Push: shaders.FlashAttentionDeltaPush{O: b.out.address(), Dout: b.dOut.address(), Delta: b.delta.Address(),
 			OutRowStride: uint32(b.out.RowStride), OutHeadStride: uint32(b.out.HeadStride),
@@ -177,7 +182,7 @@ func (b *flashBackward) recordDelta() {
 		Reads:  []*vk.Tensor{b.out.Tensor, b.dOut.Tensor},
 		Writes: []*vk.Tensor{b.delta},
 		FLOPs:  2 * float64(b.tokens) * float64(b.cfg.Heads) * float64(width),
-	}, uint64(ceilDiv(b.tokens*b.cfg.Heads, rows)))
+	}, uint64(ceilDiv(b.tokens*b.cfg.Heads, shape.rows)))
 }
 
 const (

@@ -136,6 +136,8 @@ type flashGradients struct{ dq, dk, dv, dsinks []float32 }
 // A backwardOption is how a test calls FlashBackward.
 type backwardOption struct {
 	spread     spread
+	plan       backwardPlan
+	flash      bool      // out and LSE are those that Flash computes, not the oracle's
 	accumulate []float32 // dq, dk, dv and dsinks start with this, repeated; nil: overwrite
 }
 
@@ -175,10 +177,20 @@ func (p *flashProblem) backward(k *kit, o backwardOption) func() flashGradients 
 		in.Sinks = k.f32("sinks", p.sinks, c.Heads)
 		grads.Sinks = k.headsOf("dsinks", vk.F32, dense, nil, repeat(o.accumulate, c.Heads), 1, 1, c.Heads).Tensor
 	}
-	out := k.headsOf("out", c.DType, o.spread, p.out, nil, tokens, c.Heads, c.ValueWidth)
+	saved := p.out
+	if o.flash {
+		saved = nil
+	}
+	out := k.headsOf("out", c.DType, o.spread, saved, nil, tokens, c.Heads, c.ValueWidth)
 	dOut := k.headsOf("dOut", c.DType, o.spread, p.dOut, nil, tokens, c.Heads, c.ValueWidth)
-	lse := k.f32("lse", p.lse, tokens, c.Heads)
-	require.NoError(k.t, FlashBackward(k.rec, c, in, out, lse, dOut, grads))
+	var lse *vk.Tensor
+	if o.flash {
+		lse = k.output("lse", vk.F32, tokens, c.Heads)
+		require.NoError(k.t, Flash(k.rec, c, in, out, lse))
+	} else {
+		lse = k.f32("lse", p.lse, tokens, c.Heads)
+	}
+	require.NoError(k.t, flashBackwardBy(k.rec, c, in, out, lse, dOut, grads, o.plan))
 	return func() flashGradients {
 		r := flashGradients{
 			dq: gather(k.t, grads.Q, tokens, c.Heads, c.Width),
@@ -219,4 +231,14 @@ func (p *flashProblem) requireGrads(t testing.TB, got flashGradients, o backward
 		}
 		requireClose(t, g.got, want, bound, fmt.Sprintf("%s: %s", what, g.name))
 	}
+}
+
+// check runs a problem and judges it.
+func (p *flashProblem) check(t *testing.T, o backwardOption, parts int) {
+	t.Helper()
+	k := newKit(t)
+	results := p.backward(k, o)
+	k.run()
+	p.requireGrads(t, results(), o, parts, fmt.Sprintf("%+v queries %v keys %v sinks %v %+v", p.cfg, p.queries, p.keys, p.sinks != nil, o))
+	k.close()
 }

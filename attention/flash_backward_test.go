@@ -2,15 +2,21 @@ package attention
 
 import (
 	"fmt"
+	"maps"
 	"math/rand"
+	"slices"
 	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/vkmoe/vkmoe/vk"
 )
 
 // backwardConfigs are the features one by one and together.
 func backwardConfigs() map[string]FlashConfig {
-	base := FlashConfig{Heads: 4, KVHeads: 2, Width: 16, ValueWidth: 16}
+	base := gqa(4, 2, 16, 16)
+	base.Causal = false
 	with := func(change func(c *FlashConfig)) FlashConfig {
 		c := base
 		change(&c)
@@ -32,21 +38,174 @@ func backwardConfigs() map[string]FlashConfig {
 	}
 }
 
-// TestFlashBackwardEqualsTheOracle runs every feature over sequences of the lengths at which tiles begin and end, one of them
-// empty, with and without sinks, in all storage types.
+// TestFlashBackwardEqualsTheOracle runs every feature over sequences of unequal lengths, one of them empty, with and without
+// sinks, in all storage types.
 func TestFlashBackwardEqualsTheOracle(t *testing.T) {
 	for name, cfg := range backwardConfigs() {
-		for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
-			cfg.DType = dtype
+		for _, cfg.DType = range []vk.DType{vk.F32, vk.F16, vk.BF16} {
 			for _, sinks := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s %v sinks=%v", name, dtype, sinks), func(t *testing.T) {
-					k := newKit(t)
+				t.Run(fmt.Sprintf("%s %v sinks=%v", name, cfg.DType, sinks), func(t *testing.T) {
 					p := newFlashProblem(rand.New(rand.NewSource(1)), cfg, []int{1, 2, 0, 17, 65}, nil, sinks)
-					results := p.backward(k, backwardOption{})
-					k.run()
-					p.requireGrads(t, results(), backwardOption{}, 1, name)
+					p.check(t, backwardOption{}, 1)
 				})
 			}
 		}
 	}
+}
+
+func TestFlashBackwardOfEverySequenceLength(t *testing.T) {
+	for _, n := range []int{1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 257} {
+		for _, causal := range []bool{true, false} {
+			cfg := gqa(4, 2, 16, 16)
+			cfg.Causal = causal
+			newFlashProblem(rand.New(rand.NewSource(2)), cfg, []int{n}, nil, true).check(t, backwardOption{}, 1)
+		}
+	}
+}
+
+// TestFlashBackwardOfUnequalSequences has sequences with more keys than queries, with fewer, so that some queries see none, and
+// with none of one or both.
+func TestFlashBackwardOfUnequalSequences(t *testing.T) {
+	queries := []int{0, 5, 1, 0, 33, 70, 2, 20, 0}
+	keys := []int{3, 5, 0, 0, 40, 35, 90, 1, 7}
+	for _, name := range []string{"full", "causal", "window", "open window", "all"} {
+		cfg := backwardConfigs()[name]
+		for _, sinks := range []bool{false, true} {
+			p := newFlashProblem(rand.New(rand.NewSource(3)), cfg, queries, keys, sinks)
+			p.check(t, backwardOption{}, 1)
+		}
+	}
+}
+
+// TestFlashBackwardWithoutRows has no queries, no keys or no sequences. Keys without queries get zeros, and so do queries
+// without keys and sinks without rows.
+func TestFlashBackwardWithoutRows(t *testing.T) {
+	for _, lengths := range [][2][]int{{{0}, {0}}, {{0}, {5}}, {{5}, {0}}, {{}, {}}, {{0, 0}, {3, 0}}} {
+		p := newFlashProblem(rand.New(rand.NewSource(4)), gqa(2, 1, 8, 8), lengths[0], lengths[1], true)
+		p.check(t, backwardOption{}, 1)
+	}
+}
+
+func TestFlashBackwardOfEveryWidth(t *testing.T) {
+	for _, w := range [][2]int{{1, 1}, {3, 5}, {24, 16}, {33, 7}, {64, 64}, {80, 80}, {96, 96}, {128, 128}, {192, 128}, {255, 254}, {256, 256}} {
+		newFlashProblem(rand.New(rand.NewSource(5)), gqa(2, 1, w[0], w[1]), []int{40, 3}, nil, false).check(t, backwardOption{}, 1)
+	}
+}
+
+// TestFlashBackwardOfStridedHeads spreads the operands over their tensors; what lies between is neither read nor written.
+func TestFlashBackwardOfStridedHeads(t *testing.T) {
+	for _, spread := range []spread{padded, headMajor} {
+		for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
+			for _, w := range [][2]int{{16, 8}, {7, 13}} {
+				cfg := gqa(4, 2, w[0], w[1])
+				cfg.DType = dtype
+				p := newFlashProblem(rand.New(rand.NewSource(6)), cfg, []int{33, 0, 4}, []int{40, 2, 1}, true)
+				p.check(t, backwardOption{spread: spread}, 1)
+			}
+		}
+	}
+}
+
+// TestFlashBackwardAccumulates adds to what is there: a second call doubles the result.
+func TestFlashBackwardAccumulates(t *testing.T) {
+	for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
+		cfg := gqa(4, 2, 10, 8)
+		cfg.DType = dtype
+		p := newFlashProblem(rand.New(rand.NewSource(7)), cfg, []int{33, 0, 4}, []int{40, 2, 1}, true)
+		p.check(t, backwardOption{accumulate: []float32{1, -2, 0, 0.5, 3}}, 1)
+	}
+}
+
+// backwardTiles are all that chooseBackwardTile gives.
+func backwardTiles() []backwardTile {
+	tiles := map[backwardTile]bool{}
+	for width := range MaxHeadWidth {
+		tiles[chooseBackwardTile(true, width+1)] = true
+		tiles[chooseBackwardTile(false, width+1)] = true
+	}
+	return slices.SortedFunc(maps.Keys(tiles), func(a, b backwardTile) int { return a.lanes - b.lanes })
+}
+
+// TestFlashBackwardWithEveryTile runs the tiles of all kinds of devices, of widths that they are chosen for and of others.
+func TestFlashBackwardWithEveryTile(t *testing.T) {
+	for _, tile := range backwardTiles() {
+		for _, w := range [][2]int{{16, 16}, {80, 64}} {
+			t.Run(fmt.Sprintf("%+v %v", tile, w), func(t *testing.T) {
+				plan := backwardPlan{keys: tile, queries: tile}
+				p := newFlashProblem(rand.New(rand.NewSource(8)), gqa(4, 2, w[0], w[1]), []int{70, 1, 0, 9}, []int{67, 5, 0, 2}, true)
+				p.check(t, backwardOption{plan: plan}, 1)
+			})
+		}
+	}
+}
+
+// TestFlashBackwardInSteps cuts sums into dispatches of a few steps, as software devices have to for long sequences.
+func TestFlashBackwardInSteps(t *testing.T) {
+	for _, dtype := range []vk.DType{vk.F32, vk.BF16} {
+		for _, steps := range []int{1, 3, 100} {
+			cfg := gqa(4, 2, 16, 16)
+			cfg.DType = dtype
+			p := newFlashProblem(rand.New(rand.NewSource(9)), cfg, []int{100, 0, 3}, []int{130, 4, 5}, true)
+			parts := 1 + 2*130/32/steps // 4 tiles of queries of 2 heads, or as many of keys
+			p.check(t, backwardOption{plan: backwardPlan{steps: steps}}, parts)
+			p.check(t, backwardOption{plan: backwardPlan{steps: steps}, accumulate: []float32{1, 0, -2}}, parts)
+		}
+	}
+}
+
+// TestFlashBackwardOfFlash takes the output and the LSE from the device, recorded before.
+func TestFlashBackwardOfFlash(t *testing.T) {
+	for name, cfg := range backwardConfigs() {
+		for _, cfg.DType = range []vk.DType{vk.F32, vk.BF16} {
+			t.Run(fmt.Sprintf("%s %v", name, cfg.DType), func(t *testing.T) {
+				p := newFlashProblem(rand.New(rand.NewSource(10)), cfg, []int{1, 2, 0, 17, 65}, []int{4, 1, 3, 17, 70}, true)
+				p.check(t, backwardOption{flash: true}, 1)
+			})
+		}
+	}
+}
+
+// TestFlashBackwardRepeatsItsBits runs everything 20 times.
+func TestFlashBackwardRepeatsItsBits(t *testing.T) {
+	for _, dtype := range []vk.DType{vk.F32, vk.F16} {
+		cfg := gqa(4, 2, 19, 12)
+		cfg.DType = dtype
+		k := newKit(t)
+		p := newFlashProblem(rand.New(rand.NewSource(11)), cfg, []int{50, 1, 0, 17}, nil, true)
+		results := p.backward(k, backwardOption{})
+		k.run()
+		want := results()
+		for range 20 {
+			k.run()
+			require.Equal(t, want, results())
+		}
+		k.close()
+	}
+}
+
+// TestFlashBackwardOfRandomShapes draws lengths, heads and windows for a few kinds of attention.
+func TestFlashBackwardOfRandomShapes(t *testing.T) {
+	if dev == nil {
+		t.Skip("needs a Vulkan device")
+	}
+	configs := backwardConfigs()
+	names := slices.Sorted(maps.Keys(configs))
+	rapid.Check(t, func(rt *rapid.T) {
+		cfg := configs[rapid.SampledFrom(names).Draw(rt, "kind")]
+		cfg.DType = rapid.SampledFrom([]vk.DType{vk.F32, vk.F16, vk.BF16}).Draw(rt, "dtype")
+		cfg.KVHeads = rapid.IntRange(1, 3).Draw(rt, "KVHeads")
+		cfg.Heads = cfg.KVHeads * rapid.IntRange(1, 3).Draw(rt, "group")
+		if cfg.Window > 0 {
+			cfg.Window = rapid.IntRange(1, 60).Draw(rt, "window")
+		}
+		length := rapid.OneOf(rapid.IntRange(0, 5), rapid.IntRange(0, 80))
+		queries := rapid.SliceOfN(length, 1, 5).Draw(rt, "queries")
+		var keys []int
+		if rapid.Bool().Draw(rt, "keys apart") {
+			keys = rapid.SliceOfN(length, len(queries), len(queries)).Draw(rt, "keys")
+		}
+		seed := rapid.Int64().Draw(rt, "seed")
+		p := newFlashProblem(rand.New(rand.NewSource(seed)), cfg, queries, keys, rapid.Bool().Draw(rt, "sinks"))
+		p.check(t, backwardOption{}, 1)
+	})
 }

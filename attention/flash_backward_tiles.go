@@ -47,6 +47,27 @@ func chooseBackwardTile(software bool, width int) backwardTile {
 	return t
 }
 
+// A backwardPlan is how the gradients are computed. What is 0 in it is chosen.
+type backwardPlan struct {
+	keys, queries backwardTile // of the kernels whose own side these are
+	steps         int          // of one dispatch
+}
+
+// complete chooses what a plan leaves open.
+func (p backwardPlan) complete(dev *vk.Device, cfg FlashConfig) backwardPlan {
+	software := dev.Adapter().Type == vk.Software
+	if p.keys == (backwardTile{}) {
+		p.keys = chooseBackwardTile(software, max(cfg.Width, cfg.ValueWidth))
+	}
+	if p.queries == (backwardTile{}) {
+		p.queries = chooseBackwardTile(software, cfg.Width)
+	}
+	if p.steps == 0 {
+		p.steps = min(p.keys.steps(software, cfg), p.queries.steps(software, cfg))
+	}
+	return p
+}
+
 // steps is how many steps over the other side one dispatch may take on a device.
 func (t backwardTile) steps(software bool, cfg FlashConfig) int {
 	if !software {
@@ -89,16 +110,13 @@ func bit(flag uint32, on bool) uint32 {
 	return 0
 }
 
-// software reports whether the device computes on the CPU.
-func software(dev *vk.Device) bool { return dev.Adapter().Type == vk.Software }
-
 // recordKeys records dk and dv.
 func (b *flashBackward) recordKeys() {
 	if b.grads.K.Tensor == nil && b.grads.V.Tensor == nil || b.in.sequences() == 0 {
 		return
 	}
 	cfg := b.cfg
-	tile := chooseBackwardTile(software(b.rec.Device()), max(cfg.Width, cfg.ValueWidth))
+	tile := b.plan.keys
 	push := shaders.FlashAttentionBackwardKvPush{Q: b.in.Q.address(), K: b.in.K.address(), V: b.in.V.address(),
 		Dout: b.dOut.address(), Lse: b.lse.Address(), Delta: b.delta.Address(),
 		QueryOffsets: b.in.QueryOffsets.Address(), KeyOffsets: b.in.keyOffsets().Address(),
@@ -106,7 +124,7 @@ func (b *flashBackward) recordKeys() {
 		Heads: uint32(cfg.KVHeads) | uint32(cfg.group())<<16, Window: int32(cfg.Window)}
 	spec := shaders.FlashAttentionBackwardKvSpec{Threads: uint32(tile.threads()), Own: uint32(tile.own), Other: uint32(tile.other),
 		TO: uint32(tile.to), TX: uint32(tile.tx), Chunk: uint32(tile.chunk), Lanes: uint32(tile.lanes),
-		Most: uint32(tile.steps(software(b.rec.Device()), cfg)), Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth),
+		Most: uint32(b.plan.steps), Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth),
 		Scale: cfg.scale(), SoftCap: cfg.SoftCap, Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate}
 	var l layout
 	push.QStride, spec.QStride = l.add(bitQ, b.in.Q, cfg.Width)
@@ -123,7 +141,7 @@ func (b *flashBackward) recordKeys() {
 	}
 	spec.Quads, spec.HeadMajor = l.quads, l.headMajor
 	total := cfg.group() * ceilDiv(b.longest(b.in.MaxQueries, b.tokens), tile.other)
-	b.split(tile, total, func(skip uint32) {
+	b.split(total, func(skip uint32) {
 		push.Skip = skip
 		record(b.rec, vk.Dispatch{
 			Kernel: flashBackwardKVKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
@@ -140,7 +158,7 @@ func (b *flashBackward) recordQueries() {
 		return
 	}
 	cfg := b.cfg
-	tile := chooseBackwardTile(software(b.rec.Device()), cfg.Width)
+	tile := b.plan.queries
 	push := shaders.FlashAttentionBackwardQPush{Q: b.in.Q.address(), K: b.in.K.address(), V: b.in.V.address(),
 		Dout: b.dOut.address(), Lse: b.lse.Address(), Delta: b.delta.Address(), Dq: b.grads.Q.address(),
 		QueryOffsets: b.in.QueryOffsets.Address(), KeyOffsets: b.in.keyOffsets().Address(),
@@ -148,7 +166,7 @@ func (b *flashBackward) recordQueries() {
 		Heads: uint32(cfg.KVHeads) | uint32(cfg.group())<<16, Window: int32(cfg.Window)}
 	spec := shaders.FlashAttentionBackwardQSpec{Threads: uint32(tile.threads()), Own: uint32(tile.own), Other: uint32(tile.other),
 		TO: uint32(tile.to), TX: uint32(tile.tx), Chunk: uint32(tile.chunk), Lanes: uint32(tile.lanes),
-		Most: uint32(tile.steps(software(b.rec.Device()), cfg)), Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth),
+		Most: uint32(b.plan.steps), Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth),
 		Scale: cfg.scale(), SoftCap: cfg.SoftCap, Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate}
 	var l layout
 	push.QStride, spec.QStride = l.add(bitQ, b.in.Q, cfg.Width)
@@ -157,7 +175,7 @@ func (b *flashBackward) recordQueries() {
 	push.DoutStride, spec.DoutStride = l.add(bitDOut, b.dOut, cfg.ValueWidth)
 	push.DqStride, spec.DqStride = l.add(bitFirst, b.grads.Q, cfg.Width)
 	spec.Quads, spec.HeadMajor = l.quads, l.headMajor
-	b.split(tile, ceilDiv(b.longest(b.in.MaxKeys, b.keys), tile.other), func(skip uint32) {
+	b.split(ceilDiv(b.longest(b.in.MaxKeys, b.keys), tile.other), func(skip uint32) {
 		push.Skip = skip
 		record(b.rec, vk.Dispatch{
 			Kernel: flashBackwardQKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
@@ -176,9 +194,8 @@ func (b *flashBackward) reads(more ...*vk.Tensor) []*vk.Tensor {
 
 // split calls dispatch for all steps: once, or on software devices for as many at a time as their loops can take, each adding
 // to what the one before left.
-func (b *flashBackward) split(tile backwardTile, total int, dispatch func(skip uint32)) {
-	most := tile.steps(software(b.rec.Device()), b.cfg)
-	for skip := 0; skip == 0 || skip < total; skip += most {
+func (b *flashBackward) split(total int, dispatch func(skip uint32)) {
+	for skip := 0; skip == 0 || skip < total; skip += b.plan.steps {
 		dispatch(uint32(skip))
 	}
 }

@@ -49,10 +49,9 @@ func flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.
 		return rec.Err()
 	}
 	plan = plan.complete(rec.Device(), cfg, in, tokens, keys)
-	spec := shaders.FlashAttentionSpec{Threads: uint32(plan.tile.threads()), BM: uint32(plan.tile.BM), BN: uint32(plan.tile.BN),
-		TM: uint32(plan.tile.TM), TN: uint32(plan.tile.TN), BK: uint32(plan.tile.BK), BV: uint32(plan.tile.BV),
-		Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth), Partial: plan.splits > 1, Cap: cfg.SoftCap,
-		Quads: in.Q.quads(cfg.Width) && in.K.quads(cfg.Width) && in.V.quads(cfg.ValueWidth) && out.quads(cfg.ValueWidth)}
+	spec := plan.tile.spec(cfg)
+	spec.Partial = plan.splits > 1
+	spec.Quads = in.Q.quads(cfg.Width) && in.K.quads(cfg.Width) && in.V.quads(cfg.ValueWidth) && out.quads(cfg.ValueWidth)
 	push := flashPush(cfg, in, tokens, keys)
 	push.Splits = uint32(plan.splits)
 	push.Result, push.Lse = out.address(), lse.Address()

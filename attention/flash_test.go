@@ -220,7 +220,7 @@ func TestFlashWithEveryTile(t *testing.T) {
 	for _, r := range flashRules {
 		for _, w := range [][2]int{{16, 16}, {80, 64}} {
 			cfg := gqa(4, 2, w[0], w[1])
-			tile := r.tile.fit(cfg)
+			tile := r.tile.fit(cfg, r.software)
 			t.Run(fmt.Sprintf("%v %v", tile, w), func(t *testing.T) {
 				flashCase{cfg: cfg, queries: []int{70, 1, 0, 9}, sinks: true, plan: flashPlan{tile: tile}}.check(t)
 				flashCase{cfg: cfg, queries: []int{1, 2, 0}, keys: []int{130, 64, 3}, plan: flashPlan{tile: tile, splits: 2}}.check(t)

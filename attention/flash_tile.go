@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -11,8 +12,9 @@ import (
 const maxLoop = 65535
 
 // A flashTile is how flash_attention cuts its work: BM rows × BN keys at a time, each invocation TM × TN of them; BK columns
-// of four of queries and keys, or BV keys of the values, go through shared memory at a time.
-type flashTile struct{ BM, BN, TM, TN, BK, BV int }
+// of four of queries and keys, or BV keys of the values, go through shared memory at a time, in loops unrolled UK and UV
+// times.
+type flashTile struct{ BM, BN, TM, TN, BK, BV, UK, UV int }
 
 func (t flashTile) String() string {
 	return fmt.Sprintf("%d rows × %d keys, %d×%d per invocation, %d invocations", t.BM, t.BN, t.TM, t.TN, t.threads())
@@ -21,17 +23,27 @@ func (t flashTile) String() string {
 // threads is the number of invocations of a work-group.
 func (t flashTile) threads() int { return t.BM / t.TM * (t.BN / t.TN) }
 
+// spec returns the kernel's specialization constants of the tile and the configuration.
+func (t flashTile) spec(cfg FlashConfig) shaders.FlashAttentionSpec {
+	return shaders.FlashAttentionSpec{Threads: uint32(t.threads()), BM: uint32(t.BM), BN: uint32(t.BN), TM: uint32(t.TM),
+		TN: uint32(t.TN), BK: uint32(t.BK), BV: uint32(t.BV), UK: uint32(t.UK), UV: uint32(t.UV), Width: uint32(cfg.Width),
+		ValueWidth: uint32(cfg.ValueWidth), Cap: cfg.SoftCap}
+}
+
 // sharedBytes is the work-group memory that the tile takes.
 func (t flashTile) sharedBytes(valueWidth int) int {
 	quads := t.BM*(t.BK+1) + max(t.BN*(t.BK+1), t.BV*ceilDiv(valueWidth, 4))
 	return 16*quads + 4*t.BM*(t.BN+4) + 4*t.BM*(t.BN/t.TN)
 }
 
-// loops bounds how often an invocation loops for a number of keys: for each tile of them once, and over its columns and its
-// values; at the two edges of what is visible over each key too, and to find its sequence.
-func (t flashTile) loops(width, keys int) int {
-	perTile := 1 + ceilDiv(ceilDiv(width, 4), t.BK) + t.BN/t.BV
-	return ceilDiv(keys, t.BN)*perTile + 2*(t.BM/t.BN+2)*t.BN + 32
+// loops bounds how often an invocation loops for a number of keys.
+func (t flashTile) loops(cfg FlashConfig, keys int) int {
+	rolled := func(loads int) int { return ceilDiv(loads, t.threads()) }
+	columns := 1 + rolled(t.BM*t.BK) + rolled(t.BN*t.BK) + t.BK/t.UK
+	values := 1 + rolled(t.BV*ceilDiv(cfg.ValueWidth, 4)) + t.BV/t.UV
+	perTile := 1 + ceilDiv(ceilDiv(cfg.Width, 4), t.BK)*columns + t.BN/t.BV*values + t.TM*t.BN/t.TN/8
+	edges := 2 * (t.BM/t.BN + 2) * t.BN // there each key is looked at
+	return ceilDiv(keys, t.BN)*perTile + edges + t.TM*t.BN/t.TN + 32
 }
 
 // A flashRule is one line of the table of tiles: for devices that are software or not, from a mean number of rows per
@@ -56,11 +68,16 @@ var flashRules = []flashRule{
 	{false, 0, MaxHeadWidth, flashTile{BM: 1, BN: 64, TM: 1, TN: 2}},
 }
 
-// fit sets how much goes through shared memory at a time.
-func (t flashTile) fit(cfg FlashConfig) flashTile {
+// fit sets how much goes through shared memory at a time. Compilers of software devices take seconds where much is unrolled.
+func (t flashTile) fit(cfg FlashConfig, software bool) flashTile {
 	const columns = 8 // of four
 	width, values := ceilDiv(cfg.Width, 4), ceilDiv(cfg.ValueWidth, 4)
 	t.BK = ceilDiv(width, ceilDiv(width, columns))
+	t.UK, t.UV = t.BK, 4
+	if software {
+		t.BK += t.BK % 2
+		t.UK, t.UV = 2, 2
+	}
 	t.BV = 16
 	for t.BV > 4 && t.BV*values > max(t.BN*(t.BK+1), 256) {
 		t.BV /= 2
@@ -77,7 +94,7 @@ func chooseFlashTile(dev *vk.Device, cfg FlashConfig, meanRows int) flashTile {
 		if r.software != software || meanRows < r.meanRows || cfg.ValueWidth > r.maxValueWidth {
 			continue
 		}
-		last = r.tile.fit(cfg)
+		last = r.tile.fit(cfg, software)
 		if last.sharedBytes(cfg.ValueWidth) <= int(dev.Caps().SharedMemoryBytes) {
 			break
 		}
@@ -99,7 +116,7 @@ func chooseSplits(software bool, tile flashTile, cfg FlashConfig, groups, keys i
 		busy, few = busySoftwareGroups, busySoftwareKeys
 	}
 	splits := min(max(1, busy/max(1, groups)), max(1, keys/few), maxSplits)
-	for software && tile.loops(cfg.Width, ceilDiv(keys, splits)+tile.BN) >= maxLoop {
+	for software && tile.loops(cfg, ceilDiv(keys, splits)+tile.BN) >= maxLoop {
 		splits++
 	}
 	return splits

@@ -123,6 +123,8 @@ func (l *ParallelLinear) groupXTY(rec *vk.Recorder, r *Routing, a, b operand, ga
 	blockM, blockN := tile.BM, tile.BN
 	if t, ok := l.tensorXTY(rec.Device(), a.t, b.t, gates, c, &d); ok {
 		blockM, blockN = t.BM, t.BN
+	} else if l.Config.Path == PathCoopMat {
+		return rec.Fail(l.noTensorPath(rec.Device()))
 	}
 	return byRows(rows, rowsPer(rec.Device()), accumulate, func(skip, most uint32, accumulate bool) error {
 		push.Skip, push.Most, push.Flags = skip, most, flags|bit(xtyAccumulate, accumulate)

@@ -35,6 +35,7 @@ type ParallelLinearConfig struct {
 	Bias    bool
 	InOut   bool     // weights are stored [E,In,Out], as gpt-oss has them, instead of [E,Out,In]
 	DType   vk.DType // of weights and biases: F32, F16 or BF16
+	Path    Path     // which kernels multiply; the zero value leaves it to the selector
 	Label   string   // names the layer in timings; empty means scatter2scatter
 }
 
@@ -45,6 +46,7 @@ func (c ParallelLinearConfig) Validate() error {
 		inRange("ParallelLinearConfig", "In", c.In, 1, maxWidth),
 		inRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
 		storageDType("ParallelLinearConfig", c.DType),
+		inRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathCoopMat)),
 	)
 	if err == nil && c.In*c.Out >= 1<<31 {
 		err = &ConfigError{"ParallelLinearConfig", "In·Out", "below 2^31", fmt.Sprint(c.In * c.Out)}
@@ -260,6 +262,9 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		columns = bn
 	} else if bn, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, &d); ok {
 		columns = bn
+	}
+	if l.Config.Path == PathCoopMat && d.Kernel != tensorKernels[l.Config.DType] {
+		return rec.Fail(l.noTensorPath(rec.Device()))
 	}
 	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
 }

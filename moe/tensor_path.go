@@ -53,10 +53,14 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	switch {
 	case l.matrices != (tensorTile{}):
 		return l.matrices
-	case l.tile != (Tile{}):
+	case l.tile != (Tile{}) || l.Config.Path == PathPortable:
 		return tensorTile{}
 	}
-	return chooseRule(classOf(dev), rows, l.Config.Experts).matrices
+	rule := chooseRule(classOf(dev), rows, l.Config.Experts)
+	if l.Config.Path == PathCoopMat && rule.matrices == (tensorTile{}) {
+		return tensorTile{rule.wide.BM, 32, 16, 1, 2}
+	}
+	return rule.matrices
 }
 
 // tensorSpec turns a tile into the kernel's specialization for a layer, or returns false where the device, the dtype, a
@@ -130,8 +134,13 @@ func (l *ParallelLinear) onTensors(dev *vk.Device, a, b *vk.Tensor, c *ExpertBan
 // width or an address rules that out.
 func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *ExpertBank, d *vk.Dispatch) (tensorTile, bool) {
 	t := l.matrices
-	if t == (tensorTile{}) && l.tile == (Tile{}) && classOf(dev) == classTensor {
-		t = xtyMatrices
+	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable {
+		if t = xtyMatrices; classOf(dev) != classTensor {
+			t = tensorTile{}
+			if l.Config.Path == PathCoopMat {
+				t = tensorTile{32, 32, 16, 2, 2}
+			}
+		}
 	}
 	caps := dev.Caps()
 	kernel := tensorXTYKernels[[2]vk.DType{a.DType(), c.DType()}]

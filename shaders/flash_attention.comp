@@ -18,8 +18,8 @@
 // Hkv + group·2^16; flags; window; scale; splits.
 // Mapping: one work-group per BM rows × key/value head × split, a row being one of the group's heads of a query, tile ids
 // from include/flash.glsl. Keys come BN at a time. An invocation owns TM × TN scores, ROWS_M and GROUPS apart, and as many
-// rows of the result in columns of four, GROUPS apart; THREADS = (BM / TM)·(BN / TN). BK columns of four of Q and K, or BV
-// keys of V, pass through shared memory at a time.
+// rows of the result in columns of four, GROUPS apart; THREADS = (BM / TM)·(BN / TN), GROUPS is a multiple of 8. BK columns of
+// four of Q and K, or BV keys of V, pass through shared memory at a time; loops over them are unrolled UK and UV times.
 // QUADS allows loads and stores of four values. Accumulation: f32, keys in ascending order.
 // Oracle: internal/ref/attention.go
 #extension GL_GOOGLE_include_directive : require
@@ -40,6 +40,8 @@ layout(constant_id = 8) const uint VALUE_WIDTH = 64;
 layout(constant_id = 9) const bool QUADS = false;
 layout(constant_id = 10) const bool PARTIAL = false;
 layout(constant_id = 11) const float CAP = 0.0;
+layout(constant_id = 12) const uint UK = 8;
+layout(constant_id = 13) const uint UV = 8;
 layout(local_size_x_id = 0) in;
 
 #include "include/flash.glsl"
@@ -51,9 +53,6 @@ const uint ROWS_M = BM / TM;                             // distance between an 
 const uint CV = (VQ + GROUPS - 1u) / GROUPS;             // columns of four that an invocation owns
 const uint K_STRIDE = BK + 1u;                           // padded, against bank conflicts
 const uint P_STRIDE = BN + 4u;
-const uint Q_LOADS = (BM * BK + THREADS - 1u) / THREADS; // columns of four that an invocation loads per step
-const uint K_LOADS = (BN * BK + THREADS - 1u) / THREADS;
-const uint V_LOADS = (BV * VQ + THREADS - 1u) / THREADS;
 const uint KV_SIZE = BN * K_STRIDE > BV * VQ ? BN * K_STRIDE : BV * VQ;
 const float UNSEEN = -1.0;                               // a weight that is none: weights are ≥ 0 or NaN
 
@@ -64,7 +63,6 @@ shared float part[BM * GROUPS];
 
 uint first_m;
 uint first_n;
-uvec2 q_rows[Q_LOADS];
 float scores[TM * TN];
 vec4 sums[TM * CV];
 float top[TM];   // largest score so far
@@ -72,53 +70,36 @@ float total[TM]; // of the weights, this invocation's keys only
 
 uint row_of(uint i) { return rows.first + first_m + i * ROWS_M; }
 
+#include "include/flash_load.glsl"
 #include "include/flash_store.glsl"
-
-void find_q_rows(uint me) {
-    [[unroll]] for (uint i = 0u; i < Q_LOADS; i++) {
-        uint row = rows.first + min((me + i * THREADS) / BK, BM - 1u);
-        uvec2 base = address_at(push.q, rows.query + uint(query_of(row)), push.q_row);
-        q_rows[i] = address_at(base, head_of(row), push.q_head);
-    }
-}
 
 // score multiplies the tile's rows with keys [first, first + BN), the first ones if fresh; from end on keys repeat.
 void score(uint me, int first, int end, bool fresh) {
-    uvec2 k_rows[K_LOADS];
-    [[unroll]] for (uint i = 0u; i < K_LOADS; i++) {
-        int key = min(first + int((me + i * THREADS) / BK), end - 1);
-        k_rows[i] = address_at(address_at(push.k, key_row(key), push.k_row), rows.kv_head, push.k_head);
-    }
+    find_k_rows(me, first, end);
     [[unroll]] for (uint i = 0u; i < TM * TN; i++) {
         scores[i] = 0.0;
     }
     for (uint step = 0u; step < WQ; step += BK) {
-        [[unroll]] for (uint i = 0u; i < Q_LOADS; i++) {
-            uint at = me + i * THREADS;
-            if (at < BM * BK && (fresh || WQ > BK)) {
-                q_tile[at / BK * K_STRIDE + at % BK] = load_quad(q_rows[i], 4u * (step + at % BK), WIDTH, QUADS);
-            }
+        if (fresh || WQ > BK) {
+            load_queries(me, step);
         }
-        [[unroll]] for (uint i = 0u; i < K_LOADS; i++) {
-            uint at = me + i * THREADS;
-            if (at < BN * BK) {
-                kv_tile[at / BK * K_STRIDE + at % BK] = load_quad(k_rows[i], 4u * (step + at % BK), WIDTH, QUADS);
-            }
-        }
+        load_keys(me, step, first, end);
         barrier();
-        [[unroll]] for (uint q = 0u; q < BK; q++) {
-            vec4 k[TN];
-            [[unroll]] for (uint j = 0u; j < TN; j++) {
-                k[j] = kv_tile[(first_n + j * GROUPS) * K_STRIDE + q];
-            }
-            [[unroll]] for (uint i = 0u; i < TM; i++) {
-                vec4 x = q_tile[(first_m + i * ROWS_M) * K_STRIDE + q];
+        [[dont_unroll]] for (uint start = 0u; start < BK; start += UK) {
+            [[unroll]] for (uint u = 0u; u < UK; u++) {
+                vec4 k[TN];
                 [[unroll]] for (uint j = 0u; j < TN; j++) {
-                    float sum = scores[i * TN + j];
-                    sum = fma(x.x, k[j].x, sum);
-                    sum = fma(x.y, k[j].y, sum);
-                    sum = fma(x.z, k[j].z, sum);
-                    scores[i * TN + j] = fma(x.w, k[j].w, sum);
+                    k[j] = kv_tile[(first_n + j * GROUPS) * K_STRIDE + start + u];
+                }
+                [[unroll]] for (uint i = 0u; i < TM; i++) {
+                    vec4 x = q_tile[(first_m + i * ROWS_M) * K_STRIDE + start + u];
+                    [[unroll]] for (uint j = 0u; j < TN; j++) {
+                        float sum = scores[i * TN + j];
+                        sum = fma(x.x, k[j].x, sum);
+                        sum = fma(x.y, k[j].y, sum);
+                        sum = fma(x.z, k[j].z, sum);
+                        scores[i * TN + j] = fma(x.w, k[j].w, sum);
+                    }
                 }
             }
         }
@@ -146,8 +127,10 @@ void weigh(int first, int end, bool edge) {
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         uint row = first_m + i * ROWS_M;
         float best = top[i];
-        [[unroll]] for (uint g = 0u; g < GROUPS; g++) {
-            best = max(best, part[row * GROUPS + g]);
+        [[dont_unroll]] for (uint g = 0u; g < GROUPS; g += 8u) {
+            [[unroll]] for (uint u = 0u; u < 8u; u++) {
+                best = max(best, part[row * GROUPS + g + u]);
+            }
         }
         float shrink = exp_f32(top[i] - best);
         top[i] = best;
@@ -169,14 +152,7 @@ void weigh(int first, int end, bool edge) {
 // add_values adds the weighted values of keys from first on. At an edge a row must not meet what it does not see: 0·NaN is NaN.
 void add_values(uint me, int first, int end, bool edge) {
     for (uint step = 0u; step < BN && first + int(step) < end; step += BV) {
-        [[unroll]] for (uint i = 0u; i < V_LOADS; i++) {
-            uint at = me + i * THREADS;
-            if (at < BV * VQ) {
-                uint row = key_row(min(first + int(step + at / VQ), end - 1));
-                uvec2 base = address_at(address_at(push.v, row, push.v_row), rows.kv_head, push.v_head);
-                kv_tile[at] = load_quad(base, 4u * (at % VQ), VALUE_WIDTH, QUADS);
-            }
-        }
+        load_values(me, first + int(step), end);
         barrier();
         if (edge) {
             [[dont_unroll]] for (uint key = 0u; key < BV; key++) {
@@ -189,15 +165,17 @@ void add_values(uint me, int first, int end, bool edge) {
                 }
             }
         } else {
-            [[unroll]] for (uint key = 0u; key < BV; key++) {
-                vec4 v[CV];
-                [[unroll]] for (uint c = 0u; c < CV; c++) {
-                    v[c] = kv_tile[key * VQ + min(first_n + c * GROUPS, VQ - 1u)];
-                }
-                [[unroll]] for (uint i = 0u; i < TM; i++) {
-                    float p = p_tile[(first_m + i * ROWS_M) * P_STRIDE + step + key];
+            [[dont_unroll]] for (uint start = 0u; start < BV; start += UV) {
+                [[unroll]] for (uint u = 0u; u < UV; u++) {
+                    vec4 v[CV];
                     [[unroll]] for (uint c = 0u; c < CV; c++) {
-                        sums[i * CV + c] = fma(vec4(p), v[c], sums[i * CV + c]);
+                        v[c] = kv_tile[(start + u) * VQ + min(first_n + c * GROUPS, VQ - 1u)];
+                    }
+                    [[unroll]] for (uint i = 0u; i < TM; i++) {
+                        float p = p_tile[(first_m + i * ROWS_M) * P_STRIDE + step + start + u];
+                        [[unroll]] for (uint c = 0u; c < CV; c++) {
+                            sums[i * CV + c] = fma(vec4(p), v[c], sums[i * CV + c]);
+                        }
                     }
                 }
             }
@@ -240,7 +218,7 @@ void main() {
     barrier();
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         float sum = 0.0;
-        [[unroll]] for (uint g = 0u; g < GROUPS; g++) {
+        [[dont_unroll]] for (uint g = 0u; g < GROUPS; g++) {
             sum += part[(first_m + i * ROWS_M) * GROUPS + g];
         }
         if (row_of(i) < rows.count) {

@@ -35,6 +35,9 @@ var All = []*kernel.Kernel{
 	ConvertF16F32,
 	ConvertF32Bf16,
 	ConvertBf16F32,
+	CopyHeadsF32,
+	CopyHeadsF16,
+	CopyHeadsBf16,
 	CrossEntropyF32,
 	CrossEntropyF16,
 	CrossEntropyBf16,
@@ -82,6 +85,10 @@ var All = []*kernel.Kernel{
 	JitterF32,
 	JitterF16,
 	JitterBf16,
+	KvAdvance,
+	KvAppendF32,
+	KvAppendF16,
+	KvAppendBf16,
 	LossMean,
 	Positions,
 	RmsNormF32,
@@ -133,6 +140,9 @@ var All = []*kernel.Kernel{
 	SquareSumF32,
 	SquareSumF16,
 	SquareSumBf16,
+	SumHeadsF32,
+	SumHeadsF16,
+	SumHeadsBf16,
 	TargetCount,
 	TokenLinks,
 	TopkGates,
@@ -162,6 +172,9 @@ var Sources = map[string]string{
 	"convert.f16_f32":                    "c3bc643a81a09276a026ce34d3000f6d3385538799eabd82da9ad34535835211",
 	"convert.f32_bf16":                   "dc57e6d5ec1483ac886b5327e5867c667fa2235b54eb405887f6407372359358",
 	"convert.bf16_f32":                   "cb943213a8bca207f230753ff576526d1dfaa31e97f5f190b32ed9b093d94ce8",
+	"copy_heads.f32":                     "5fa5f90fca109b70c9d95897b28036f93a05827ac140b16362dda025b3602e98",
+	"copy_heads.f16":                     "13e80708fd7b4f5abcbfb55e75b53403bedbb274bb10e3843a30ed1fda551829",
+	"copy_heads.bf16":                    "484ad5f1273e06cb27d1ac725567295bcae4f3bce35e36778a14c52e7d4ee1be",
 	"cross_entropy.f32":                  "e9e82f237639bfd6b7484658c752c58dbf23199904f8fbaaf2237bac355dddd9",
 	"cross_entropy.f16":                  "0c5c1236cf414bd4ef62fb951ae31dbfb775a7fb912aea31d7eaa091e6cc5db7",
 	"cross_entropy.bf16":                 "bf940d5610366eb24523620ae399aea6d2f3aab537514957ce41d0161a0ae1aa",
@@ -175,9 +188,9 @@ var Sources = map[string]string{
 	"embedding_backward.bf16_f32":        "f4b2bb03551ad625190a58c00dae6832efd385a69fc1733883a5d31a5eb1b210",
 	"expert_histogram":                   "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
 	"expert_scatter":                     "e175799b81d8c763b39cdd60824dda753feb70edcf3f833adb40f8155eccd671",
-	"flash_attention.f32":                "33b177cdc3f148dc951c195cd00d52409e492e3e66d4a8b7e8e82c0c950e2d8e",
-	"flash_attention.f16":                "a22fa1e35196147e80503d3ea022b3228b3e78cda3c0e185e1a00edf05bed096",
-	"flash_attention.bf16":               "590332febe08612a63914d35a760057181ba99cfe4fd3d2fd70c43e71235f18e",
+	"flash_attention.f32":                "476b5d088bda49528cd3a74452781d729ab18e8cb872fa90889961c396de54b4",
+	"flash_attention.f16":                "24403262ddce18bfb4dcd7a185a1fbd18a11ba84b4bbb4a80099e8b3f7655568",
+	"flash_attention.bf16":               "86302cb5600bba77383f97c3de36645cd5a9526419fb798b405a43c918df212c",
 	"flash_attention_backward_kv.f32":    "a49923fc57a582efc3f2f4cef3064ae8dd002e22a37fdae610c2fd26c387056a",
 	"flash_attention_backward_kv.f16":    "5529fdff0ad939af515bba42f6a005b4a2cef0472404285b52385dbf2cc48c34",
 	"flash_attention_backward_kv.bf16":   "df23615af04c1cc71372bbed840d5e8fbd52ad1637c64ac64a2e1f25f7e3ceaf",
@@ -209,18 +222,22 @@ var Sources = map[string]string{
 	"jitter.f32":                         "d9e12770e1f91a45eae26e0e39f8d526bf031f075ed4c7b5f12dce91eb59e194",
 	"jitter.f16":                         "bbaedb78255b61694d3af95c0db690fd3ff12fb4777caa208f0f65d5ea23c2f6",
 	"jitter.bf16":                        "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
+	"kv_advance":                         "f6d48c3861f49ceb163ea05ffadd863dc00cf3dce47fc5c0b987a9a95c94d255",
+	"kv_append.f32":                      "0ec31db17718b5b37fcf7c19e7e0de9a0ced6c9603017830255b2336711b71e1",
+	"kv_append.f16":                      "061d24904df5fa352ffe0c795ba22a03637ec21ffa03f9dabf981af16b72a22c",
+	"kv_append.bf16":                     "657014501f40e5b99d2497658b55d97cfc731a0513687a7d343d7ea08abc9919",
 	"loss_mean":                          "c666050a5c044fdc85a3bc7c02811bc8d89d860595974696f74f7ce65234f88b",
 	"positions":                          "03e64bd0a345e0b453d07e4e9ea2aeceb27f1b4e812e38f7cafa41fc769397f2",
-	"rms_norm.f32":                       "7a95a7262316dff83bb822485b3b766ae5088bc434196a2625423fc8141f8e8e",
-	"rms_norm.f16":                       "390966b699d952d80564feac152a9c66ab03fea0b16aa59451232b591aa56b2e",
-	"rms_norm.bf16":                      "0db2723dca452eca41e53c032125fc6cea76ca2ea6498efbf6f9adecbf1926e5",
-	"rms_norm.f16_f32":                   "8757518067a24973adb98a7284a1a5d9db2376cbd776884e1ddabe90eef4a9d5",
-	"rms_norm.bf16_f32":                  "a20b494ef07a9a6901728a6316b42b23c393936ef79ccc85217b3129978656e9",
-	"rms_norm_backward.f32":              "b9863f191de9e3c737c64853cd9c56eed432e44b8f1fce2779cce4eef920212b",
-	"rms_norm_backward.f16":              "62839782e7ee542da79cc8cc27aac051d7e5eb39b62706277a412eda7eaee69e",
-	"rms_norm_backward.bf16":             "a8685b04c91031e23c4f9a0de2af278ef1c971266300deefbf40d1fb2b2d2cf7",
-	"rms_norm_backward.f16_f32":          "8d14dcfc5eeb7f2f5810bc824b6d62d0db4e581aef002c5333d455c1435930c9",
-	"rms_norm_backward.bf16_f32":         "aa8369906ccc87cc879585ef0a961cf5ba81ae1a1c59ce31ad379a9bb265d824",
+	"rms_norm.f32":                       "9e9e9abdbe83d8e8c6b806d2007fc882dba8acdabad2aa71ef99cb81d45ff58b",
+	"rms_norm.f16":                       "b8d73ac5b0497f946957ab2abeede217b6a6f7f93a08ff67af63f422c2f236b4",
+	"rms_norm.bf16":                      "4f49682afc8e29ee12268bda4d1051d90886340270820e59f76ecda8e4b5a3b6",
+	"rms_norm.f16_f32":                   "2cbb502949d021b9ce926f6e6649151bb4df9702423a4b33a02ee0b54d68d6e7",
+	"rms_norm.bf16_f32":                  "53d8547939f67b06dccb470438ce457f8e4a06ff5086cc0d0cc14132b036936b",
+	"rms_norm_backward.f32":              "1e1d3059c2df14abd7c7ae75de4a0af29826d116b1d320092c2700dd6cdfb21f",
+	"rms_norm_backward.f16":              "d9009643c842dc8ec20e99b27fb2a8212781076abc04cbd5df83bae1e619bc02",
+	"rms_norm_backward.bf16":             "e083a649455ef12d1159da2d93eb56dee004558e632a942dbb983a3d78decef2",
+	"rms_norm_backward.f16_f32":          "18d1faf3467a4c6fa71592c6c9400cfb2fa07320c31c1198df9ffbb35abf22ef",
+	"rms_norm_backward.bf16_f32":         "c13378072196d940cdf987d6e288e914d302935a2cee2d6aaa1e6fc42360f814",
 	"rms_norm_weight.f32":                "8776a86f84a0833886269501e681317816fb3c5070464784ba63d887adbf2c64",
 	"rms_norm_weight.f16":                "36c1f357b86238dc1af3b74926007144bf7948bd1b873b9b32f75a200956c21c",
 	"rms_norm_weight.bf16":               "886308283efe5c4429bbe649af4619db1d8984ccc0fb27ca3e7e3a311b1df89a",
@@ -260,6 +277,9 @@ var Sources = map[string]string{
 	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
 	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
 	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
+	"sum_heads.f32":                      "1ddc128874c2f0e2e0e14d06586e8bcc32b22c00455b303decb80bd61291fecf",
+	"sum_heads.f16":                      "10a0598ba23414d546e19714a12d3a8551448e0de2468ae59748468242578ace",
+	"sum_heads.bf16":                     "0293a442c8d4d7ff5ad4d3dbe694e7d7388d2742f3983377af0d6ef0bfb0b592",
 	"target_count":                       "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
 	"token_links":                        "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
 	"topk_gates":                         "692f557f878db48d482d49c1303507cd06269e6ea48e3b502defc59e7810a36c",
@@ -1169,6 +1189,140 @@ var ConvertBf16F32 = &kernel.Kernel{
 	LocalSize: [3]int{0, -1, -1},
 }
 
+//go:embed spv/copy_heads.f32.spv
+var spvCopyHeadsF32 []byte
+
+// CopyHeadsF32 is copy_heads.comp with STORAGE_F32.
+var CopyHeadsF32 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "f32",
+	SPIRV:     decodeOnce(&spvCopyHeadsF32),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// CopyHeadsPush holds the push constants of copy_heads.comp; uint64 members are device addresses.
+type CopyHeadsPush struct {
+	X      uint64
+	Y      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+	YHead  uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c CopyHeadsPush) Bytes() []byte {
+	b := make([]byte, 44)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU32(b[16:], c.Rows)
+	putU32(b[20:], c.Heads)
+	putU32(b[24:], c.Width)
+	putU32(b[28:], c.XToken)
+	putU32(b[32:], c.XHead)
+	putU32(b[36:], c.YToken)
+	putU32(b[40:], c.YHead)
+	return b
+}
+
+// CopyHeadsSpec holds the specialization constants of copy_heads.comp.
+type CopyHeadsSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultCopyHeadsSpec returns the values in the source.
+func DefaultCopyHeadsSpec() CopyHeadsSpec {
+	return CopyHeadsSpec{
+		Columns: 32,
+		Rows:    2,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c CopyHeadsSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/copy_heads.f16.spv
+var spvCopyHeadsF16 []byte
+
+// CopyHeadsF16 is copy_heads.comp with STORAGE_F16.
+var CopyHeadsF16 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "f16",
+	SPIRV:     decodeOnce(&spvCopyHeadsF16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/copy_heads.bf16.spv
+var spvCopyHeadsBf16 []byte
+
+// CopyHeadsBf16 is copy_heads.comp with STORAGE_BF16.
+var CopyHeadsBf16 = &kernel.Kernel{
+	Stem: "copy_heads", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvCopyHeadsBf16),
+	PushBytes: 44,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+		{Name: "y_head", Offset: 40, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 32},
+		{ID: 1, Name: "ROWS", Default: 2},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
 //go:embed spv/cross_entropy.f32.spv
 var spvCrossEntropyF32 []byte
 
@@ -1803,6 +1957,8 @@ var FlashAttentionF32 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -1879,6 +2035,8 @@ type FlashAttentionSpec struct {
 	Quads      bool    // constant 9
 	Partial    bool    // constant 10
 	Cap        float32 // constant 11
+	UK         uint32  // constant 12
+	UV         uint32  // constant 13
 }
 
 // DefaultFlashAttentionSpec returns the values in the source.
@@ -1896,6 +2054,8 @@ func DefaultFlashAttentionSpec() FlashAttentionSpec {
 		Quads:      false,
 		Partial:    false,
 		Cap:        0,
+		UK:         8,
+		UV:         8,
 	}
 }
 
@@ -1914,6 +2074,8 @@ func (c FlashAttentionSpec) Values() []uint32 {
 		bitsBool(c.Quads),
 		bitsBool(c.Partial),
 		math.Float32bits(c.Cap),
+		c.UK,
+		c.UV,
 	}
 }
 
@@ -1964,6 +2126,8 @@ var FlashAttentionF16 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -2015,6 +2179,8 @@ var FlashAttentionBf16 = &kernel.Kernel{
 		{ID: 9, Name: "QUADS", Default: 0},
 		{ID: 10, Name: "PARTIAL", Default: 0},
 		{ID: 11, Name: "CAP", Default: 0},
+		{ID: 12, Name: "UK", Default: 8},
+		{ID: 13, Name: "UV", Default: 8},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -3972,6 +4138,256 @@ var JitterBf16 = &kernel.Kernel{
 		{ID: 1, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/kv_advance.spv
+var spvKvAdvance []byte
+
+// KvAdvance is kv_advance.comp.
+var KvAdvance = &kernel.Kernel{
+	Stem: "kv_advance", Variant: "",
+	SPIRV:     decodeOnce(&spvKvAdvance),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "offsets", Offset: 0, Size: 8},
+		{Name: "lengths", Offset: 8, Size: 8},
+		{Name: "status", Offset: 16, Size: 8},
+		{Name: "sequences", Offset: 24, Size: 4},
+		{Name: "capacity", Offset: 28, Size: 4},
+		{Name: "window", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// KvAdvancePush holds the push constants of kv_advance.comp; uint64 members are device addresses.
+type KvAdvancePush struct {
+	Offsets   uint64
+	Lengths   uint64
+	Status    uint64
+	Sequences uint32
+	Capacity  uint32
+	Window    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c KvAdvancePush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.Offsets)
+	putU64(b[8:], c.Lengths)
+	putU64(b[16:], c.Status)
+	putU32(b[24:], c.Sequences)
+	putU32(b[28:], c.Capacity)
+	putU32(b[32:], c.Window)
+	return b
+}
+
+// KvAdvanceSpec holds the specialization constants of kv_advance.comp.
+type KvAdvanceSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultKvAdvanceSpec returns the values in the source.
+func DefaultKvAdvanceSpec() KvAdvanceSpec {
+	return KvAdvanceSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c KvAdvanceSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/kv_append.f32.spv
+var spvKvAppendF32 []byte
+
+// KvAppendF32 is kv_append.comp with STORAGE_F32.
+var KvAppendF32 = &kernel.Kernel{
+	Stem: "kv_append", Variant: "f32",
+	SPIRV:     decodeOnce(&spvKvAppendF32),
+	PushBytes: 88,
+	Push: []kernel.Field{
+		{Name: "k", Offset: 0, Size: 8},
+		{Name: "v", Offset: 8, Size: 8},
+		{Name: "keys", Offset: 16, Size: 8},
+		{Name: "values", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "lengths", Offset: 40, Size: 8},
+		{Name: "k_row", Offset: 48, Size: 4},
+		{Name: "k_head", Offset: 52, Size: 4},
+		{Name: "v_row", Offset: 56, Size: 4},
+		{Name: "v_head", Offset: 60, Size: 4},
+		{Name: "rows", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+		{Name: "heads", Offset: 72, Size: 4},
+		{Name: "capacity", Offset: 76, Size: 4},
+		{Name: "source_capacity", Offset: 80, Size: 4},
+		{Name: "window", Offset: 84, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "WIDTH", Default: 64},
+		{ID: 3, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 4, Name: "QUADS", Default: 0},
+		{ID: 5, Name: "MOVE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// KvAppendPush holds the push constants of kv_append.comp; uint64 members are device addresses.
+type KvAppendPush struct {
+	K              uint64
+	V              uint64
+	Keys           uint64
+	Values         uint64
+	Offsets        uint64
+	Lengths        uint64
+	KRow           uint32
+	KHead          uint32
+	VRow           uint32
+	VHead          uint32
+	Rows           uint32
+	Sequences      uint32
+	Heads          uint32
+	Capacity       uint32
+	SourceCapacity uint32
+	Window         uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c KvAppendPush) Bytes() []byte {
+	b := make([]byte, 88)
+	putU64(b[0:], c.K)
+	putU64(b[8:], c.V)
+	putU64(b[16:], c.Keys)
+	putU64(b[24:], c.Values)
+	putU64(b[32:], c.Offsets)
+	putU64(b[40:], c.Lengths)
+	putU32(b[48:], c.KRow)
+	putU32(b[52:], c.KHead)
+	putU32(b[56:], c.VRow)
+	putU32(b[60:], c.VHead)
+	putU32(b[64:], c.Rows)
+	putU32(b[68:], c.Sequences)
+	putU32(b[72:], c.Heads)
+	putU32(b[76:], c.Capacity)
+	putU32(b[80:], c.SourceCapacity)
+	putU32(b[84:], c.Window)
+	return b
+}
+
+// KvAppendSpec holds the specialization constants of kv_append.comp.
+type KvAppendSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	Width      uint32 // constant 2
+	ValueWidth uint32 // constant 3
+	Quads      bool   // constant 4
+	Move       bool   // constant 5
+}
+
+// DefaultKvAppendSpec returns the values in the source.
+func DefaultKvAppendSpec() KvAppendSpec {
+	return KvAppendSpec{
+		Lanes:      64,
+		Rows:       1,
+		Width:      64,
+		ValueWidth: 64,
+		Quads:      false,
+		Move:       false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c KvAppendSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		c.Width,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+		bitsBool(c.Move),
+	}
+}
+
+//go:embed spv/kv_append.f16.spv
+var spvKvAppendF16 []byte
+
+// KvAppendF16 is kv_append.comp with STORAGE_F16.
+var KvAppendF16 = &kernel.Kernel{
+	Stem: "kv_append", Variant: "f16",
+	SPIRV:     decodeOnce(&spvKvAppendF16),
+	PushBytes: 88,
+	Push: []kernel.Field{
+		{Name: "k", Offset: 0, Size: 8},
+		{Name: "v", Offset: 8, Size: 8},
+		{Name: "keys", Offset: 16, Size: 8},
+		{Name: "values", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "lengths", Offset: 40, Size: 8},
+		{Name: "k_row", Offset: 48, Size: 4},
+		{Name: "k_head", Offset: 52, Size: 4},
+		{Name: "v_row", Offset: 56, Size: 4},
+		{Name: "v_head", Offset: 60, Size: 4},
+		{Name: "rows", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+		{Name: "heads", Offset: 72, Size: 4},
+		{Name: "capacity", Offset: 76, Size: 4},
+		{Name: "source_capacity", Offset: 80, Size: 4},
+		{Name: "window", Offset: 84, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "WIDTH", Default: 64},
+		{ID: 3, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 4, Name: "QUADS", Default: 0},
+		{ID: 5, Name: "MOVE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/kv_append.bf16.spv
+var spvKvAppendBf16 []byte
+
+// KvAppendBf16 is kv_append.comp with STORAGE_BF16.
+var KvAppendBf16 = &kernel.Kernel{
+	Stem: "kv_append", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvKvAppendBf16),
+	PushBytes: 88,
+	Push: []kernel.Field{
+		{Name: "k", Offset: 0, Size: 8},
+		{Name: "v", Offset: 8, Size: 8},
+		{Name: "keys", Offset: 16, Size: 8},
+		{Name: "values", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "lengths", Offset: 40, Size: 8},
+		{Name: "k_row", Offset: 48, Size: 4},
+		{Name: "k_head", Offset: 52, Size: 4},
+		{Name: "v_row", Offset: 56, Size: 4},
+		{Name: "v_head", Offset: 60, Size: 4},
+		{Name: "rows", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+		{Name: "heads", Offset: 72, Size: 4},
+		{Name: "capacity", Offset: 76, Size: 4},
+		{Name: "source_capacity", Offset: 80, Size: 4},
+		{Name: "window", Offset: 84, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "WIDTH", Default: 64},
+		{ID: 3, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 4, Name: "QUADS", Default: 0},
+		{ID: 5, Name: "MOVE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/loss_mean.spv
@@ -6535,6 +6951,135 @@ var SquareSumBf16 = &kernel.Kernel{
 		{ID: 1, Name: "PER_GROUP", Default: 4096},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/sum_heads.f32.spv
+var spvSumHeadsF32 []byte
+
+// SumHeadsF32 is sum_heads.comp with STORAGE_F32.
+var SumHeadsF32 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "f32",
+	SPIRV:     decodeOnce(&spvSumHeadsF32),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// SumHeadsPush holds the push constants of sum_heads.comp; uint64 members are device addresses.
+type SumHeadsPush struct {
+	X      uint64
+	Y      uint64
+	Rows   uint32
+	Heads  uint32
+	Width  uint32
+	XToken uint32
+	XHead  uint32
+	YToken uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c SumHeadsPush) Bytes() []byte {
+	b := make([]byte, 40)
+	putU64(b[0:], c.X)
+	putU64(b[8:], c.Y)
+	putU32(b[16:], c.Rows)
+	putU32(b[20:], c.Heads)
+	putU32(b[24:], c.Width)
+	putU32(b[28:], c.XToken)
+	putU32(b[32:], c.XHead)
+	putU32(b[36:], c.YToken)
+	return b
+}
+
+// SumHeadsSpec holds the specialization constants of sum_heads.comp.
+type SumHeadsSpec struct {
+	Columns uint32 // constant 0
+	Rows    uint32 // constant 1
+	Quads   bool   // constant 2
+}
+
+// DefaultSumHeadsSpec returns the values in the source.
+func DefaultSumHeadsSpec() SumHeadsSpec {
+	return SumHeadsSpec{
+		Columns: 16,
+		Rows:    4,
+		Quads:   false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c SumHeadsSpec) Values() []uint32 {
+	return []uint32{
+		c.Columns,
+		c.Rows,
+		bitsBool(c.Quads),
+	}
+}
+
+//go:embed spv/sum_heads.f16.spv
+var spvSumHeadsF16 []byte
+
+// SumHeadsF16 is sum_heads.comp with STORAGE_F16.
+var SumHeadsF16 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "f16",
+	SPIRV:     decodeOnce(&spvSumHeadsF16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/sum_heads.bf16.spv
+var spvSumHeadsBf16 []byte
+
+// SumHeadsBf16 is sum_heads.comp with STORAGE_BF16.
+var SumHeadsBf16 = &kernel.Kernel{
+	Stem: "sum_heads", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvSumHeadsBf16),
+	PushBytes: 40,
+	Push: []kernel.Field{
+		{Name: "x", Offset: 0, Size: 8},
+		{Name: "y", Offset: 8, Size: 8},
+		{Name: "rows", Offset: 16, Size: 4},
+		{Name: "heads", Offset: 20, Size: 4},
+		{Name: "width", Offset: 24, Size: 4},
+		{Name: "x_token", Offset: 28, Size: 4},
+		{Name: "x_head", Offset: 32, Size: 4},
+		{Name: "y_token", Offset: 36, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "COLUMNS", Default: 16},
+		{ID: 1, Name: "ROWS", Default: 4},
+		{ID: 2, Name: "QUADS", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/target_count.spv

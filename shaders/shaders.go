@@ -10,6 +10,7 @@
 package shaders
 
 //go:generate go run ./gen
+//go:generate go run ./gen -mutants ../tests/conform/faults
 
 import (
 	"encoding/binary"

@@ -57,6 +57,10 @@ func defaults(stem string) []uint32 {
 		return DefaultGroupXtyCoopmatSpec().Values()
 	case "jitter":
 		return DefaultJitterSpec().Values()
+	case "copy_heads":
+		return DefaultCopyHeadsSpec().Values()
+	case "sum_heads":
+		return DefaultSumHeadsSpec().Values()
 	case "positions":
 		return DefaultPositionsSpec().Values()
 	case "rms_norm":

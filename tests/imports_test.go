@@ -37,9 +37,14 @@ var mayImport = map[string][]string{
 	"internal/check":       {"vk"},
 	"internal/gputest":     {"internal/ref", "vk"},
 	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/check", "internal/safetensors"},
+	"model/tokenizer":      {},
 	"model/train":          {"model", "attention", "moe", "vk", "shaders", "internal/check", "internal/safetensors"},
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
+
+	"tests/conform":        {"model", "attention", "moe", "vk", "shaders", "internal/ref", "internal/safetensors"},
+	"tests/conform/worker": {"tests/conform", "vk"},
+	"tests/conform/report": {"tests/conform"},
 
 	// What users can do, so with what users have.
 	"examples/train":       {"moe", "vk", "shaders"},
@@ -49,7 +54,8 @@ var mayImport = map[string][]string{
 	// The recorded models, embedded.
 	"tests/testdata/golden": {},
 
-	"cmd/vkmoe-conform": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
+	"cmd/vkmoe-train":   {"model/train", "model", "attention", "moe", "vk"},
+	"cmd/vkmoe-conform": {"tests/golden", "tests/conform", "tests/conform/worker", "tests/conform/report", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"cmd/vkmoe-bench":   {"model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
 	"cmd/vkmoe-demo": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",
 		"internal/picture", "tests/testdata/golden"},

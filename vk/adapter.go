@@ -60,6 +60,7 @@ type Adapter struct {
 	memoryTypes []memoryType
 	heaps       []memoryHeap
 	families    []queueFamily
+	compiles    bool   // it has all that a pipeline needs
 	queueFamily uint32 // the family vkmoe submits to, or noFamily: compute-only where there is one
 }
 

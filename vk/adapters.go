@@ -257,6 +257,7 @@ func (a *Adapter) judge() error {
 	need(c.SharedMemoryBytes >= 16<<10, "16 KiB of shared memory, and there are %s", byteCount(uint64(c.SharedMemoryBytes)))
 	need(c.MaxWorkgroupInvocations >= 128, "128 invocations in a work-group, and there are %d", c.MaxWorkgroupInvocations)
 	need(a.queueFamily != noFamily, "a queue family that computes")
+	a.compiles = len(needs) == 0
 	need(a.LocalBytes() > 0, "device-local memory") // drivers made to run without their hardware have none
 	if len(needs) == 0 {
 		return nil

@@ -38,6 +38,10 @@ type Options struct {
 	// MaxAllocation lowers the largest tensor in bytes below what the device allows, for example to test what is split.
 	// 0 means the device's own limit.
 	MaxAllocation uint64
+	// CompileOnly opens a device for its compiler alone, also one that only pretends to be there, as RADV does with
+	// RADV_FORCE_FAMILY: tensors have addresses but no memory, Upload drops what it is given, a Recorder records nothing but
+	// Pipelines, and Submit and Download fail with ErrCompileOnly.
+	CompileOnly bool
 }
 
 // A Device is one GPU made ready for work: its queue, memory, pipelines and the objects made from it.
@@ -94,6 +98,13 @@ func open(in *instance, opts Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opts.CompileOnly {
+		for _, a := range adapters {
+			if a.compiles {
+				a.Unusable = nil
+			}
+		}
+	}
 	a, err := chooseAdapter(adapters, opts.Device)
 	if err != nil {
 		return nil, err
@@ -125,10 +136,12 @@ func (d *Device) prepare(queue vulkan.Queue) (err error) {
 	if d.cmds, err = loadCmds(loader.getInstanceProcAddr, d.instance.handle, d.handle, queue); err != nil {
 		return err
 	}
-	if d.timeline, err = newTimeline(d.cmds, d.handle, d.adapter.Caps.Has(kernel.Timeline)); err != nil {
+	if d.timeline, err = newTimeline(d.cmds, d.handle, d.adapter.Caps.Has(kernel.Timeline) && !d.opts.CompileOnly); err != nil {
 		return err
 	}
-	if err = d.pickHeaps(); err != nil {
+	if d.opts.CompileOnly {
+		d.memory, d.staging = &heap{dev: d, pretended: true}, &heap{dev: d, pretended: true}
+	} else if err = d.pickHeaps(); err != nil {
 		return err
 	}
 	if d.pipes, err = newPipelineSet(d); err != nil {
@@ -187,6 +200,14 @@ func (d *Device) usable() error {
 		return fmt.Errorf("device %s: %w", d.adapter.Name, ErrDeviceLost)
 	}
 	return nil
+}
+
+// runs is usable for what has to run.
+func (d *Device) runs() error {
+	if d.opts.CompileOnly {
+		return fmt.Errorf("device %s: %w", d.adapter.Name, ErrCompileOnly)
+	}
+	return d.usable()
 }
 
 // note remembers a lost device, so that every later call fails at once, and adds pending validation messages.
@@ -253,7 +274,7 @@ func (d *Device) Close() error {
 
 // destroy frees what was made so far; it also serves a half-opened device.
 func (d *Device) destroy() error {
-	if !d.lost.Load() {
+	if !d.lost.Load() && !d.opts.CompileOnly { // RADV without hardware crashes in it, and there is nothing to wait for
 		vulkan.DeviceWaitIdle(d.handle)
 	}
 	d.objects.each(func(o closer) { o.free() })
@@ -302,6 +323,9 @@ func (d *Device) Memory() MemoryStats {
 	d.staging.mu.Lock()
 	s.StagingBytes = d.staging.reserved
 	d.staging.mu.Unlock()
+	if d.opts.CompileOnly {
+		return s
+	}
 	if budget, used, known := d.budget(d.memory.memoryType); known {
 		s.BudgetBytes, s.UsedBytes = budget, used
 	}

@@ -18,6 +18,8 @@ var (
 	ErrDeviceLost = errors.New("vk: device lost")
 	// ErrOutOfMemory: the device or the host cannot give the memory asked for.
 	ErrOutOfMemory = errors.New("vk: out of memory")
+	// ErrCompileOnly: the device was opened with Options.CompileOnly and runs nothing.
+	ErrCompileOnly = errors.New("vk: the device was opened to compile only")
 	// ErrClosed: the device, tensor or recorder was closed before the call.
 	ErrClosed = errors.New("vk: closed")
 )

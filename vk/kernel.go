@@ -11,6 +11,9 @@ import (
 	"github.com/vkmoe/vkmoe/internal/spirv"
 )
 
+// Kernel describes one compute shader; package shaders holds those of this module.
+type Kernel = kernel.Kernel
+
 // A KernelError says why a SPIR-V module cannot be a kernel.
 type KernelError struct {
 	Kernel string // the name given to NewKernel

@@ -6,12 +6,7 @@ import (
 	"sync"
 
 	vulkan "github.com/vulkan-go/vulkan"
-
-	"github.com/vkmoe/vkmoe/internal/kernel"
 )
-
-// Kernel describes one compute shader; package shaders holds those of this module.
-type Kernel = kernel.Kernel
 
 // A Recorder collects dispatches, fills and copies once and submits them any number of times. It derives the barriers
 // between them from the tensors each one declares to read and write. Nothing runs before Submit.
@@ -33,6 +28,7 @@ type Recorder struct {
 	scratch  scratch
 	checks   []resultCheck
 	timer    timer
+	kernels  pipelineLog
 
 	mu     sync.Mutex
 	sealed []vkHandle // the finished segments, set by the first Submit
@@ -115,6 +111,7 @@ func (r *Recorder) Dispatch(d Dispatch) {
 		r.Fail(fmt.Errorf("%s: %w", d.Label, err))
 		return
 	}
+	r.kernels.add(p, &d)
 	cb, ok := r.access(d.Reads, d.Writes, d.FLOPs)
 	if !ok {
 		return
@@ -244,6 +241,9 @@ func (r *Recorder) access(reads, writes []*Tensor, flops float64) (vkHandle, boo
 			}
 		}
 	}
+	if r.dev.opts.CompileOnly {
+		return 0, false
+	}
 	cb, ok := r.segment(flops)
 	if ok && r.hazards.conflict(reads, writes) {
 		r.dev.cmds.barrier(cb)
@@ -308,7 +308,7 @@ func (r *Recorder) ready() error {
 	if r.err != nil {
 		return r.err
 	}
-	if err := r.dev.usable(); err != nil {
+	if err := r.dev.runs(); err != nil {
 		return err
 	}
 	if r.sealed == nil {

@@ -17,7 +17,7 @@ type Scalar interface {
 // holds a mixture), with ErrClosed, ErrDeviceLost or ErrOutOfMemory.
 func Upload[S Scalar](ctx context.Context, t *Tensor, data []S) error {
 	raw, convert, err := transferable[S]("Upload", t, len(data))
-	if err != nil || len(data) == 0 {
+	if err != nil || len(data) == 0 || t.dev.opts.CompileOnly {
 		return err
 	}
 	if !convert {
@@ -49,6 +49,9 @@ func Download[S Scalar](ctx context.Context, t *Tensor) ([]S, error) {
 	raw, convert, err := transferable[S]("Download", t, n)
 	if err != nil {
 		return nil, err
+	}
+	if t.dev.opts.CompileOnly {
+		return nil, fmt.Errorf("Download: %w", ErrCompileOnly)
 	}
 	data := make([]S, n)
 	if n == 0 {

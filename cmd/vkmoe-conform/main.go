@@ -1,9 +1,14 @@
 // Command vkmoe-conform checks that a device computes what it should.
 //
-//	vkmoe-conform golden DIR [--device D] [--only mlp,…] [--dtype f32|bf16|f16] [--json]
+//	vkmoe-conform list [GLOB…]      the cases of the suite, one a line
+//	vkmoe-conform run [GLOB…]       runs them: --device, --required, --shard, --seed, --json, --junit, --html, --evidence, …
+//	vkmoe-conform diff A B          compares two reports
+//	vkmoe-conform report FILE…      prints a report, or the support matrix of several
+//	vkmoe-conform faults            lists the faults that can be planted to try the suite itself
+//	vkmoe-conform golden DIR        holds layers against recorded models
 //
 // It exits with 0 when all that was asked for passes, 1 when something fails, and 2 when the input or the device cannot
-// be used.
+// be used. It needs nothing beside itself but a C library and a Vulkan driver.
 package main
 
 import (
@@ -46,7 +51,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	root.AddCommand(newGoldenCommand())
+	root.AddCommand(newListCommand(), newRunCommand(), newDiffCommand(), newReportCommand(), newFaultsCommand(), newCompileCommand(), newWorkerCommand(),
+		newGoldenCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// conform runs the command in a process of its own.
-func conform(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
+// runCommand runs the command in a process of its own.
+func runCommand(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(append(os.Environ(), asCommand+"=1", "VKMOE_QUIET=1"), env...)
@@ -47,7 +47,7 @@ func conform(t *testing.T, env []string, args ...string) (code int, stdout, stde
 // needDevice skips a test where the command finds no device, unless VKMOE_REQUIRE_GPU=1.
 func needDevice(t *testing.T) {
 	t.Helper()
-	code, stdout, stderr := conform(t, nil, "golden", filepath.Join(dataDir, "mixtral"))
+	code, stdout, stderr := runCommand(t, nil, "golden", filepath.Join(dataDir, "mixtral"))
 	if code == golden.ExitUnusable && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
 		t.Skipf("needs a Vulkan device: %s%s", stdout, stderr)
 	}
@@ -56,7 +56,7 @@ func needDevice(t *testing.T) {
 
 func TestGoldenPassesOnTheRecordedModels(t *testing.T) {
 	needDevice(t)
-	code, stdout, stderr := conform(t, nil, "golden", dataDir, "--only", "mlp", "--json")
+	code, stdout, stderr := runCommand(t, nil, "golden", dataDir, "--only", "mlp", "--json")
 	require.Equal(t, 0, code, stdout+stderr)
 	var report struct {
 		Device         struct{ Name, Driver string }
@@ -76,7 +76,7 @@ func TestGoldenPassesOnTheRecordedModels(t *testing.T) {
 	require.Equal(t, 16, report.Passed)
 	require.Len(t, report.Models, 8)
 
-	code, stdout, _ = conform(t, nil, "golden", filepath.Join(dataDir, "olmoe"), "--only", "mlp")
+	code, stdout, _ = runCommand(t, nil, "golden", filepath.Join(dataDir, "olmoe"), "--only", "mlp")
 	require.Equal(t, 0, code)
 	require.Contains(t, stdout, "device: ")
 	require.Contains(t, stdout, "pass  olmoe model.layers.0.mlp.output  relative error ")
@@ -85,15 +85,27 @@ func TestGoldenPassesOnTheRecordedModels(t *testing.T) {
 	require.Contains(t, stdout, "storage: f32\n")
 }
 
+func TestGoldenPassesOnTheRecordedAttention(t *testing.T) {
+	needDevice(t)
+	for dtype, limit := range map[string]string{"f32": "1e-05", "bf16": "0.0156", "f16": "0.00195"} {
+		code, stdout, stderr := runCommand(t, nil, "golden", dataDir, "--only", "attention", "--dtype", dtype)
+		require.Equal(t, 0, code, stdout+stderr)
+		require.Equal(t, 16, strings.Count(stdout, "limit "+limit), stdout)
+		require.Contains(t, stdout, "pass  jetmoe model.layers.1.self_attention.output")
+		require.Contains(t, stdout, "pass  deepseekv3 model.layers.0.self_attn.output")
+		require.Contains(t, stdout, "16 passed, 0 failed")
+	}
+}
+
 func TestGoldenPassesIn16Bits(t *testing.T) {
 	needDevice(t)
 	for dtype, limit := range map[string]string{"bf16": "0.0156", "f16": "0.00195"} {
-		code, stdout, stderr := conform(t, nil, "golden", dataDir, "--only", "mlp", "--dtype", dtype)
+		code, stdout, stderr := runCommand(t, nil, "golden", dataDir, "--only", "mlp", "--dtype", dtype)
 		require.Equal(t, 0, code, stdout+stderr)
 		require.Contains(t, stdout, "storage: "+dtype+"\n")
 		require.Equal(t, 16, strings.Count(stdout, "limit "+limit), stdout)
 		require.Contains(t, stdout, "16 passed, 0 failed")
-		_, help, _ := conform(t, nil, "golden", "--help")
+		_, help, _ := runCommand(t, nil, "golden", "--help")
 		require.Contains(t, help, limit)
 	}
 }
@@ -120,7 +132,7 @@ func TestGoldenFailsOnOtherValues(t *testing.T) {
 	require.NoError(t, f.Close())
 	require.NoError(t, safetensors.WriteFile(path, entries, nil))
 
-	code, stdout, _ := conform(t, nil, "golden", dir)
+	code, stdout, _ := runCommand(t, nil, "golden", dir)
 	require.Equal(t, 1, code, stdout)
 	require.Contains(t, stdout, "pass  mixtral model.layers.0.mlp.output")
 	require.Contains(t, stdout, "FAIL  mixtral model.layers.1.mlp.output")
@@ -157,11 +169,11 @@ func TestGoldenRefusesWhatItCannotUse(t *testing.T) {
 		"unknown architecture": {[]string{"golden", unknown}, nil, `architecture "llama" is not supported`},
 		"unknown dtype":        {[]string{"golden", mixtral, "--dtype", "f8"}, nil, `unknown dtype "f8"`},
 		"quantized weights":    {[]string{"golden", quantized}, nil, "its weights are quantized"},
-		"unsupported part":     {[]string{"golden", mixtral, "--only", "grads"}, nil, "not supported yet  mixtral grads"},
+		"unsupported part":     {[]string{"golden", mixtral, "--only", "grads", "--dtype", "bf16"}, nil, "not supported yet  mixtral grads"},
 		"no loader":            {[]string{"golden", mixtral}, noLoader, "no Vulkan loader"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, stdout, stderr := conform(t, c.env, c.args...)
+			code, stdout, stderr := runCommand(t, c.env, c.args...)
 			require.Equal(t, 2, code, stdout+stderr)
 			require.Contains(t, stdout+stderr, c.reason)
 			require.NotContains(t, stdout, "pass  ")
@@ -172,7 +184,7 @@ func TestGoldenRefusesWhatItCannotUse(t *testing.T) {
 func TestGoldenChoosesTheDevice(t *testing.T) {
 	needDevice(t)
 	mixtral := filepath.Join(dataDir, "mixtral")
-	code, stdout, _ := conform(t, nil, "golden", mixtral, "--device", "a device of no such name")
+	code, stdout, _ := runCommand(t, nil, "golden", mixtral, "--device", "a device of no such name")
 	require.Equal(t, 2, code)
 	require.Contains(t, stdout, `there is no device "a device of no such name"`)
 
@@ -182,14 +194,14 @@ func TestGoldenChoosesTheDevice(t *testing.T) {
 		if a.Unusable != nil {
 			continue
 		}
-		code, stdout, stderr := conform(t, nil, "golden", mixtral, "--device", strconv.Itoa(i))
+		code, stdout, stderr := runCommand(t, nil, "golden", mixtral, "--device", strconv.Itoa(i))
 		require.Equal(t, 0, code, stdout+stderr)
 		require.Contains(t, stdout, a.Name)
 	}
 }
 
 func TestHelpIsNoFailure(t *testing.T) {
-	code, stdout, _ := conform(t, nil, "golden", "--help")
+	code, stdout, _ := runCommand(t, nil, "golden", "--help")
 	require.Equal(t, 0, code)
 	require.Contains(t, stdout, "--only")
 }

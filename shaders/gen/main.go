@@ -7,6 +7,9 @@
 //	//go:generate go run github.com/vkmoe/vkmoe/shaders/gen STEM…
 //	go run github.com/vkmoe/vkmoe/shaders/gen -check FOLDER…
 //
+// With -mutants FOLDER it compiles the faulty kernels that the conformance suite is tried with, which are described in that
+// folder's faults.json.
+//
 // It needs glslang 16 or newer: the glslangValidator that the environment variable VKMOE_GLSLANG names, or the one that
 // scripts/glslang.sh puts into .tools/.
 package main
@@ -29,6 +32,8 @@ func run(args []string) error {
 	switch {
 	case len(args) == 0:
 		return generate(".")
+	case args[0] == "-mutants" && len(args) == 2:
+		return generateMutants(".", args[1])
 	case args[0] != "-check":
 		return generateStems(".", args)
 	}

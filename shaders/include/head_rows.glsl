@@ -1,5 +1,5 @@
-// Stores of up to four neighbouring values of a head, from a multiple of four on. Without QUADS the head may begin anywhere and
-// have any width; what is at or beyond its end is not written.
+// Four neighbouring values of a head, from a multiple of four on. Without QUADS the head may begin anywhere and have any width;
+// what is at or beyond its end is not written. Needs QUADS.
 #ifndef HEAD_ROWS_GLSL
 #define HEAD_ROWS_GLSL
 

@@ -1,0 +1,202 @@
+package attention
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// A QKNorm says what of queries and keys is normalized (RMSNorm) before they turn.
+type QKNorm uint8
+
+// The norms of queries and keys.
+const (
+	NoNorm   QKNorm = iota
+	NormHead        // each head by itself, all with one weight [HeadWidth] (Qwen3)
+	NormRow         // all heads of a token as one row, with a weight [Heads·HeadWidth] or [KVHeads·HeadWidth] (OLMoE)
+)
+
+// A SelfAttentionConfig describes a self-attention layer with grouped heads.
+type SelfAttentionConfig struct {
+	Width          int // D
+	Heads, KVHeads int // Hq, a multiple of Hkv
+	HeadWidth      int // d, of queries, keys and values
+
+	Bias       bool    // of the projections of queries, keys and values
+	OutputBias bool    // of the output projection
+	QKNorm     QKNorm  // between the projections of queries and keys and the RoPE
+	Eps        float32 // of the norm
+
+	// Causal, Window, SoftCap and Scale are those of FlashConfig. Sinks gives the layer a sink for each query head.
+	Causal         bool
+	Window         int
+	Sinks          bool
+	SoftCap, Scale float32
+
+	// DType is the storage of weights, biases, input, output and intermediates: F32, F16 or BF16. The softmax's statistics,
+	// sinks and sums are F32 always.
+	DType vk.DType
+}
+
+// Validate reports the first field that makes no sense as a *ConfigError, or as a *moe.ConfigError of a projection.
+func (c SelfAttentionConfig) Validate() error {
+	const name = "SelfAttentionConfig"
+	err := firstError(
+		c.flash().Validate(),
+		inRange(name, "QKNorm", int(c.QKNorm), 0, int(NormRow)),
+	)
+	if err == nil && !(c.Eps >= 0) {
+		err = configError(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
+	}
+	l := SelfAttention{Config: c}
+	for _, part := range l.parts() {
+		err = firstError(err, part.cfg.Validate())
+	}
+	return err
+}
+
+func (c SelfAttentionConfig) flash() FlashConfig {
+	return FlashConfig{Heads: c.Heads, KVHeads: c.KVHeads, Width: c.HeadWidth, ValueWidth: c.HeadWidth, Causal: c.Causal,
+		Window: c.Window, SoftCap: c.SoftCap, Scale: c.Scale, DType: c.DType}
+}
+
+// queryWidth and keyWidth are the widths of a token's queries and of its keys or values.
+func (c SelfAttentionConfig) queryWidth() int { return c.Heads * c.HeadWidth }
+func (c SelfAttentionConfig) keyWidth() int   { return c.KVHeads * c.HeadWidth }
+
+// normWidths are the lengths of the norms' weights, 0 without.
+func (c SelfAttentionConfig) normWidths() (query, key int) {
+	switch c.QKNorm {
+	case NormHead:
+		return c.HeadWidth, c.HeadWidth
+	case NormRow:
+		return c.queryWidth(), c.keyWidth()
+	}
+	return 0, 0
+}
+
+// A SelfAttention is multi-head self-attention whose query heads share key and value heads in groups (arXiv 2305.13245):
+//
+//	q = turn(norm(Query·x)),  k = turn(norm(Key·x)),  v = Value·x
+//	y = Output·attention(q, k, v)
+//
+// turn is the RoPE. The projections are ParallelLinear with one expert. The attention of Mixtral, Qwen, OLMoE, Granite and
+// gpt-oss is this layer.
+type SelfAttention struct {
+	Config                    SelfAttentionConfig
+	Query, Key, Value, Output *moe.ParallelLinear // D → Hq·d, D → Hkv·d twice, Hq·d → D
+
+	RoPE               *RoPE      // the caller's; nil for none
+	QueryNorm, KeyNorm *vk.Tensor // of the layer's dtype, nil without
+	Sinks              *vk.Tensor // F32 [Hq], nil without
+}
+
+// NewSelfAttention allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. rope turns queries
+// and keys and is nil for a layer without; it stays the caller's and may serve any number of layers. It fails with a
+// *ConfigError, a *moe.ConfigError or vk.ErrOutOfMemory.
+func NewSelfAttention(dev *vk.Device, cfg SelfAttentionConfig, rope *RoPE) (*SelfAttention, error) {
+	err := cfg.Validate()
+	if err == nil && rope != nil && rope.Config.Width > cfg.HeadWidth {
+		err = configError("RoPEConfig", "Width", fmt.Sprintf("at most HeadWidth %d", cfg.HeadWidth), fmt.Sprint(rope.Config.Width))
+	}
+	if err != nil {
+		return nil, err
+	}
+	l := &SelfAttention{Config: cfg, RoPE: rope}
+	for _, part := range l.parts() {
+		if *part.layer, err = moe.NewParallelLinear(dev, part.cfg); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	for _, v := range l.vectors() {
+		if *v.tensor, err = dev.NewTensor(v.dtype, v.length); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	return l, nil
+}
+
+// A linearPart is one of a layer's linear maps.
+type linearPart struct {
+	layer **moe.ParallelLinear
+	cfg   moe.ParallelLinearConfig
+}
+
+// denseMap is a linear map of one expert.
+func denseMap(layer **moe.ParallelLinear, label string, in, out int, bias bool, dtype vk.DType) linearPart {
+	return linearPart{layer, moe.ParallelLinearConfig{Experts: 1, In: in, Out: out, Bias: bias, DType: dtype, Label: label}}
+}
+
+// parts are the layer's linear maps.
+func (l *SelfAttention) parts() []linearPart {
+	c := l.Config
+	return []linearPart{
+		denseMap(&l.Query, "query", c.Width, c.queryWidth(), c.Bias, c.DType),
+		denseMap(&l.Key, "key", c.Width, c.keyWidth(), c.Bias, c.DType),
+		denseMap(&l.Value, "value", c.Width, c.keyWidth(), c.Bias, c.DType),
+		denseMap(&l.Output, "output", c.queryWidth(), c.Width, c.OutputBias, c.DType),
+	}
+}
+
+// A vectorPart is a weight of a layer that is no matrix.
+type vectorPart struct {
+	name   string
+	tensor **vk.Tensor
+	dtype  vk.DType
+	length int
+}
+
+// vectors are the layer's norms and sinks.
+func (l *SelfAttention) vectors() []vectorPart {
+	var list []vectorPart
+	if query, key := l.Config.normWidths(); query > 0 {
+		list = append(list, vectorPart{"QueryNorm", &l.QueryNorm, l.Config.DType, query},
+			vectorPart{"KeyNorm", &l.KeyNorm, l.Config.DType, key})
+	}
+	if l.Config.Sinks {
+		list = append(list, vectorPart{"Sinks", &l.Sinks, vk.F32, l.Config.Heads})
+	}
+	return list
+}
+
+// Close frees the weights. Closing twice does nothing.
+func (l *SelfAttention) Close() error {
+	return closeParts(l.parts(), l.vectors())
+}
+
+// closeParts frees a layer's weights.
+func closeParts(parts []linearPart, vectors []vectorPart) error {
+	var err error
+	for _, part := range parts {
+		err = errors.Join(err, (*part.layer).Close())
+	}
+	for _, v := range vectors {
+		err = errors.Join(err, (*v.tensor).Close())
+	}
+	return err
+}
+
+// WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256: with w the dtype's bytes,
+// w·(2·D·Hq·d + 2·D·Hkv·d), biases, norms and sinks. Their gradients (NewGrads) take as much.
+func (c SelfAttentionConfig) WeightBytes() uint64 {
+	l := SelfAttention{Config: c}
+	return partBytes(l.parts(), l.vectors())
+}
+
+// partBytes is the memory of a layer's weights.
+func partBytes(parts []linearPart, vectors []vectorPart) uint64 {
+	n := uint64(0)
+	for _, part := range parts {
+		p := part.cfg
+		n += tensorBytes(p.DType.Bytes(), p.In, p.Out)
+		if p.Bias {
+			n += tensorBytes(p.DType.Bytes(), p.Out)
+		}
+	}
+	for _, v := range vectors {
+		n += tensorBytes(v.dtype.Bytes(), v.length)
+	}
+	return n
+}

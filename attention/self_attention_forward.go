@@ -1,0 +1,218 @@
+package attention
+
+import (
+	"fmt"
+
+	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// SelfAttentionOptions are the choices of one forward pass.
+type SelfAttentionOptions struct {
+	// Save says what stays for the backward pass: all of SelfAttentionSaved (SaveAll), Heads and LSE only, the rest of which
+	// the backward pass computes once more (RecomputeActivation), or nothing (SaveNothing).
+	Save moe.Save
+}
+
+// SelfAttentionSaved is what a forward pass leaves in the recorder's scratch for the backward pass. What its Save does not keep
+// is nil.
+type SelfAttentionSaved struct {
+	Save      moe.Save
+	Sequences Sequences // with the positions that were made
+
+	Projected, Turned [2]*vk.Tensor // queries [T,Hq·d] and keys [T,Hkv·d] before the norm, nil without one, and as attention reads them
+	Value             *vk.Tensor    // [T,Hkv·d]
+	Heads             *vk.Tensor    // [T,Hq·d]: the attention's output
+	LSE               *vk.Tensor    // F32 [T,Hq]: the logarithm of the softmax's denominators
+}
+
+// Forward records y = SelfAttention(x) for x and y [T,D] of the layer's dtype, with everything saved. It takes PassBytes of
+// scratch. Errors: see the package.
+func (l *SelfAttention) Forward(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences) (*SelfAttentionSaved, error) {
+	return l.ForwardWith(rec, x, y, seq, SelfAttentionOptions{})
+}
+
+// ForwardWith is Forward with options.
+func (l *SelfAttention) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, o SelfAttentionOptions) (*SelfAttentionSaved, error) {
+	const op = "SelfAttention.Forward"
+	c := l.Config
+	tokens, err := l.checkForward(rec.Device(), op, x, y, seq, o)
+	if err != nil {
+		return nil, rec.Fail(err)
+	}
+	s := &SelfAttentionSaved{Save: o.Save, Sequences: seq}
+	if err := makePositions(rec, l.RoPE, tokens, &s.Sequences); err != nil {
+		return nil, err
+	}
+	s.Sequences.check(rec, tokens)
+	heads, whole := clearable(rec, c.DType, tokens, c.queryWidth())
+	if o.Save != moe.SaveNothing {
+		s.Heads, s.LSE = heads, rec.Scratch(vk.F32, tokens, c.Heads)
+	} else {
+		defer rec.Release(whole)
+	}
+	p := l.takeStages(rec, tokens, o.Save == moe.SaveAll)
+	if err := l.project(rec, x, s.Sequences, p); err != nil {
+		return nil, err
+	}
+	if seq.Padded {
+		rec.Fill(whole, 0)
+	}
+	in := FlashInput{Q: l.queryHeads(p.turned[0]), K: l.keyHeads(p.turned[1]), V: l.keyHeads(p.value), QueryOffsets: seq.Offsets,
+		Sinks: l.Sinks}
+	if err := Flash(rec, c.flash(), in, l.queryHeads(heads), s.LSE); err != nil {
+		return nil, err
+	}
+	if o.Save == moe.SaveAll {
+		s.Projected, s.Turned, s.Value = p.projected, p.turned, p.value
+	} else {
+		p.release(rec)
+	}
+	return s, l.Output.Dense(rec, heads, y)
+}
+
+// makePositions fills in the positions where a RoPE needs them and the caller gave none.
+func makePositions(rec *vk.Recorder, rope *RoPE, tokens int, seq *Sequences) (err error) {
+	if rope != nil && seq.Positions == nil {
+		seq.Positions, err = rope.MakePositions(rec, tokens, seq.Offsets, nil)
+	}
+	return err
+}
+
+func (l *SelfAttention) queryHeads(t *vk.Tensor) Heads {
+	return DenseHeads(t, l.Config.Heads, l.Config.HeadWidth)
+}
+
+func (l *SelfAttention) keyHeads(t *vk.Tensor) Heads {
+	return DenseHeads(t, l.Config.KVHeads, l.Config.HeadWidth)
+}
+
+// selfStages are queries and keys before and after norm and RoPE, and values.
+type selfStages struct {
+	projected, turned [2]*vk.Tensor // the same tensors where the norm, if any, is in place
+	value             *vk.Tensor
+}
+
+// takeStages takes memory for what a backward pass needs, or only for what attention does.
+func (l *SelfAttention) takeStages(rec *vk.Recorder, tokens int, all bool) selfStages {
+	c := l.Config
+	widths := [2]int{c.queryWidth(), c.keyWidth()}
+	p := selfStages{value: rec.Scratch(c.DType, tokens, c.keyWidth())}
+	for i, width := range widths {
+		p.turned[i] = rec.Scratch(c.DType, tokens, width)
+	}
+	p.projected = p.turned
+	for i, width := range widths { // last, so that a backward pass finds what the forward pass gave back
+		if all && c.QKNorm != NoNorm {
+			p.projected[i] = rec.Scratch(c.DType, tokens, width)
+		}
+	}
+	return p
+}
+
+func (p selfStages) release(rec *vk.Recorder) {
+	for i := range p.turned {
+		if p.projected[i] != p.turned[i] {
+			rec.Release(p.projected[i])
+		}
+		rec.Release(p.turned[i])
+	}
+	rec.Release(p.value)
+}
+
+// project records queries, keys and values of x.
+func (l *SelfAttention) project(rec *vk.Recorder, x *vk.Tensor, seq Sequences, p selfStages) error {
+	if rec.Err() != nil {
+		return rec.Err()
+	}
+	c := l.Config
+	if err := l.Value.Dense(rec, x, p.value); err != nil {
+		return err
+	}
+	for i, side := range l.sides() {
+		if err := side.linear.Dense(rec, x, p.projected[i]); err != nil {
+			return err
+		}
+		if side.norm != nil {
+			if err := RMSNorm(rec, p.projected[i], side.norm, c.Eps, p.turned[i]); err != nil {
+				return err
+			}
+		}
+		if l.RoPE != nil {
+			h := DenseHeads(p.turned[i], side.heads, c.HeadWidth)
+			if err := l.RoPE.Rotate(rec, seq.Positions, side.heads, c.HeadWidth, h, h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// A side is what queries and keys have alike.
+type side struct {
+	linear *moe.ParallelLinear
+	norm   *vk.Tensor
+	heads  int
+}
+
+func (l *SelfAttention) sides() [2]side {
+	return [2]side{{l.Query, l.QueryNorm, l.Config.Heads}, {l.Key, l.KeyNorm, l.Config.KVHeads}}
+}
+
+// checkForward checks all that the operations of a forward pass do not check themselves, and returns T.
+func (l *SelfAttention) checkForward(dev *vk.Device, op string, x, y *vk.Tensor, seq Sequences, o SelfAttentionOptions) (int, error) {
+	tokens, err := checkLayerRows(dev, op, x, y, l.Config.Width, l.Config.DType, seq)
+	if err == nil {
+		err = firstError(
+			inRange("SelfAttentionOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
+			checkVectors(dev, op, l.vectors()),
+		)
+	}
+	if err == nil {
+		err = checkSpansApart(op, tensorSpan("y", y), inputSpans(x, seq, l.parts(), l.vectors())...)
+	}
+	return tokens, err
+}
+
+// checkLayerRows checks x and y [T,width] of a layer, and the sequences, and returns T.
+func checkLayerRows(dev *vk.Device, op string, x, y *vk.Tensor, width int, dtype vk.DType, seq Sequences) (int, error) {
+	if x == nil || x.Rank() != 2 {
+		return 0, &vk.ShapeError{Op: op, Arg: "x", Want: fmt.Sprintf("[T,%d]", width), Got: fmt.Sprint(x)}
+	}
+	tokens := x.Dim(0)
+	return tokens, firstError(
+		checkTensor(dev, op, "x", x, dtype, tokens, width),
+		checkTensor(dev, op, "y", y, dtype, tokens, width),
+		checkSequences(dev, op, tokens, seq),
+	)
+}
+
+// checkVectors checks a layer's weights that are no matrices; the linear maps check theirs.
+func checkVectors(dev *vk.Device, op string, vectors []vectorPart) error {
+	for _, v := range vectors {
+		if err := checkTensor(dev, op, v.name, *v.tensor, v.dtype, v.length); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inputSpans are the memory of all that a pass of a layer reads.
+func inputSpans(x *vk.Tensor, seq Sequences, parts []linearPart, vectors []vectorPart) []span {
+	spans := []span{tensorSpan("x", x), tensorSpan("offsets", seq.Offsets), tensorSpan("positions", seq.Positions)}
+	for _, v := range vectors {
+		spans = append(spans, tensorSpan(v.name, *v.tensor))
+	}
+	for _, part := range parts {
+		layer := *part.layer
+		for arg, bank := range map[string]*moe.ExpertBank{"weight": layer.Weight, "bias": layer.Bias} {
+			if bank == nil {
+				continue
+			}
+			for _, t := range bank.Parts() {
+				spans = append(spans, tensorSpan(part.cfg.Label+" "+arg, t))
+			}
+		}
+	}
+	return spans
+}

@@ -1,0 +1,55 @@
+package moe
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// TestPathsAreWhatWasAskedFor records a layer on each path and looks at the kernels.
+func TestPathsAreWhatWasAskedFor(t *testing.T) {
+	for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
+		for _, path := range []Path{PathAuto, PathPortable, PathCoopMat} {
+			k := newKit(t)
+			x, y := k.floats("x", dtype, make([]float32, 64), 8, 8), k.output("y", dtype, 8, 16)
+			l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 8, Out: 16, DType: dtype, Path: path}}
+			l.Weight = bankOf(t, k.floats("weight", dtype, make([]float32, 128), 1, 16, 8))
+			err := l.Dense(k.rec, x, y)
+			_, _, _, able := matrixShape(dev.Caps(), dtype)
+			able = able && tensorKernels[dtype] != nil && dev.Caps().Has(tensorKernels[dtype].Needs...)
+			if path == PathCoopMat && !able {
+				var missing *vk.UnsupportedError
+				require.ErrorAs(t, err, &missing, "%v", dtype)
+				require.NotEmpty(t, missing.Need)
+				k.close()
+				continue
+			}
+			require.NoError(t, err)
+			stem := k.rec.Pipelines()[0].Kernel.Stem
+			if path != PathAuto {
+				require.Equal(t, path == PathCoopMat, stem == "scatter2scatter_coopmat", "%v %v: %s", dtype, path, stem)
+			}
+			k.run()
+			k.close()
+		}
+	}
+	require.Equal(t, "auto portable coopmat path 7", fmt.Sprint(PathAuto, PathPortable, PathCoopMat, Path(7)))
+	require.Error(t, ParallelLinearConfig{Experts: 1, In: 1, Out: 1, Path: 3}.Validate())
+}
+
+// TestCoopMatRefusesWhatItCannot: a path that was asked for is not left in silence.
+func TestCoopMatRefusesWhatItCannot(t *testing.T) {
+	k := newKit(t)
+	c := linearCase{10, 3, 2, 7, 9, spreads[0], ref.Layout{}, false, false, false, 0, Tile{}, nil}
+	run := c.recordIn(k, uniform(vk.F16))
+	run.layer.Config.Path = PathCoopMat
+	rec, err := dev.NewRecorder()
+	require.NoError(t, err)
+	var missing *vk.UnsupportedError
+	require.ErrorAs(t, run.layer.Forward(rec, run.device, run.xs, run.y, run.opts), &missing)
+	require.NoError(t, rec.Close())
+}

@@ -1,0 +1,145 @@
+package report
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/vkmoe/vkmoe/tests/conform"
+)
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// columns of the support matrix: which cases belong to each, by the parts of their names.
+var columns = []struct {
+	title string
+	holds func(parts []string) bool
+}{
+	{"f32", func(p []string) bool { return !coopmat(p) && !slices.ContainsFunc(p, has("f16")) }},
+	{"f16", func(p []string) bool {
+		return !coopmat(p) && slices.ContainsFunc(p, has("f16")) && !slices.ContainsFunc(p, has("bf16"))
+	}},
+	{"bf16", func(p []string) bool { return !coopmat(p) && slices.ContainsFunc(p, has("bf16")) }},
+	{"coopmat f16", func(p []string) bool { return coopmat(p) && slices.Contains(p, "f16") }},
+	{"coopmat bf16", func(p []string) bool { return coopmat(p) && slices.Contains(p, "bf16") }},
+}
+
+func coopmat(parts []string) bool { return slices.Contains(parts, "coopmat") }
+
+// has finds a dtype in a part of a name: bf16, or f32_bf16 and the like.
+func has(dtype string) func(string) bool {
+	return func(part string) bool { return slices.Contains(strings.Split(part, "_"), dtype) }
+}
+
+// Matrix is the support matrix of several reports as a table in Markdown: a row per device and driver, and per dtype and path
+// how many cases pass. Only passes count; a cell in which any fails says so.
+func Matrix(reports []*Report) string {
+	var b strings.Builder
+	b.WriteString("| device and driver | Vulkan, OS |")
+	for _, c := range columns {
+		b.WriteString(" " + c.title + " |")
+	}
+	b.WriteString(" not passed | planted faults |\n|" + strings.Repeat(" --- |", 4+len(columns)) + "\n")
+	for _, r := range reports {
+		fmt.Fprintf(&b, "| %s | %s, %s |", r.Name(), r.Device.API, r.Host.OS)
+		for _, c := range columns {
+			b.WriteString(" " + r.cell(c.holds) + " |")
+		}
+		fmt.Fprintf(&b, " %s | %s |\n", r.bad(), r.caught())
+	}
+	return b.String()
+}
+
+func (r *Report) cell(holds func([]string) bool) string {
+	pass, bad, other := 0, 0, 0
+	for _, c := range r.Cases {
+		if !holds(strings.Split(c.Name, ".")) {
+			continue
+		}
+		switch {
+		case c.Status == conform.Pass:
+			pass++
+		case c.Status.Bad():
+			bad++
+		default:
+			other++
+		}
+	}
+	switch {
+	case bad > 0:
+		return fmt.Sprintf("%d of %d fail", bad, pass+bad+other)
+	case pass == 0:
+		return "not there"
+	case other > 0:
+		return fmt.Sprintf("%d of %d pass", pass, pass+other)
+	}
+	return fmt.Sprintf("%d pass", pass)
+}
+
+func (r *Report) bad() string {
+	n := r.Counts()
+	var parts []string
+	for _, s := range conform.Statuses[1:] {
+		if n[s] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n[s], s))
+		}
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (r *Report) caught() string {
+	caught, all := 0, 0
+	for _, f := range r.Faults {
+		if !f.Unsupported {
+			all++
+		}
+		if f.Caught() {
+			caught++
+		}
+	}
+	if all == 0 {
+		return "not run"
+	}
+	return fmt.Sprintf("%d of %d caught", caught, all)
+}
+
+// The marks between which a file holds a generated matrix.
+const (
+	MatrixBegin = "<!-- conformance matrix: made by vkmoe-conform report --matrix -->"
+	MatrixEnd   = "<!-- end of the conformance matrix -->"
+)
+
+// Insert puts a matrix between the marks of a text. It reports false for a text without them.
+func Insert(text, matrix string) (string, bool) {
+	before, rest, ok1 := strings.Cut(text, MatrixBegin)
+	_, after, ok2 := strings.Cut(rest, MatrixEnd)
+	if !ok1 || !ok2 {
+		return text, false
+	}
+	return before + MatrixBegin + "\n" + matrix + MatrixEnd + after, true
+}
+
+// InsertFile does so in a file.
+func InsertFile(path, matrix string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	out, ok := Insert(string(text), matrix)
+	if !ok {
+		return fmt.Errorf("%s has no line %q with a later line %q", path, MatrixBegin, MatrixEnd)
+	}
+	return os.WriteFile(path, []byte(out), 0o644)
+}
