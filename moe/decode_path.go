@@ -22,8 +22,8 @@ var decodeKernels = map[linearTypes]*vk.Kernel{
 }
 
 // A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
-// of x and Depth chunks of weights at a time.
-type vectorTile struct{ Threads, Team, Outputs, Columns, Depth int }
+// of x at a time.
+type vectorTile struct{ Threads, Team, Outputs, Columns int }
 
 // BN is the number of outputs of a work-group.
 func (t vectorTile) BN() int { return t.Threads / t.Team * t.Outputs }
@@ -55,6 +55,5 @@ func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int,
 // spec returns the kernel's specialization constants of the tile.
 func (t vectorTile) spec(blockM int, fastHalf bool) shaders.Scatter2scatterGemvSpec {
 	return shaders.Scatter2scatterGemvSpec{Threads: uint32(t.Threads), BM: uint32(blockM), Team: uint32(t.Team),
-		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf,
-		Depth: uint32(t.Depth)}
+		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf}
 }

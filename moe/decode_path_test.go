@@ -13,7 +13,7 @@ import (
 
 // vectorTiles are the tiles of the table and some that share work otherwise.
 func vectorTiles() []vectorTile {
-	tiles := []vectorTile{{32, 8, 2, 1, 1}, {64, 64, 4, 3, 1}, {64, 16, 2, 8, 1}, {32, 8, 2, 4, 2}, {16, 4, 2, 2, 3}}
+	tiles := []vectorTile{{32, 8, 2, 1}, {64, 64, 4, 3}, {64, 16, 2, 8}}
 	for _, rule := range tileRules {
 		if rule.vectors != (vectorTile{}) {
 			tiles = append(tiles, rule.vectors)

@@ -72,13 +72,13 @@ var tileRules = []tileRule{
 	{classPlain, 48, Tile{64, 64, 16, 8, 4}, Tile{64, 16, 16, 4, 2}, tensorTile{}, vectorTile{}},
 	{classPlain, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{}, vectorTile{}},
 	{classPlain, 4, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}, vectorTile{}},
-	{classPlain, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}, vectorTile{128, 32, 4, 4, 1}},
+	{classPlain, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}, vectorTile{128, 32, 4, 4}},
 	{classTensor, 96, Tile{128, 64, 16, 8, 8}, Tile{128, 16, 16, 8, 2}, tensorTile{128, 128, 64, 2, 2}, vectorTile{}},
 	{classTensor, 48, Tile{96, 64, 16, 6, 8}, Tile{96, 16, 16, 6, 2}, tensorTile{96, 128, 64, 2, 2}, vectorTile{}},
 	{classTensor, 20, Tile{48, 64, 16, 6, 4}, Tile{48, 16, 16, 3, 2}, tensorTile{48, 128, 128, 1, 4}, vectorTile{}},
 	{classTensor, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{32, 128, 64, 1, 4}, vectorTile{}},
 	{classTensor, 4, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}, vectorTile{}},
-	{classTensor, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}, vectorTile{128, 32, 4, 4, 1}},
+	{classTensor, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}, vectorTile{128, 32, 4, 4}},
 }
 
 // chooseRule finds the rule for rows spread over experts.

@@ -265,15 +265,15 @@ var Sources = map[string]string{
 	"scatter2scatter.f32_bf16_f32":       "aadcc2fdf5e0c14135a89b9d0fa705cbaf87e361845fb1b10eecd4f5320e363a",
 	"scatter2scatter_coopmat.f16":        "aaf96d00bcbe677df6f07a8cfbd1509b2cd6e43617abbc04676b9cf65bfbb327",
 	"scatter2scatter_coopmat.bf16":       "888826ef57dc915cc80fc14d976c7910d43c241c6e915d1ab405381aa0deadf4",
-	"scatter2scatter_gemv.f32":           "8f536a89c58e2180f307075bc164cf510e7b899a04c6563587481b9ab449bf4e",
-	"scatter2scatter_gemv.f16":           "ffc8271d126647c3f083b493625396ef4fda7424646133db18d48ccdc5a73438",
-	"scatter2scatter_gemv.bf16":          "32f84d8b74dfc60b8df1a822fce79de8571dc6c237048b811e090623e9b223e8",
-	"scatter2scatter_gemv.f32_f16_f16":   "23fba1853084aa74c614b194d8ef0568c49c0174adcaa25f6b9509c4925fb3f4",
-	"scatter2scatter_gemv.f16_f16_f32":   "86d46a4bde11077a71592a162c246c6b719f75ca02e78a6d8c114148e4354f18",
-	"scatter2scatter_gemv.f32_f16_f32":   "6f0be93c62f093f0f1160403ca7166a96cd8e572d180766fde626ddfc710cfe3",
-	"scatter2scatter_gemv.f32_bf16_bf16": "25dfb33c02668a85a0720a45753d2e7cc1eb5609894a5fe1774195a05a7530d9",
-	"scatter2scatter_gemv.bf16_bf16_f32": "df3eba8562df954a4c384c530c64b48bb669c1025f4e1b9d606e21fbe986a2f2",
-	"scatter2scatter_gemv.f32_bf16_f32":  "a8fe00471cd542ccb3d38b1f94412dc19ff167c9a4928163b3f2d572380fe1e0",
+	"scatter2scatter_gemv.f32":           "6104776e02c7baca8b537be1917281592a9da2f00a366f24c60e46d471953e7c",
+	"scatter2scatter_gemv.f16":           "8a9492a9140f6eabe4e44129a1da2415653ad63e6a9d3fc79e4d39410613e7b4",
+	"scatter2scatter_gemv.bf16":          "714a174c9b2ef6bff31e02105a124f1da5032c62f1ea4d14b008f7d61999274f",
+	"scatter2scatter_gemv.f32_f16_f16":   "89d4106d87c9a276d7355d75f69e26a8488f27b6ec3b972a64903fc5e7b571cc",
+	"scatter2scatter_gemv.f16_f16_f32":   "9b21e6270dfbea6b2ddfb708ccb9c2839a9ae8e533810106f31bd5f01cf34d9c",
+	"scatter2scatter_gemv.f32_f16_f32":   "c0afd0c22117ee5bba074cdf0b0b87c83982bad88c8bcacdee4a675e6d146de0",
+	"scatter2scatter_gemv.f32_bf16_bf16": "d72a83170f40eb5b639963646a63ddd912eef119d5664ef59f9f6fe0e86f5e7d",
+	"scatter2scatter_gemv.bf16_bf16_f32": "cddca206677c2596ab0fa98ff442f8df837ad595ceaa2ef08fd566be82cdc9b7",
+	"scatter2scatter_gemv.f32_bf16_f32":  "7160a16279318a8cf60e9a672bc8ea57eb3706a30b1b3d1a1d83b77e0bd522a4",
 	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
 	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
 	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
@@ -6487,7 +6487,6 @@ var Scatter2scatterGemvF32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6538,7 +6537,6 @@ type Scatter2scatterGemvSpec struct {
 	RN       uint32 // constant 3
 	Columns  uint32 // constant 4
 	FastHalf bool   // constant 5
-	Depth    uint32 // constant 6
 }
 
 // DefaultScatter2scatterGemvSpec returns the values in the source.
@@ -6550,7 +6548,6 @@ func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
 		RN:       4,
 		Columns:  4,
 		FastHalf: false,
-		Depth:    1,
 	}
 }
 
@@ -6563,7 +6560,6 @@ func (c Scatter2scatterGemvSpec) Values() []uint32 {
 		c.RN,
 		c.Columns,
 		bitsBool(c.FastHalf),
-		c.Depth,
 	}
 }
 
@@ -6598,7 +6594,6 @@ var Scatter2scatterGemvF16 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6634,7 +6629,6 @@ var Scatter2scatterGemvBf16 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6670,7 +6664,6 @@ var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6706,7 +6699,6 @@ var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6742,7 +6734,6 @@ var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6778,7 +6769,6 @@ var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6814,7 +6804,6 @@ var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }
@@ -6850,7 +6839,6 @@ var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
 		{ID: 3, Name: "RN", Default: 4},
 		{ID: 4, Name: "COLUMNS", Default: 4},
 		{ID: 5, Name: "FAST_HALF", Default: 0},
-		{ID: 6, Name: "DEPTH", Default: 1},
 	},
 	LocalSize: [3]int{0, -1, -1},
 }

@@ -20,7 +20,6 @@ layout(constant_id = 2) const uint TEAM = 32;
 layout(constant_id = 3) const uint RN = 4;
 layout(constant_id = 4) const uint COLUMNS = 4;
 layout(constant_id = 5) const bool FAST_HALF = false;
-layout(constant_id = 6) const uint DEPTH = 1; // chunks of an output that are loaded at once
 layout(local_size_x_id = 0) in;
 
 const uint BN = THREADS / TEAM * RN;
@@ -72,16 +71,14 @@ void load_x(uvec2 row, uint chunk, out vec4 v[VECTORS]) {
 uvec2 x_rows[COLUMNS];
 uvec2 w_rows[RN];
 float sums[SUMS]; // [output][column]
-uvec4 now[DEPTH * RN]; // chunks of each output's weights
-uvec4 next[DEPTH * RN];
+uvec4 now[RN]; // a chunk of each output's weights
+uvec4 next[RN];
 
-// load_next starts the loads of the weights' chunks from one on. Beyond the last it repeats that one, which is not added.
+// load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
 void load_next(uint chunk) {
-    uint last = push.in_width / VALUES - 1u;
-    [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
-        [[unroll]] for (uint r = 0u; r < RN; r++) {
-            next[d * RN + r] = Chunks(w_rows[r]).at[min(chunk + d * TEAM, last)];
-        }
+    uint at = min(chunk, push.in_width / VALUES - 1u);
+    [[unroll]] for (uint r = 0u; r < RN; r++) {
+        next[r] = Chunks(w_rows[r]).at[at];
     }
 }
 
@@ -108,12 +105,12 @@ void find_x_rows(uint first) {
     }
 }
 
-// add_chunk adds the products of the chunks now[first] and so on with count rows of x.
-void add_chunk(uint first, uint chunk, uint count) {
+// add_chunk adds the products of now with count rows of x.
+void add_chunk(uint chunk, uint count) {
     vec4 w[RN * VECTORS];
     [[unroll]] for (uint r = 0u; r < RN; r++) {
         vec4 v[VECTORS];
-        widen(now[first + r], v);
+        widen(now[r], v);
         [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
             w[r * VECTORS + i] = v[i];
         }
@@ -143,16 +140,12 @@ void add_inputs(uint member, uint count) {
         sums[i] = 0.0;
     }
     uint chunks = push.in_width / VALUES;
-    for (uint chunk = member; chunk < chunks; chunk += DEPTH * TEAM) {
-        [[unroll]] for (uint i = 0u; i < DEPTH * RN; i++) {
-            now[i] = next[i];
+    for (uint chunk = member; chunk < chunks; chunk += TEAM) {
+        [[unroll]] for (uint r = 0u; r < RN; r++) {
+            now[r] = next[r];
         }
-        load_next(chunk + DEPTH * TEAM);
-        [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
-            if (chunk + d * TEAM < chunks) {
-                add_chunk(d * RN, chunk + d * TEAM, count);
-            }
-        }
+        load_next(chunk + TEAM);
+        add_chunk(chunk, count);
     }
 }
 
