@@ -147,7 +147,7 @@ func (b *flashBackward) recordKeys() {
 			Kernel: flashBackwardKVKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
 			Reads:  b.reads(b.grads.K.Tensor, b.grads.V.Tensor),
 			Writes: []*vk.Tensor{b.grads.K.Tensor, b.grads.V.Tensor},
-			FLOPs:  4 * b.pairs() * float64(cfg.Width+cfg.ValueWidth),
+			FLOPs:  2 * flashFLOPs(cfg, b.in, b.tokens, b.keys), // four products where Flash has two
 		}, uint64(cfg.KVHeads)*uint64(b.keys/tile.own+b.in.sequences()))
 	})
 }
@@ -181,7 +181,7 @@ func (b *flashBackward) recordQueries() {
 			Kernel: flashBackwardQKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
 			Reads:  b.reads(b.grads.Q.Tensor),
 			Writes: []*vk.Tensor{b.grads.Q.Tensor},
-			FLOPs:  2 * b.pairs() * float64(2*cfg.Width+cfg.ValueWidth),
+			FLOPs:  1.5 * flashFLOPs(cfg, b.in, b.tokens, b.keys),
 		}, uint64(cfg.Heads)*uint64(b.tokens/tile.own+b.in.sequences()))
 	})
 }
