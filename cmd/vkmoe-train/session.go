@@ -31,9 +31,8 @@ func (s sizes) decoder(length int, dense bool) model.DecoderConfig {
 	if dense {
 		layer.Dense = &model.DenseConfig{Hidden: s.topK * s.hidden, Activation: moe.SwiGLU}
 	} else {
-		// The gates add up to K, so that K experts weigh as much as one MLP of K times their width.
 		layer.MLP = &moe.MLPConfig{Experts: s.experts, TopK: s.topK, Hidden: s.hidden, Activation: moe.SwiGLU,
-			Mode: moe.TopKSoftmax, GateScale: float32(s.topK), OutputBias: true}
+			Mode: moe.TopKSoftmax, OutputBias: true}
 	}
 	c := model.DecoderConfig{Type: "jetmoe", Vocabulary: 256, Width: s.width, Epsilon: 1e-6, Tied: true, Positions: length}
 	for range s.layers {
