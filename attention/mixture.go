@@ -39,7 +39,7 @@ type MixtureConfig struct {
 	DType vk.DType
 }
 
-// Validate reports the first field that makes no sense as a *moe.ConfigError.
+// Validate reports the first field that makes no sense as a *ConfigError, or as a *moe.ConfigError of the router or a linear map.
 func (c MixtureConfig) Validate() error {
 	const name = "MixtureConfig"
 	const most = 1 << 16 // of the heads of a token: those of an expert's choices
@@ -100,8 +100,8 @@ type Mixture struct {
 }
 
 // NewMixture allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. rope turns queries and keys
-// and is nil for a layer without; it stays the caller's and may serve any number of layers. It fails with a *moe.ConfigError or
-// vk.ErrOutOfMemory.
+// and is nil for a layer without; it stays the caller's and may serve any number of layers. It fails with the errors of
+// Validate or vk.ErrOutOfMemory.
 func NewMixture(dev *vk.Device, cfg MixtureConfig, rope *RoPE) (*Mixture, error) {
 	err := cfg.Validate()
 	if err == nil && rope != nil && rope.Config.Width > cfg.HeadWidth {

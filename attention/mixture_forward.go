@@ -16,6 +16,11 @@ type MixtureOptions struct {
 	// Save says what stays for the backward pass: all of MixtureSaved (SaveAll), all but Query and KeyValue, which the backward
 	// pass computes once more (RecomputeActivation), or nothing (SaveNothing).
 	Save moe.Save
+
+	// Cache holds the keys and values that the sequences had before: x is what follows. The new ones are appended to it, and the
+	// queries see all of them. Without a RoPE's Positions given, they go on from the cache's Lengths. The layer must be Causal,
+	// the cache as MixtureConfig.CacheConfig says, and nothing is saved, whatever Save is. See Decode.
+	Cache *KVCache
 }
 
 // MixtureSaved is what a forward pass leaves in the recorder's scratch, for the backward pass or for display. What its Save
@@ -47,11 +52,14 @@ func (m *Mixture) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, 
 	if err != nil {
 		return nil, rec.Fail(err)
 	}
+	if o.Cache != nil {
+		o.Save = moe.SaveNothing
+	}
 	s := &MixtureSaved{Save: o.Save, Sequences: seq}
 	if err := m.route(rec, x, o.Routing, s); err != nil {
 		return nil, err
 	}
-	if err := m.makePositions(rec, tokens, &s.Sequences); err != nil {
+	if err := m.makePositions(rec, tokens, &s.Sequences, o.Cache); err != nil {
 		return nil, err
 	}
 	s.Sequences.check(rec, tokens)
@@ -72,7 +80,10 @@ func (m *Mixture) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, 
 	if seq.Padded {
 		rec.Fill(whole, 0)
 	}
-	in := m.flashInput(s.Sequences, p.query, p.keyValue)
+	in, err := m.cachedInput(rec, s.Sequences, p, o.Cache)
+	if err != nil {
+		return nil, err
+	}
 	if err := Flash(rec, m.Config.flash(), in, m.slotHeads(heads), s.LSE); err != nil {
 		return nil, err
 	}
@@ -98,13 +109,17 @@ func (m *Mixture) route(rec *vk.Recorder, x *vk.Tensor, given *moe.Routing, s *M
 }
 
 // makePositions fills in the positions where the RoPE needs them and the caller gave none.
-func (m *Mixture) makePositions(rec *vk.Recorder, tokens int, seq *Sequences) (err error) {
+func (m *Mixture) makePositions(rec *vk.Recorder, tokens int, seq *Sequences, cache *KVCache) (err error) {
+	var starts *vk.Tensor
+	if cache != nil {
+		starts = cache.Lengths
+	}
 	switch {
 	case m.RoPE == nil || seq.Positions != nil:
 	case tokens == 0:
 		seq.Positions = rec.Scratch(vk.I32, 0)
 	default:
-		seq.Positions, err = m.RoPE.MakePositions(rec, tokens, seq.Offsets, nil)
+		seq.Positions, err = m.RoPE.MakePositions(rec, tokens, seq.Offsets, starts)
 	}
 	return err
 }
@@ -221,6 +236,9 @@ func (m *Mixture) check(dev *vk.Device, op string, x, y *vk.Tensor, seq Sequence
 		m.checkParts(dev, op),
 		checkSequences(dev, op, tokens, seq),
 	)
+	if err == nil && o.Cache != nil {
+		err = m.checkCache(dev, op, seq, o.Cache)
+	}
 	if r := o.Routing; err == nil && r != nil && (r.Tokens != tokens || r.K != c.TopK || r.Experts != c.Experts) {
 		err = &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("%d of %d experts for %d tokens", c.TopK, c.Experts, tokens),
 			Got: fmt.Sprintf("%d of %d for %d", r.K, r.Experts, r.Tokens)}

@@ -10,6 +10,9 @@ import (
 type architecture struct {
 	parse func(*Config, *fields)
 
+	attention      string // the attention block within a layer
+	parseAttention func(*attentionParser)
+
 	block  string // the MLP block within a layer: tensors are model.layers.N.<block>.…; the names below are within it
 	router string // router weight [E,D]
 
@@ -30,37 +33,39 @@ type architecture struct {
 
 // qwenNames are the names of most decoders.
 var qwenNames = architecture{
-	block: "mlp", router: "gate.weight",
+	attention: "self_attn", block: "mlp", router: "gate.weight",
 	gate: "experts.%d.gate_proj.weight", up: "experts.%d.up_proj.weight", down: "experts.%d.down_proj.weight",
 }
 
 // architectures by model_type.
 var architectures = map[string]architecture{
 	"mixtral": {
-		parse: parseMixtral,
+		parse: parseMixtral, attention: "self_attn", parseAttention: attendMixtral,
 		block: "block_sparse_moe", router: "gate.weight",
 		gate: "experts.%d.w1.weight", up: "experts.%d.w3.weight", down: "experts.%d.w2.weight",
 	},
 	"granitemoe": {
-		parse: parseGraniteMoE,
+		parse: parseGraniteMoE, attention: "self_attn", parseAttention: attendGraniteMoE,
 		block: "block_sparse_moe", router: "router.layer.weight",
 		fusedUp: "input_linear.weight", fusedDown: "output_linear.weight",
 	},
 	"jetmoe": {
-		parse: parseJetMoE,
+		parse: parseJetMoE, attention: "self_attention", parseAttention: attendJetMoE,
 		block: "mlp", router: "router.layer.weight",
 		fusedUp: "input_linear.weight", fusedDown: "output_linear.weight", outputBias: "bias",
 	},
-	"olmoe":     qwenNames.with(func(a *architecture) { a.parse = parseOLMoE }),
-	"qwen3_moe": qwenNames.with(func(a *architecture) { a.parse = parseQwen3MoE }),
+	"olmoe":     qwenNames.with(func(a *architecture) { a.parse, a.parseAttention = parseOLMoE, attendOLMoE }),
+	"qwen3_moe": qwenNames.with(func(a *architecture) { a.parse, a.parseAttention = parseQwen3MoE, attendQwen3MoE }),
 	"qwen2_moe": qwenNames.with(func(a *architecture) {
-		a.parse, a.shared, a.sharedGate = parseQwen2MoE, "shared_expert.", "shared_expert_gate.weight"
+		a.parse, a.parseAttention = parseQwen2MoE, attendQwen2MoE
+		a.shared, a.sharedGate = "shared_expert.", "shared_expert_gate.weight"
 	}),
 	"deepseek_v3": qwenNames.with(func(a *architecture) {
-		a.parse, a.shared, a.correctionBias = parseDeepSeekV3, "shared_experts.", "gate.e_score_correction_bias"
+		a.parse, a.parseAttention = parseDeepSeekV3, attendDeepSeekV3
+		a.shared, a.correctionBias = "shared_experts.", "gate.e_score_correction_bias"
 	}),
 	"gpt_oss": {
-		parse: parseGPTOSS,
+		parse: parseGPTOSS, attention: "self_attn", parseAttention: attendGPTOSS,
 		block: "mlp", router: "router.weight", routerBias: "router.bias",
 		fusedUp: "experts.gate_up_proj", fusedDown: "experts.down_proj",
 		upBias: "experts.gate_up_proj_bias", downBias: "experts.down_proj_bias",
@@ -79,6 +84,11 @@ func knownTypes() string {
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
+}
+
+// attentionPrefix is what the names of a layer's attention tensors start with.
+func (a *architecture) attentionPrefix(layer int) string {
+	return fmt.Sprintf("model.layers.%d.%s.", layer, a.attention)
 }
 
 // prefix is what the names of a layer's MLP tensors start with.

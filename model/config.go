@@ -24,6 +24,8 @@ type Config struct {
 
 	denseLayers   map[int]bool
 	furtherLayers int // layers of a checkpoint beyond the decoder's
+
+	fields *fields // the whole file, of which the attention is read layer by layer
 }
 
 // Dense reports whether a layer's MLP is a plain one, without router and experts.
@@ -45,11 +47,11 @@ func ReadConfig(dir string) (*Config, error) {
 
 // ParseConfig parses the text of a config.json; see ReadConfig. path is used in errors only.
 func ParseConfig(path string, text []byte) (*Config, error) {
-	f := &fields{path: path}
+	f := &fields{path: path, part: "mlp"}
 	if err := json.Unmarshal(text, &f.values); err != nil {
 		return nil, &ConfigError{path, "", err.Error()}
 	}
-	c := &Config{Type: f.text("model_type", "")}
+	c := &Config{fields: f, Type: f.text("model_type", "")}
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -72,19 +74,21 @@ func ParseConfig(path string, text []byte) (*Config, error) {
 // fields reads members of a config.json; the first fault sticks.
 type fields struct {
 	path   string
+	part   string // of the model, for errors
+	within string // what precedes the names of members: the object that holds them
 	values map[string]json.RawMessage
 	err    error
 }
 
 func (f *fields) fail(field, format string, args ...any) {
 	if f.err == nil {
-		f.err = &ConfigError{f.path, field, fmt.Sprintf(format, args...)}
+		f.err = &ConfigError{f.path, f.within + field, fmt.Sprintf(format, args...)}
 	}
 }
 
 func (f *fields) unsupported(model, reason string) {
 	if f.err == nil {
-		f.err = &UnsupportedModelError{model, "mlp", reason}
+		f.err = &UnsupportedModelError{model, f.part, reason}
 	}
 }
 

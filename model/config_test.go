@@ -34,7 +34,7 @@ func TestReadConfigOfGoldenModels(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, name == "deepseekv3", got.Dense(0), name)
 		require.False(t, got.Dense(1), name)
-		got.denseLayers = nil
+		got.denseLayers, got.fields = nil, nil
 		want.Width, want.Layers, want.MLP.Width = 32, 2, 32
 		require.Equal(t, want, *got)
 	}
@@ -249,6 +249,17 @@ func FuzzParseConfig(f *testing.F) {
 		for layer := range c.Layers {
 			if c.Dense(layer) && c.DenseHidden < 1 {
 				t.Fatalf("dense layer %d of %+v", layer, c)
+			}
+		}
+		for layer := range min(c.Layers, 3) {
+			w, err := c.parseAttention(layer)
+			if err != nil {
+				continue
+			}
+			for _, p := range w.parts("") {
+				if p.elements() < 1 {
+					t.Fatalf("%s of %+v has shape %v", p.name, c, p.shape)
+				}
 			}
 		}
 	})

@@ -2,7 +2,8 @@
 //
 // A checkpoint folder holds config.json and model.safetensors, or shards listed by model.safetensors.index.json. Open
 // reads the configuration and the tensors' headers; LoadMLP reads one layer's MoE block into host memory, experts fused
-// into one array per projection; NewMLP uploads it.
+// into one array per projection; NewMLP uploads it. LoadAttention and NewAttention do so with a layer's attention:
+// grouped-query, latent, or a mixture.
 //
 // Shapes: T tokens, E experts, K choices per token, D model width, H hidden width of one expert.
 //

@@ -8,4 +8,6 @@ var attentionDefaults = map[string][]uint32{
 	"flash_attention_delta":          DefaultFlashAttentionDeltaSpec().Values(),
 	"flash_attention_sinks_backward": DefaultFlashAttentionSinksBackwardSpec().Values(),
 	"flash_merge":                    DefaultFlashMergeSpec().Values(),
+	"kv_advance":                     DefaultKvAdvanceSpec().Values(),
+	"kv_append":                      DefaultKvAppendSpec().Values(),
 }

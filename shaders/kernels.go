@@ -86,6 +86,10 @@ var All = []*kernel.Kernel{
 	JitterF32,
 	JitterF16,
 	JitterBf16,
+	KvAdvance,
+	KvAppendF32,
+	KvAppendF16,
+	KvAppendBf16,
 	LossMean,
 	Positions,
 	RmsNormF32,
@@ -220,6 +224,10 @@ var Sources = map[string]string{
 	"jitter.f32":                         "d9e12770e1f91a45eae26e0e39f8d526bf031f075ed4c7b5f12dce91eb59e194",
 	"jitter.f16":                         "bbaedb78255b61694d3af95c0db690fd3ff12fb4777caa208f0f65d5ea23c2f6",
 	"jitter.bf16":                        "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
+	"kv_advance":                         "f6d48c3861f49ceb163ea05ffadd863dc00cf3dce47fc5c0b987a9a95c94d255",
+	"kv_append.f32":                      "0ec31db17718b5b37fcf7c19e7e0de9a0ced6c9603017830255b2336711b71e1",
+	"kv_append.f16":                      "061d24904df5fa352ffe0c795ba22a03637ec21ffa03f9dabf981af16b72a22c",
+	"kv_append.bf16":                     "657014501f40e5b99d2497658b55d97cfc731a0513687a7d343d7ea08abc9919",
 	"loss_mean":                          "c666050a5c044fdc85a3bc7c02811bc8d89d860595974696f74f7ce65234f88b",
 	"positions":                          "03e64bd0a345e0b453d07e4e9ea2aeceb27f1b4e812e38f7cafa41fc769397f2",
 	"rms_norm.f32":                       "9e9e9abdbe83d8e8c6b806d2007fc882dba8acdabad2aa71ef99cb81d45ff58b",
@@ -4194,6 +4202,256 @@ var JitterBf16 = &kernel.Kernel{
 		{ID: 1, Name: "ACCUMULATE", Default: 0},
 	},
 	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/kv_advance.spv
+var spvKvAdvance []byte
+
+// KvAdvance is kv_advance.comp.
+var KvAdvance = &kernel.Kernel{
+	Stem: "kv_advance", Variant: "",
+	SPIRV:     decodeOnce(&spvKvAdvance),
+	PushBytes: 36,
+	Push: []kernel.Field{
+		{Name: "offsets", Offset: 0, Size: 8},
+		{Name: "lengths", Offset: 8, Size: 8},
+		{Name: "status", Offset: 16, Size: 8},
+		{Name: "sequences", Offset: 24, Size: 4},
+		{Name: "capacity", Offset: 28, Size: 4},
+		{Name: "window", Offset: 32, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "THREADS", Default: 64},
+	},
+	LocalSize: [3]int{0, -1, -1},
+}
+
+// KvAdvancePush holds the push constants of kv_advance.comp; uint64 members are device addresses.
+type KvAdvancePush struct {
+	Offsets   uint64
+	Lengths   uint64
+	Status    uint64
+	Sequences uint32
+	Capacity  uint32
+	Window    uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c KvAdvancePush) Bytes() []byte {
+	b := make([]byte, 36)
+	putU64(b[0:], c.Offsets)
+	putU64(b[8:], c.Lengths)
+	putU64(b[16:], c.Status)
+	putU32(b[24:], c.Sequences)
+	putU32(b[28:], c.Capacity)
+	putU32(b[32:], c.Window)
+	return b
+}
+
+// KvAdvanceSpec holds the specialization constants of kv_advance.comp.
+type KvAdvanceSpec struct {
+	Threads uint32 // constant 0
+}
+
+// DefaultKvAdvanceSpec returns the values in the source.
+func DefaultKvAdvanceSpec() KvAdvanceSpec {
+	return KvAdvanceSpec{
+		Threads: 64,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c KvAdvanceSpec) Values() []uint32 {
+	return []uint32{
+		c.Threads,
+	}
+}
+
+//go:embed spv/kv_append.f32.spv
+var spvKvAppendF32 []byte
+
+// KvAppendF32 is kv_append.comp with STORAGE_F32.
+var KvAppendF32 = &kernel.Kernel{
+	Stem: "kv_append", Variant: "f32",
+	SPIRV:     decodeOnce(&spvKvAppendF32),
+	PushBytes: 88,
+	Push: []kernel.Field{
+		{Name: "k", Offset: 0, Size: 8},
+		{Name: "v", Offset: 8, Size: 8},
+		{Name: "keys", Offset: 16, Size: 8},
+		{Name: "values", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "lengths", Offset: 40, Size: 8},
+		{Name: "k_row", Offset: 48, Size: 4},
+		{Name: "k_head", Offset: 52, Size: 4},
+		{Name: "v_row", Offset: 56, Size: 4},
+		{Name: "v_head", Offset: 60, Size: 4},
+		{Name: "rows", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+		{Name: "heads", Offset: 72, Size: 4},
+		{Name: "capacity", Offset: 76, Size: 4},
+		{Name: "source_capacity", Offset: 80, Size: 4},
+		{Name: "window", Offset: 84, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "WIDTH", Default: 64},
+		{ID: 3, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 4, Name: "QUADS", Default: 0},
+		{ID: 5, Name: "MOVE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+// KvAppendPush holds the push constants of kv_append.comp; uint64 members are device addresses.
+type KvAppendPush struct {
+	K              uint64
+	V              uint64
+	Keys           uint64
+	Values         uint64
+	Offsets        uint64
+	Lengths        uint64
+	KRow           uint32
+	KHead          uint32
+	VRow           uint32
+	VHead          uint32
+	Rows           uint32
+	Sequences      uint32
+	Heads          uint32
+	Capacity       uint32
+	SourceCapacity uint32
+	Window         uint32
+}
+
+// Bytes lays the push constants out as the shader reads them.
+func (c KvAppendPush) Bytes() []byte {
+	b := make([]byte, 88)
+	putU64(b[0:], c.K)
+	putU64(b[8:], c.V)
+	putU64(b[16:], c.Keys)
+	putU64(b[24:], c.Values)
+	putU64(b[32:], c.Offsets)
+	putU64(b[40:], c.Lengths)
+	putU32(b[48:], c.KRow)
+	putU32(b[52:], c.KHead)
+	putU32(b[56:], c.VRow)
+	putU32(b[60:], c.VHead)
+	putU32(b[64:], c.Rows)
+	putU32(b[68:], c.Sequences)
+	putU32(b[72:], c.Heads)
+	putU32(b[76:], c.Capacity)
+	putU32(b[80:], c.SourceCapacity)
+	putU32(b[84:], c.Window)
+	return b
+}
+
+// KvAppendSpec holds the specialization constants of kv_append.comp.
+type KvAppendSpec struct {
+	Lanes      uint32 // constant 0
+	Rows       uint32 // constant 1
+	Width      uint32 // constant 2
+	ValueWidth uint32 // constant 3
+	Quads      bool   // constant 4
+	Move       bool   // constant 5
+}
+
+// DefaultKvAppendSpec returns the values in the source.
+func DefaultKvAppendSpec() KvAppendSpec {
+	return KvAppendSpec{
+		Lanes:      64,
+		Rows:       1,
+		Width:      64,
+		ValueWidth: 64,
+		Quads:      false,
+		Move:       false,
+	}
+}
+
+// Values returns the constants in the order of Kernel.Spec.
+func (c KvAppendSpec) Values() []uint32 {
+	return []uint32{
+		c.Lanes,
+		c.Rows,
+		c.Width,
+		c.ValueWidth,
+		bitsBool(c.Quads),
+		bitsBool(c.Move),
+	}
+}
+
+//go:embed spv/kv_append.f16.spv
+var spvKvAppendF16 []byte
+
+// KvAppendF16 is kv_append.comp with STORAGE_F16.
+var KvAppendF16 = &kernel.Kernel{
+	Stem: "kv_append", Variant: "f16",
+	SPIRV:     decodeOnce(&spvKvAppendF16),
+	PushBytes: 88,
+	Push: []kernel.Field{
+		{Name: "k", Offset: 0, Size: 8},
+		{Name: "v", Offset: 8, Size: 8},
+		{Name: "keys", Offset: 16, Size: 8},
+		{Name: "values", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "lengths", Offset: 40, Size: 8},
+		{Name: "k_row", Offset: 48, Size: 4},
+		{Name: "k_head", Offset: 52, Size: 4},
+		{Name: "v_row", Offset: 56, Size: 4},
+		{Name: "v_head", Offset: 60, Size: 4},
+		{Name: "rows", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+		{Name: "heads", Offset: 72, Size: 4},
+		{Name: "capacity", Offset: 76, Size: 4},
+		{Name: "source_capacity", Offset: 80, Size: 4},
+		{Name: "window", Offset: 84, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "WIDTH", Default: 64},
+		{ID: 3, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 4, Name: "QUADS", Default: 0},
+		{ID: 5, Name: "MOVE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
+}
+
+//go:embed spv/kv_append.bf16.spv
+var spvKvAppendBf16 []byte
+
+// KvAppendBf16 is kv_append.comp with STORAGE_BF16.
+var KvAppendBf16 = &kernel.Kernel{
+	Stem: "kv_append", Variant: "bf16",
+	SPIRV:     decodeOnce(&spvKvAppendBf16),
+	PushBytes: 88,
+	Push: []kernel.Field{
+		{Name: "k", Offset: 0, Size: 8},
+		{Name: "v", Offset: 8, Size: 8},
+		{Name: "keys", Offset: 16, Size: 8},
+		{Name: "values", Offset: 24, Size: 8},
+		{Name: "offsets", Offset: 32, Size: 8},
+		{Name: "lengths", Offset: 40, Size: 8},
+		{Name: "k_row", Offset: 48, Size: 4},
+		{Name: "k_head", Offset: 52, Size: 4},
+		{Name: "v_row", Offset: 56, Size: 4},
+		{Name: "v_head", Offset: 60, Size: 4},
+		{Name: "rows", Offset: 64, Size: 4},
+		{Name: "sequences", Offset: 68, Size: 4},
+		{Name: "heads", Offset: 72, Size: 4},
+		{Name: "capacity", Offset: 76, Size: 4},
+		{Name: "source_capacity", Offset: 80, Size: 4},
+		{Name: "window", Offset: 84, Size: 4},
+	},
+	Spec: []kernel.Constant{
+		{ID: 0, Name: "LANES", Default: 64},
+		{ID: 1, Name: "ROWS", Default: 1},
+		{ID: 2, Name: "WIDTH", Default: 64},
+		{ID: 3, Name: "VALUE_WIDTH", Default: 64},
+		{ID: 4, Name: "QUADS", Default: 0},
+		{ID: 5, Name: "MOVE", Default: 0},
+	},
+	LocalSize: [3]int{0, 1, -1},
 }
 
 //go:embed spv/loss_mean.spv

@@ -53,6 +53,7 @@ var mayImport = map[string][]string{
 	// The recorded models, embedded.
 	"tests/testdata/golden": {},
 
+	"cmd/vkmoe-train":   {"model/train", "model", "attention", "moe", "vk"},
 	"cmd/vkmoe-conform": {"tests/golden", "tests/conform", "tests/conform/worker", "tests/conform/report", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"cmd/vkmoe-bench":   {"model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
 	"cmd/vkmoe-demo": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",

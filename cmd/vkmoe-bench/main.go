@@ -2,6 +2,9 @@
 //
 //	vkmoe-bench [flags] [CASE…]
 //
+// momha, or momha/K, times a mixture of attention against grouped-query attention instead; the paper's unit on a GPU, a small
+// one on a software device.
+//
 // A case is a layer and a number of tokens, such as paper/512 or qwen3/8; "paper" alone stands for all of its sizes, and
 // no case for all there are. --op says what is timed of each:
 //
@@ -11,6 +14,10 @@
 //	          else GELU
 //	training  the same with its backward pass: gradients of input, gates and weights
 //	route     top-k, gates, grouping and tile map from random logits
+//
+// momha, or momha/1, /2, /4 or /8, instead times a mixture of attention with that many experts per token against grouped-query
+// attention of as many active parameters and the same cache, forward and with its backward pass: the ScatterMoE paper's unit,
+// or on a software device a small one.
 //
 // Results are checked against a float64 reference before anything is timed. Times are GPU timestamps after at least 0.3 s
 // of warm-up: the median of the runs, with the fastest and slowest tenth. --parts also prints the time of each kernel.
@@ -43,6 +50,8 @@ type report struct {
 	Date    string   `json:"date"`
 	DType   string   `json:"dtype"`
 	Results []result `json:"results"`
+
+	Mixtures []momhaResult `json:"mixtures,omitempty"`
 }
 
 func run(ctx context.Context, args []string) error {
@@ -60,7 +69,14 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	chosen, err := chooseCases(flags.Args())
+	mixtures, err := chooseMomha(flags.Args())
+	if err != nil {
+		return err
+	}
+	var chosen []benchCase
+	if mixtures == nil {
+		chosen, err = chooseCases(flags.Args())
+	}
 	if err != nil {
 		return err
 	}
@@ -79,6 +95,12 @@ func run(ctx context.Context, args []string) error {
 	fmt.Println(a)
 	r := report{Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, API: a.API.String(), DType: *dtype,
 		Date: time.Now().UTC().Format(time.DateOnly)}
+	if mixtures != nil {
+		if r.Mixtures, err = runMomha(ctx, dev, mixtures, storage, *reps, *parts); err != nil {
+			return err
+		}
+		return r.write(*out)
+	}
 	fmt.Printf("%s in %s\n\n", *operation, *dtype)
 	fmt.Printf("%-14s %-22s %10s %21s %9s %8s %8s %9s\n", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "weights",
 		"extra MB", "error")
@@ -94,14 +116,19 @@ func run(ctx context.Context, args []string) error {
 		fmt.Println()
 		r.Results = append(r.Results, res)
 	}
-	if *out == "" {
+	return r.write(*out)
+}
+
+// write writes the report to a file, if one is asked for.
+func (r report) write(file string) error {
+	if file == "" {
 		return nil
 	}
 	data, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(*out, append(data, '\n'), 0o644)
+	return os.WriteFile(file, append(data, '\n'), 0o644)
 }
 
 func parseDType(name string) (vk.DType, error) {

@@ -27,9 +27,10 @@ values; one line is printed per tensor.
 The relative error (Frobenius norm of the difference over that of the recorded values) must be at most 1e-5 in f32. With
 --dtype f16 or bf16, weights, inputs, intermediates and outputs are rounded to that type; sums are f32. The limit is then
 four times the type's unit roundoff, 4 x 2^-11 = 0.00195 for f16 and 4 x 2^-8 = 0.0156 for bf16: sixteen independent
-roundings, each at most that unit, lie between input and output and add in squares. Every token must go to the experts that exact arithmetic
-on the rounded weights and input chooses; where these are not the recorded ones, its values are compared with what the
-chosen ones give.
+roundings, each at most that unit, lie between input and output of an MLP and add in squares; attention is held to the
+same limit. Logits, loss and gradients of the whole model are judged in f32 only: logits and loss by the limit above, the
+gradient of the loss with respect to every parameter (expected_grads.safetensors) by 1e-4. Every token must go to the experts that exact arithmetic on the rounded weights and input chooses; where these
+are not the recorded ones, its values are compared with what the chosen ones give.
 
 Exit code 0: all that was asked for passes. 1: something fails. 2: the input or the device cannot be used, or a part
 named by --only is not supported.`,

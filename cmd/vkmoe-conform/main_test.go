@@ -85,6 +85,18 @@ func TestGoldenPassesOnTheRecordedModels(t *testing.T) {
 	require.Contains(t, stdout, "storage: f32\n")
 }
 
+func TestGoldenPassesOnTheRecordedAttention(t *testing.T) {
+	needDevice(t)
+	for dtype, limit := range map[string]string{"f32": "1e-05", "bf16": "0.0156", "f16": "0.00195"} {
+		code, stdout, stderr := runCommand(t, nil, "golden", dataDir, "--only", "attention", "--dtype", dtype)
+		require.Equal(t, 0, code, stdout+stderr)
+		require.Equal(t, 16, strings.Count(stdout, "limit "+limit), stdout)
+		require.Contains(t, stdout, "pass  jetmoe model.layers.1.self_attention.output")
+		require.Contains(t, stdout, "pass  deepseekv3 model.layers.0.self_attn.output")
+		require.Contains(t, stdout, "16 passed, 0 failed")
+	}
+}
+
 func TestGoldenPassesIn16Bits(t *testing.T) {
 	needDevice(t)
 	for dtype, limit := range map[string]string{"bf16": "0.0156", "f16": "0.00195"} {
@@ -157,7 +169,7 @@ func TestGoldenRefusesWhatItCannotUse(t *testing.T) {
 		"unknown architecture": {[]string{"golden", unknown}, nil, `architecture "llama" is not supported`},
 		"unknown dtype":        {[]string{"golden", mixtral, "--dtype", "f8"}, nil, `unknown dtype "f8"`},
 		"quantized weights":    {[]string{"golden", quantized}, nil, "its weights are quantized"},
-		"unsupported part":     {[]string{"golden", mixtral, "--only", "grads"}, nil, "not supported yet  mixtral grads"},
+		"unsupported part":     {[]string{"golden", mixtral, "--only", "grads", "--dtype", "bf16"}, nil, "not supported yet  mixtral grads"},
 		"no loader":            {[]string{"golden", mixtral}, noLoader, "no Vulkan loader"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -134,9 +134,15 @@ func AttentionForward[F Float](a Attention, q, k, v []F) AttentionResult {
 // too long.
 func AttentionQuery[F Float](a Attention, q, k, v []F, t, h int) (out Result, lse float64) {
 	a.check("AttentionQuery", len(q), len(k), len(v))
-	row := a.row(Widen(q), Widen(k), t, h)
+	first, end := a.Visible(t)
+	alone := a
+	alone.QueryOffsets, alone.KeyOffsets, alone.Causal, alone.Window = []int32{0, 1}, []int32{0, int32(end - first)}, false, 0
+	rows := func(x []F, first, end, heads, width int) []float64 {
+		return Widen(x[first*heads*width : end*heads*width])
+	}
+	row := alone.row(rows(q, t, t+1, a.Heads, a.Width), rows(k, first, end, a.KVHeads, a.Width), 0, h)
 	out = newResult(a.ValueWidth)
-	a.rowOut(row, Widen(v), out)
+	alone.rowOut(row, rows(v, first, end, a.KVHeads, a.ValueWidth), out)
 	return out, row.lse
 }
 

@@ -3,8 +3,9 @@
 // be fast: one file per stem, each function the equation it states.
 //
 // Shapes use the letters of the whole module: T tokens, E experts, K choices per token, D model width, H hidden
-// width of one expert. A slot s = t·K + j is choice j of token t; a grouped position p is the place of a slot once
-// slots are sorted by expert. All arrays are row-major and dense.
+// width of one expert; of attention, B sequences, Heads query heads, KVHeads key and value heads. A slot s = t·K + j is
+// choice j of token t; a grouped position p is the place of a slot once slots are sorted by expert. All arrays are
+// row-major and dense.
 //
 // Inputs are float32 or float64 slices and are never written; results are freshly allocated float64 slices. Besides
 // the value Y of each element the sums return Abs, the same sum over absolute values: the scale against which

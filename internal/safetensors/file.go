@@ -103,6 +103,15 @@ func (f *File) Metadata() map[string]string { return maps.Clone(f.header.metadat
 // Tensors describes every tensor, in the order of the data. The caller must not change it.
 func (f *File) Tensors() []*Info { return f.header.tensors }
 
+// Names lists every tensor, in the order of the data.
+func (f *File) Names() []string {
+	var names []string
+	for _, info := range f.header.tensors {
+		names = append(names, info.Name)
+	}
+	return names
+}
+
 // Info describes one tensor. A tensor the file does not hold is a *MissingTensorError.
 func (f *File) Info(name string) (*Info, error) {
 	if info := f.header.byName[name]; info != nil {

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/model"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -258,6 +259,22 @@ func (a *AdamW) recordNorm(rec *vk.Recorder) {
 		Writes: []*vk.Tensor{a.norm},
 		FLOPs:  float64(at),
 	})
+}
+
+// named are the states by the names of a checkpoint.
+func (a *AdamW) named() []model.NamedTensor {
+	var list []model.NamedTensor
+	for i, p := range a.params {
+		for _, s := range []struct {
+			kind   string
+			tensor *vk.Tensor
+		}{{"m", a.states[i].m}, {"v", a.states[i].v}, {"master", a.states[i].master}} {
+			if s.tensor != nil {
+				list = append(list, model.NamedTensor{Name: p.Name + "." + s.kind, Shape: s.tensor.Shape(), Parts: []*vk.Tensor{s.tensor}})
+			}
+		}
+	}
+	return list
 }
 
 // Close frees the state. Closing twice does nothing.

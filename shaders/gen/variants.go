@@ -39,6 +39,8 @@ var variants = slices.Concat(
 	storages("group_xty_coopmat")[1:],
 	widening("group_xty_coopmat"),
 	storages("jitter"),
+	plain("kv_advance"),
+	storages("kv_append"),
 	plain("loss_mean"),
 	plain("positions"),
 	storages("rms_norm"),

@@ -57,6 +57,18 @@ type Runner interface {
 	// RunMLP runs an MLP block in w.Config.DType on x [tokens,D], rounded to it, and returns its output [tokens,D] and the experts it chose, ids
 	// [tokens,K], most probable first.
 	RunMLP(ctx context.Context, w *model.MLPWeights, x []float32, tokens int) (out []float32, ids []int32, err error)
+
+	// RunAttention runs a layer's attention in dtype on x [T,D], rounded to it, of sequences with offsets [B+1], and returns its
+	// output [T,D] and the experts that a mixture chose, ids [T,K]; nil for any other attention.
+	RunAttention(ctx context.Context, w *model.AttentionWeights, dtype vk.DType, x []float32, offsets []int32) (out []float32, ids []int32, err error)
+}
+
+// A ModelRunner is a Runner that also runs whole models.
+type ModelRunner interface {
+	Runner
+
+	// RunDecoder runs a model in f32 on tokens ids [T] of sequences with offsets [B+1]; grads asks for gradients too.
+	RunDecoder(ctx context.Context, c *model.Checkpoint, ids, offsets []int32, grads bool) (*DecoderRun, error)
 }
 
 // Options say what to run.
@@ -93,7 +105,7 @@ func Run(ctx context.Context, dir string, opts Options) *Report {
 				runner, report.Device, report.Unusable = opts.Open()
 			}
 			if report.Unusable == nil {
-				m.Tensors, m.Unusable = c.runMLPs(ctx, runner, opts.DType)
+				c.run(ctx, m, runner, opts)
 				report.Unusable = ctx.Err()
 			}
 		}
@@ -167,14 +179,54 @@ func (c *goldenCase) close() {
 	c.expected.Close()
 }
 
+// run judges the parts of a model that were asked for and that the library supports.
+func (c *goldenCase) run(ctx context.Context, m *ModelReport, runner Runner, opts Options) {
+	for _, p := range supported {
+		if m.Unusable != nil || ctx.Err() != nil || !asked(opts.Only, p) {
+			continue
+		}
+		var reports []TensorReport
+		switch p {
+		case MLP:
+			reports, m.Unusable = c.runMLPs(ctx, runner, opts.DType)
+		case Attention:
+			if len(opts.Only) == 0 && !c.recordsAttention() {
+				m.Unsupported = append(m.Unsupported, UnsupportedPart{p, "nothing is recorded of it"})
+				continue
+			}
+			reports, m.Unusable = c.runAttentions(ctx, runner, opts.DType)
+		case Logits, Grads:
+			if reason := c.cannotRun(p, runner, opts); reason != "" {
+				m.Unsupported = append(m.Unsupported, UnsupportedPart{p, reason})
+				continue
+			}
+			reports, m.Unusable = c.runDecoder(ctx, p, runner.(ModelRunner))
+		}
+		m.Tensors = append(m.Tensors, reports...)
+		var beyond *model.UnsupportedModelError
+		if errors.As(m.Unusable, &beyond) {
+			m.Unsupported = append(m.Unsupported, UnsupportedPart{p, beyond.Error()})
+			m.Unusable = nil
+		}
+	}
+}
+
+// supported are the parts that the library runs.
+var supported = Parts
+
+// asked reports whether a part was asked for: by name, or because none was named.
+func asked(only []Part, p Part) bool { return len(only) == 0 || slices.Contains(only, p) }
+
 // runs reports whether anything asked for can run.
-func runs(only []Part) bool { return len(only) == 0 || slices.Contains(only, MLP) }
+func runs(only []Part) bool {
+	return slices.ContainsFunc(supported, func(p Part) bool { return asked(only, p) })
+}
 
 // unsupported lists what was asked for, or everything when nothing was named, that the library cannot run.
 func unsupported(only []Part) []UnsupportedPart {
 	var list []UnsupportedPart
 	for _, p := range Parts {
-		if p != MLP && (len(only) == 0 || slices.Contains(only, p)) {
+		if asked(only, p) && !slices.Contains(supported, p) {
 			list = append(list, UnsupportedPart{p, "the library does not run it yet"})
 		}
 	}
@@ -189,7 +241,7 @@ func (c *goldenCase) runMLPs(ctx context.Context, runner Runner, dtype vk.DType)
 		if err != nil {
 			return reports, err
 		}
-		block, err := c.mlpBlock(layer)
+		block, err := c.block(layer, mlpModules)
 		if err != nil {
 			return reports, err
 		}
@@ -213,52 +265,4 @@ func (c *goldenCase) runMLPs(ctx context.Context, runner Runner, dtype vk.DType)
 func beyondDevice(err error) bool {
 	var config *moe.ConfigError
 	return errors.As(err, &config) || errors.Is(err, vk.ErrOutOfMemory)
-}
-
-// A block is the recorded input and output of one block.
-type block struct {
-	name    string // of the output tensor
-	tokens  int
-	in, out []float32 // [tokens,D]
-}
-
-// mlpBlock reads what was recorded of a layer's MLP block, which is named after the module that computed it.
-func (c *goldenCase) mlpBlock(layer int) (block, error) {
-	modules := []string{"mlp", "block_sparse_moe"}
-	for _, module := range modules {
-		in := fmt.Sprintf("model.layers.%d.%s.input", layer, module)
-		out := fmt.Sprintf("model.layers.%d.%s.output", layer, module)
-		info, err := c.expected.Info(in)
-		var missing *safetensors.MissingTensorError
-		if errors.As(err, &missing) {
-			continue
-		}
-		b := block{name: out}
-		if b.tokens, err = c.tokensOf(info); err != nil {
-			return block{}, err
-		}
-		outInfo, err := c.expected.Info(out)
-		if err != nil {
-			return block{}, err
-		}
-		if !slices.Equal(info.Shape, outInfo.Shape) {
-			return block{}, &model.TensorError{Path: c.expected.Path(), Tensor: out, Fault: model.MisShaped, Want: info.Shape, Got: outInfo.Shape}
-		}
-		if b.in, err = c.expected.Float32s(in); err != nil {
-			return block{}, err
-		}
-		b.out, err = c.expected.Float32s(out)
-		return b, err
-	}
-	return block{}, &model.TensorError{Path: c.expected.Path(), Fault: model.Missing,
-		Tensor: fmt.Sprintf("model.layers.%d.%s.input", layer, strings.Join(modules, "|"))}
-}
-
-// tokensOf is the number of rows of an activation […,D].
-func (c *goldenCase) tokensOf(info *safetensors.Info) (int, error) {
-	width := c.checkpoint.Config.Width
-	if len(info.Shape) < 2 || info.Shape[len(info.Shape)-1] != width {
-		return 0, &model.TensorError{Path: c.expected.Path(), Tensor: info.Name, Fault: model.MisShaped, Want: []int{-1, width}, Got: info.Shape}
-	}
-	return info.Elements() / width, nil
 }
