@@ -37,6 +37,9 @@ func TestList(t *testing.T) {
 // TestARunGoesOn runs cases that crash, hang, end their process and lose their device between others that pass.
 func TestARunGoesOn(t *testing.T) {
 	needDevice(t)
+	if testing.Short() {
+		t.Skip("it waits for cases that hang")
+	}
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	code, stdout, stderr := runCommand(t, nil, "run", "selftest", "routing.group.e8_k2_t5", "--timeout", "15s", "--retries", "1", "--jobs", "1",
