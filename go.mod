@@ -3,6 +3,7 @@ module github.com/vkmoe/vkmoe
 go 1.25
 
 require (
+	github.com/dlclark/regexp2 v1.12.0
 	github.com/go-gl/glfw/v3.3/glfw v0.0.0-20260823155953-d41da22a9587
 	github.com/schollz/progressbar/v3 v3.18.0
 	github.com/spf13/cobra v1.10.1
@@ -10,6 +11,7 @@ require (
 	github.com/vulkan-go/vulkan v0.0.0-20221209234627-c0a353ae26c8
 	golang.org/x/image v0.30.0
 	golang.org/x/term v0.28.0
+	golang.org/x/text v0.28.0
 	pgregory.net/rapid v1.2.0
 )
 
@@ -21,6 +23,5 @@ require (
 	github.com/rivo/uniseg v0.4.7 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect
 	golang.org/x/sys v0.29.0 // indirect
-	golang.org/x/text v0.28.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )

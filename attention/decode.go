@@ -6,8 +6,8 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// CacheConfig describes a cache of the layer's keys and values. With a Window, capacity is at least Window − 1 and the rows that are
-// appended at a time.
+// CacheConfig describes a cache of the layer's keys and values. With a Window, capacity is at least Window − 1 and the rows
+// that are appended at a time.
 func (c SelfAttentionConfig) CacheConfig(sequences, capacity int) KVCacheConfig {
 	return c.flash().cacheConfig(sequences, capacity)
 }
@@ -23,10 +23,10 @@ func (c FlashConfig) cacheConfig(sequences, capacity int) KVCacheConfig {
 		Window: c.Window, DType: c.DType}
 }
 
-// Decode records y = SelfAttention(x) for rows that continue the sequences of a cache: their keys and values are appended to it, and
-// their queries see all that it holds. x and y are [T,D] of the layer's dtype. T may be anything from whole prompts to one row
-// per sequence, and seq.Offsets may give sequences unequally many, even none. Position by position the result is that of Forward of
-// the whole sequences. Without seq.Positions a sequence's positions go on from the cache's Lengths.
+// Decode records y = SelfAttention(x) for rows that continue the sequences of a cache: their keys and values are appended to
+// it, and their queries see all that it holds. x and y are [T,D] of the layer's dtype. T may be anything from whole prompts to
+// one row per sequence, and seq.Offsets may give sequences unequally many, even none. Position by position the result is that
+// of Forward of the whole sequences. Without seq.Positions a sequence's positions go on from the cache's Lengths.
 //
 // Recorded once, it may be submitted for each step anew. Before each submission cache.Reserve says whether there is room, and
 // RoPE.Grow makes the table long enough; what the host missed ends the run in a *CacheFullError or a *PositionError. Nothing is
@@ -91,8 +91,8 @@ func (l *MLA) Decode(rec *vk.Recorder, cache *KVCache, x, y *vk.Tensor, seq Sequ
 	return l.Output.Dense(rec, heads, y)
 }
 
-// continuePositions fills in the positions where a RoPE needs them and the caller gave none. It comes before the cache is appended
-// to.
+// continuePositions fills in the positions where a RoPE needs them and the caller gave none. It comes before the cache is
+// appended to.
 func continuePositions(rec *vk.Recorder, rope *RoPE, tokens int, seq *Sequences, cache *KVCache) (err error) {
 	if rope != nil && seq.Positions == nil {
 		seq.Positions, err = rope.MakePositions(rec, tokens, seq.Offsets, cache.Lengths)
@@ -111,8 +111,8 @@ func decodeHeads(rec *vk.Recorder, cfg FlashConfig, in FlashInput, cache *KVCach
 	return Flash(rec, cfg, in, out, nil)
 }
 
-// checkCache reports a cache that is not an attention's, and an attention whose queries see later keys, which a cache does not have. One without a Window serves an attention with one, but not the reverse.
-// y must not be part of it.
+// checkCache reports a cache that is not an attention's, and an attention whose queries see later keys, which a cache does not
+// have. One without a Window serves an attention with one, but not the reverse. y must not be part of it.
 func checkCache(dev *vk.Device, op string, cache *KVCache, cfg FlashConfig, y *vk.Tensor) error {
 	if !cfg.Causal {
 		return configError(op, "Causal", "true with a cache", "false")

@@ -136,7 +136,7 @@ func TestSelfAttentionDecodesWhatForwardGives(t *testing.T) {
 				d.record = func(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences) error {
 					return s.layer.Decode(rec, d.cache, x, y, seq)
 				}
-				d.check(decodeSteps, s.x, ref.SelfAttentionForward(s.oracle, s.x).Out.Y, layerTolerance(dtype, 8))
+				d.check(decodeSteps, s.x, ref.SelfAttentionForward(s.oracle, s.x).Out.Y, layerTolerance(dtype, 4))
 			})
 		}
 	}
@@ -152,7 +152,7 @@ func TestMLADecodesWhatForwardGives(t *testing.T) {
 				d.record = func(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences) error {
 					return m.layer.Decode(rec, d.cache, x, y, seq)
 				}
-				d.check(decodeSteps, m.x, ref.MLAForward(m.oracle, m.x).Out.Y, layerTolerance(dtype, 8))
+				d.check(decodeSteps, m.x, ref.MLAForward(m.oracle, m.x).Out.Y, layerTolerance(dtype, 4))
 			})
 		}
 	}

@@ -14,6 +14,13 @@
 // matrix. Sequences lie one behind the other, and an offsets tensor I32 [B+1] says where each begins: sequence b has rows
 // [offsets[b], offsets[b+1]). Offsets stay on the device; nothing is read back.
 //
+// # Layers
+//
+// [SelfAttention] (grouped heads), [MLA] (latent keys and values) and [Mixture] (experts of query heads) go from rows [T,D] to rows
+// [T,D], with gradients of all they are made of. Their Forward takes a whole batch of [Sequences]; Decode goes on from a [KVCache].
+// A [RoPE], which many layers may share, turns queries and keys, and [RMSNorm] normalizes them. What a pass takes from its recorder
+// its configuration's PassBytes says beforehand; no buffer grows with T².
+//
 // # Errors, ownership, aliasing and concurrency
 //
 // They are those of package moe: arguments are checked where they are recorded, and the error is the recorder's too. A

@@ -38,13 +38,22 @@ func backwardConfigs() map[string]FlashConfig {
 	}
 }
 
+// backwardTypes are the storage types that a kind of attention is tested in. Pipelines take long to compile on a CPU, and
+// the 16-bit ones differ in loads and stores only.
+func backwardTypes(kind string) []vk.DType {
+	if kind == "causal" || kind == "widths" || kind == "all" {
+		return []vk.DType{vk.F32, vk.F16, vk.BF16}
+	}
+	return []vk.DType{vk.F32}
+}
+
 // TestFlashBackwardEqualsTheOracle runs every feature over sequences of unequal lengths, one of them empty, with and without
-// sinks, in all storage types.
+// sinks.
 func TestFlashBackwardEqualsTheOracle(t *testing.T) {
-	for name, cfg := range backwardConfigs() {
-		for _, cfg.DType = range []vk.DType{vk.F32, vk.F16, vk.BF16} {
+	for kind, cfg := range backwardConfigs() {
+		for _, cfg.DType = range backwardTypes(kind) {
 			for _, sinks := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s %v sinks=%v", name, cfg.DType, sinks), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s %v sinks=%v", kind, cfg.DType, sinks), func(t *testing.T) {
 					p := newFlashProblem(rand.New(rand.NewSource(1)), cfg, []int{1, 2, 0, 17, 65}, nil, sinks)
 					p.check(t, backwardOption{}, 1)
 				})
@@ -87,21 +96,19 @@ func TestFlashBackwardWithoutRows(t *testing.T) {
 }
 
 func TestFlashBackwardOfEveryWidth(t *testing.T) {
-	for _, w := range [][2]int{{1, 1}, {3, 5}, {24, 16}, {33, 7}, {64, 64}, {80, 80}, {96, 96}, {128, 128}, {192, 128}, {255, 254}, {256, 256}} {
+	for _, w := range [][2]int{{1, 1}, {33, 7}, {64, 64}, {80, 96}, {128, 128}, {192, 128}, {255, 256}} {
 		newFlashProblem(rand.New(rand.NewSource(5)), gqa(2, 1, w[0], w[1]), []int{40, 3}, nil, false).check(t, backwardOption{}, 1)
 	}
 }
 
 // TestFlashBackwardOfStridedHeads spreads the operands over their tensors; what lies between is neither read nor written.
 func TestFlashBackwardOfStridedHeads(t *testing.T) {
-	for _, spread := range []spread{padded, headMajor} {
-		for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
-			for _, w := range [][2]int{{16, 8}, {7, 13}} {
-				cfg := gqa(4, 2, w[0], w[1])
-				cfg.DType = dtype
-				p := newFlashProblem(rand.New(rand.NewSource(6)), cfg, []int{33, 0, 4}, []int{40, 2, 1}, true)
-				p.check(t, backwardOption{spread: spread}, 1)
-			}
+	for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
+		for spread, w := range map[spread][2]int{padded: {7, 13}, headMajor: {16, 8}} {
+			cfg := gqa(4, 2, w[0], w[1])
+			cfg.DType = dtype
+			p := newFlashProblem(rand.New(rand.NewSource(6)), cfg, []int{33, 0, 4}, []int{40, 2, 1}, true)
+			p.check(t, backwardOption{spread: spread}, 1)
 		}
 	}
 }
@@ -126,38 +133,36 @@ func backwardTiles() []backwardTile {
 	return slices.SortedFunc(maps.Keys(tiles), func(a, b backwardTile) int { return a.lanes - b.lanes })
 }
 
-// TestFlashBackwardWithEveryTile runs the tiles of all kinds of devices, of widths that they are chosen for and of others.
+// TestFlashBackwardWithEveryTile runs the tiles of all kinds of devices, for widths of which they are chosen for one at most.
 func TestFlashBackwardWithEveryTile(t *testing.T) {
 	for _, tile := range backwardTiles() {
-		for _, w := range [][2]int{{16, 16}, {80, 64}} {
-			t.Run(fmt.Sprintf("%+v %v", tile, w), func(t *testing.T) {
-				plan := backwardPlan{keys: tile, queries: tile}
-				p := newFlashProblem(rand.New(rand.NewSource(8)), gqa(4, 2, w[0], w[1]), []int{70, 1, 0, 9}, []int{67, 5, 0, 2}, true)
-				p.check(t, backwardOption{plan: plan}, 1)
-			})
-		}
+		t.Run(fmt.Sprintf("%+v", tile), func(t *testing.T) {
+			p := newFlashProblem(rand.New(rand.NewSource(8)), gqa(4, 2, 80, 20), []int{70, 1, 0, 9}, []int{67, 5, 0, 2}, true)
+			p.check(t, backwardOption{plan: backwardPlan{keys: tile, queries: tile}}, 1)
+		})
 	}
 }
 
 // TestFlashBackwardInSteps cuts sums into dispatches of a few steps, as software devices have to for long sequences.
 func TestFlashBackwardInSteps(t *testing.T) {
-	for _, dtype := range []vk.DType{vk.F32, vk.BF16} {
-		for _, steps := range []int{1, 3, 100} {
-			cfg := gqa(4, 2, 16, 16)
-			cfg.DType = dtype
-			p := newFlashProblem(rand.New(rand.NewSource(9)), cfg, []int{100, 0, 3}, []int{130, 4, 5}, true)
-			parts := 1 + 2*130/32/steps // 4 tiles of queries of 2 heads, or as many of keys
-			p.check(t, backwardOption{plan: backwardPlan{steps: steps}}, parts)
-			p.check(t, backwardOption{plan: backwardPlan{steps: steps}, accumulate: []float32{1, 0, -2}}, parts)
-		}
+	for _, c := range []struct {
+		dtype vk.DType
+		steps int
+		start []float32
+	}{{vk.F32, 1, nil}, {vk.F32, 100, nil}, {vk.BF16, 3, nil}, {vk.BF16, 3, []float32{1, 0, -2}}} {
+		cfg := gqa(4, 2, 16, 16)
+		cfg.DType = c.dtype
+		p := newFlashProblem(rand.New(rand.NewSource(9)), cfg, []int{100, 0, 3}, []int{130, 4, 5}, true)
+		parts := 1 + 2*130/32/c.steps // 4 tiles of queries of 2 heads, or as many of keys
+		p.check(t, backwardOption{plan: backwardPlan{steps: c.steps}, accumulate: c.start}, parts)
 	}
 }
 
 // TestFlashBackwardOfFlash takes the output and the LSE from the device, recorded before.
 func TestFlashBackwardOfFlash(t *testing.T) {
-	for name, cfg := range backwardConfigs() {
-		for _, cfg.DType = range []vk.DType{vk.F32, vk.BF16} {
-			t.Run(fmt.Sprintf("%s %v", name, cfg.DType), func(t *testing.T) {
+	for kind, cfg := range backwardConfigs() {
+		for _, cfg.DType = range backwardTypes(kind) {
+			t.Run(fmt.Sprintf("%s %v", kind, cfg.DType), func(t *testing.T) {
 				p := newFlashProblem(rand.New(rand.NewSource(10)), cfg, []int{1, 2, 0, 17, 65}, []int{4, 1, 3, 17, 70}, true)
 				p.check(t, backwardOption{flash: true}, 1)
 			})
@@ -189,10 +194,11 @@ func TestFlashBackwardOfRandomShapes(t *testing.T) {
 		t.Skip("needs a Vulkan device")
 	}
 	configs := backwardConfigs()
-	names := slices.Sorted(maps.Keys(configs))
+	kinds := slices.Sorted(maps.Keys(configs))
 	rapid.Check(t, func(rt *rapid.T) {
-		cfg := configs[rapid.SampledFrom(names).Draw(rt, "kind")]
-		cfg.DType = rapid.SampledFrom([]vk.DType{vk.F32, vk.F16, vk.BF16}).Draw(rt, "dtype")
+		kind := rapid.SampledFrom(kinds).Draw(rt, "kind")
+		cfg := configs[kind]
+		cfg.DType = rapid.SampledFrom(backwardTypes(kind)).Draw(rt, "dtype")
 		cfg.KVHeads = rapid.IntRange(1, 3).Draw(rt, "KVHeads")
 		cfg.Heads = cfg.KVHeads * rapid.IntRange(1, 3).Draw(rt, "group")
 		if cfg.Window > 0 {

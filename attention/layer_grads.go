@@ -81,8 +81,8 @@ type gradArgs struct {
 	vectors   []gradVector
 }
 
-// checkGrads checks the gradients' shapes, that none is asked for that the layer does not have, and that they share no memory with
-// what the pass reads or with each other. dx alone may be dy, which has been read when dx is written.
+// checkGrads checks the gradients' shapes, that none is asked for that the layer does not have, and that they share no memory
+// with what the pass reads or with each other. dx alone may be dy, which has been read when dx is written.
 func checkGrads(dev *vk.Device, op string, a gradArgs) error {
 	if a.dx != nil {
 		err := checkTensor(dev, op, "grads.X", a.dx, a.x.DType(), a.x.Shape()...)
@@ -127,7 +127,8 @@ func checkGrads(dev *vk.Device, op string, a gradArgs) error {
 	return nil
 }
 
-// checkPartGrads checks what DenseBackward does not: that the layer has what a gradient is asked for, and each memory by output.
+// checkPartGrads checks what DenseBackward does not: that the layer has what a gradient is asked for, and each memory by
+// output.
 func checkPartGrads(op string, p gradPart, output func(arg string, t *vk.Tensor) error) error {
 	for _, bank := range []struct {
 		arg    string

@@ -70,8 +70,8 @@ func TestLayerMemoryIsWhatTheFormulasSay(t *testing.T) {
 	}
 }
 
-// requirePassBytes records passes and asks that a forward pass takes PassBytes exactly, and one with its backward pass at most that
-// and no less than that without its small tensors. Twice as many tokens take twice as much: nothing grows with T².
+// requirePassBytes records passes and asks that a forward pass takes PassBytes exactly, and one with its backward pass at most
+// that and no less than that without its small tensors. Twice as many tokens take twice as much: nothing grows with T².
 func requirePassBytes(t *testing.T, name string, dtype vk.DType, width int,
 	pass func(rec *vk.Recorder, x, y, dy *vk.Tensor, seq Sequences, p LayerPass) error,
 	passBytes func(tokens int, p LayerPass) uint64, small func(tokens int) uint64) {

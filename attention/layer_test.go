@@ -73,9 +73,10 @@ func randomVector(t testing.TB, r *rand.Rand, x *vk.Tensor) []float32 {
 	return w
 }
 
-// layerTolerance is the relative Frobenius error of a layer whose intermediates are rounded so often to a storage type.
+// layerTolerance is the relative Frobenius error of a layer, in f32 and for so many roundings to a storage type, each at most half an
+// ulp of its own element; of n on the way to a result, which are independent, about √n count.
 func layerTolerance(dtype vk.DType, roundings float64) float64 {
-	return 1e-5 + roundings*storageTypes[dtype].Storage()
+	return 3e-6 + roundings*storageTypes[dtype].Storage()
 }
 
 // requireNear compares by the relative Frobenius norm, and elements that should be 0 exactly where all are.

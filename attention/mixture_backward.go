@@ -86,7 +86,7 @@ func (g MixtureGrads) beyondOutput() bool {
 // its y; both of the layer's dtype. The choice of experts has no gradient; that of the gates flows on through the router.
 // A slot without an expert, which only ids of the caller make, has a gate gradient of 0.
 //
-// The pass takes the memory of the gradients of queries, keys and values, of one [T·K, max(h·d, D)], in which the forward pass
+// The pass takes the memory of the gradients of queries, keys and values, that of the heads' gradient, in which the forward pass
 // had the experts' results, and of queries, keys and values where they were not saved (see PassBytes). Recorded with its
 // forward pass in one recorder, it can be submitted again and again. Errors: see the package.
 func (m *Mixture) Backward(rec *vk.Recorder, s *MixtureSaved, x, dy *vk.Tensor, g MixtureGrads) error {
@@ -94,7 +94,7 @@ func (m *Mixture) Backward(rec *vk.Recorder, s *MixtureSaved, x, dy *vk.Tensor, 
 	if err := m.checkBackward(rec.Device(), op, s, x, dy, g); err != nil {
 		return rec.Fail(err)
 	}
-	block := rec.Scratch(m.Config.DType, m.Config.backwardElements(s.Routing.Tokens, s.Save, m.direct(s.Routing, s.Logits)))
+	block := rec.Scratch(m.Config.DType, m.Config.blockElements(s.Routing.Tokens, s.Save, m.direct(s.Routing, s.Logits)))
 	defer rec.Release(block)
 	routed := s.Logits != nil
 	dLogits, dGates := g.Logits, g.Gates
@@ -216,14 +216,14 @@ func (m *Mixture) projectionsBackward(rec *vk.Recorder, s *MixtureSaved, x, dQue
 	if r.K == 1 && s.Logits != nil { // every slot has an expert, and a row of X for itself
 		return m.Query.Transposed().Forward(rec, r, dQuery, g.X, moe.LinearOptions{Accumulate: true})
 	}
-	slots := view(rec, block, 0, r.Slots(), m.Config.Width)
-	if rec.Err() != nil {
-		return rec.Err()
-	}
-	if err := m.Query.Transposed().Forward(rec, r, dQuery, slots, moe.LinearOptions{}); err != nil {
-		return err
-	}
-	return moe.CombineWith(rec, r, slots, nil, g.X, moe.Scattered, moe.CombineOptions{Accumulate: true})
+	back := m.Query.Transposed()
+	return m.inParts(rec, r, block, func(p mixtureRows) error {
+		if err := back.Forward(rec, p.routing, p.slots(rec, dQuery), p.results, moe.LinearOptions{}); err != nil {
+			return err
+		}
+		return moe.CombineWith(rec, p.routing, p.results, nil, p.tokens(rec, g.X), moe.Scattered,
+			moe.CombineOptions{Accumulate: true})
+	})
 }
 
 // routerBackward records the gradients of the router from those of its logits, which are rounded to the layer's dtype, and

@@ -260,7 +260,7 @@ func TestMixtureMemoryIsWhatTheFormulasSay(t *testing.T) {
 			g, err := m.NewGrads()
 			require.NoError(t, err)
 			require.Equal(t, cfg.WeightBytes(), dev.Memory().LiveBytes-start)
-			for _, tokens := range []int{700, 1300} {
+			for _, tokens := range []int{700, 1300, 4000} {
 				for flags := range 10 {
 					p := MixturePass{Save: moe.Save(flags % 3), Backward: flags >= 6, Routed: flags/3 == 1, Positions: turning > 0}
 					if p.Backward = p.Backward || flags == 3; p.Save == moe.SaveNothing {
@@ -274,6 +274,38 @@ func TestMixtureMemoryIsWhatTheFormulasSay(t *testing.T) {
 			require.NoError(t, rope.Close())
 			require.Equal(t, before, dev.Memory().LiveBytes)
 		}
+	}
+}
+
+// TestPartsDoNotChangeResults: of many tokens the experts' results are summed in parts, of few at once.
+func TestPartsDoNotChangeResults(t *testing.T) {
+	cfg := MixtureConfig{Experts: 16, TopK: 8, HeadsPerExpert: 1, HeadWidth: 8, Width: 64, Mode: moe.TopKSoftmax, Causal: true,
+		OutputBias: true, Window: 9, DType: vk.F16}
+	l := newMixture(t, cfg, 8)
+	const half = 700
+	require.Less(t, cfg.tokensPerBlock(2*half, cfg.blockElements(2*half, moe.SaveAll, false)), 2*half)
+	require.Equal(t, half, cfg.tokensPerBlock(half, cfg.blockElements(half, moe.SaveAll, false)))
+	r := rand.New(rand.NewSource(1))
+	x, dy := rounded(cfg.DType, normal(r, 2*half*cfg.Width)), rounded(cfg.DType, normal(r, 2*half*cfg.Width))
+	pass := func(from, to int, offsets ...int32) (y []uint32, dx []float32) {
+		k := newKit(t)
+		rows := to - from
+		out, grad := k.output("y", cfg.DType, rows, cfg.Width), k.output("dx", cfg.DType, rows, cfg.Width)
+		xs := k.floats("x", cfg.DType, x[from*cfg.Width:to*cfg.Width], rows, cfg.Width)
+		saved, err := l.Forward(k.rec, xs, out, Sequences{Offsets: k.i32("offsets", offsets, len(offsets))})
+		require.NoError(t, err)
+		err = l.Backward(k.rec, saved, xs, k.floats("dy", cfg.DType, dy[from*cfg.Width:to*cfg.Width], rows, cfg.Width), MixtureGrads{X: grad})
+		require.NoError(t, err)
+		k.run()
+		defer k.close()
+		return words(t, out), download[float32](t, grad)
+	}
+	y, dx := pass(0, 2*half, 0, half, 2*half)
+	for i := range 2 {
+		wantY, wantX := pass(i*half, (i+1)*half, 0, half)
+		require.Equal(t, wantY, y[i*half*cfg.Width:][:half*cfg.Width])
+		relative := ref.RelativeFrobenius(dx[i*half*cfg.Width:][:half*cfg.Width], ref.Widen(wantX))
+		require.True(t, relative <= storageTypes[cfg.DType].Storage(), "half %d: %v", i, relative)
 	}
 }
 
@@ -312,7 +344,7 @@ func requireMixturePassBytes(t *testing.T, m *Mixture, weights *MixtureGrads, to
 	require.NoError(t, rec.Close())
 	require.Equal(t, live, peak)
 	require.LessOrEqual(t, live, want)
-	require.LessOrEqual(t, want-live, uint64(512), "no more than a few words are reused by chance")
+	require.LessOrEqual(t, want-live, 512+want/200, "no more than a few words of the routing are reused by chance")
 }
 
 // TestMixtureReproducesJetMoE runs the attention of the recorded model, whose values transformers computed.

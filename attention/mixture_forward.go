@@ -69,7 +69,7 @@ func (m *Mixture) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, 
 	} else {
 		defer rec.Release(heads)
 	}
-	p, slots := m.forwardSpace(rec, tokens, s)
+	p := m.forwardSpace(rec, tokens, s)
 	if rec.Err() != nil {
 		return nil, rec.Err()
 	}
@@ -90,7 +90,7 @@ func (m *Mixture) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, 
 	if o.Save == moe.SaveAll {
 		s.Query, s.KeyValue = p.query, p.keyValue
 	}
-	return s, m.combine(rec, s, heads, slots, y)
+	return s, m.combine(rec, s, heads, p.block, y)
 }
 
 // route leaves the routing in s: the caller's, or the router's.
@@ -131,23 +131,18 @@ type projections struct {
 	whole           *vk.Tensor // the queries' memory in whole words
 }
 
-// forwardSpace takes the memory of queries, keys and values, and of the experts' results [T·K,D], nil where these go to y
-// straight away. Unless queries, keys and values are saved the results take their place.
-func (m *Mixture) forwardSpace(rec *vk.Recorder, tokens int, s *MixtureSaved) (p projections, slots *vk.Tensor) {
-	c, rows, direct := m.Config, tokens*m.Config.TopK, m.direct(s.Routing, s.Logits)
-	if s.Save == moe.SaveAll {
-		p = m.takeProjections(rec, tokens)
-		if p.block = nil; !direct {
-			p.block = rec.Scratch(c.DType, rows, c.Width)
-		}
-		return p, p.block
+// forwardSpace takes the memory of queries, keys and values, and of the experts' results. Unless queries, keys and values are
+// saved the results take their place.
+func (m *Mixture) forwardSpace(rec *vk.Recorder, tokens int, s *MixtureSaved) projections {
+	c, direct := m.Config, m.direct(s.Routing, s.Logits)
+	if s.Save != moe.SaveAll {
+		return m.viewProjections(rec, rec.Scratch(c.DType, c.blockElements(tokens, s.Save, direct)), tokens)
 	}
-	block := rec.Scratch(c.DType, c.forwardElements(tokens, direct))
-	p = m.viewProjections(rec, block, tokens)
+	p := m.takeProjections(rec, tokens)
 	if !direct {
-		slots = view(rec, block, 0, rows, c.Width)
+		p.block = rec.Scratch(c.DType, c.blockElements(tokens, s.Save, direct))
 	}
-	return p, slots
+	return p
 }
 
 // takeProjections takes memory of queries, keys and values only, in two parts.
@@ -190,15 +185,61 @@ func (m *Mixture) project(rec *vk.Recorder, x *vk.Tensor, s *MixtureSaved, p pro
 	return m.RoPE.Rotate(rec, s.Sequences.Positions, c.HeadsPerExpert, c.HeadWidth, k, k)
 }
 
-// combine records y from the attention's output.
-func (m *Mixture) combine(rec *vk.Recorder, s *MixtureSaved, heads, slots, y *vk.Tensor) error {
-	if slots == nil {
+// combine records y from the attention's output. The experts' results, one per slot, are K times as large as y: the block
+// holds those of some tokens at a time.
+func (m *Mixture) combine(rec *vk.Recorder, s *MixtureSaved, heads, block, y *vk.Tensor) error {
+	if m.direct(s.Routing, s.Logits) {
 		return m.Output.Forward(rec, s.Routing, heads, y, moe.LinearOptions{Gates: s.Routing.Gates})
 	}
-	if err := m.Output.Forward(rec, s.Routing, heads, slots, moe.LinearOptions{}); err != nil {
-		return err
+	options := moe.CombineOptions{Bias: m.outputBias()}
+	return m.inParts(rec, s.Routing, block, func(p mixtureRows) error {
+		err := m.Output.Forward(rec, p.routing, p.slots(rec, heads), p.results, moe.LinearOptions{})
+		if err != nil {
+			return err
+		}
+		return moe.CombineWith(rec, p.routing, p.results, p.routing.Gates, p.tokens(rec, y), moe.Scattered, options)
+	})
+}
+
+// mixtureRows are some of the tokens.
+type mixtureRows struct {
+	routing *moe.Routing
+	from    int        // the first token
+	results *vk.Tensor // [tokens·K, D]
+}
+
+// slots are the rows of a matrix with one row per slot, and tokens those of one with a row per token.
+func (p mixtureRows) slots(rec *vk.Recorder, t *vk.Tensor) *vk.Tensor {
+	return view(rec, t, p.from*p.routing.K*t.Dim(1), p.routing.Slots(), t.Dim(1))
+}
+
+func (p mixtureRows) tokens(rec *vk.Recorder, t *vk.Tensor) *vk.Tensor {
+	return view(rec, t, p.from*t.Dim(1), p.routing.Tokens, t.Dim(1))
+}
+
+// inParts records do for as many tokens at a time as the block holds results of.
+func (m *Mixture) inParts(rec *vk.Recorder, r *moe.Routing, block *vk.Tensor, do func(mixtureRows) error) error {
+	if rec.Err() != nil {
+		return rec.Err()
 	}
-	return moe.CombineWith(rec, s.Routing, slots, s.Routing.Gates, y, moe.Scattered, moe.CombineOptions{Bias: m.outputBias()})
+	c := m.Config
+	per := c.tokensPerBlock(r.Tokens, block.Elements())
+	for from := 0; from == 0 || from < r.Tokens; from += per {
+		part := r
+		if per < r.Tokens {
+			var err error
+			if part, err = r.Rows(rec, from, min(from+per, r.Tokens)); err != nil {
+				return err
+			}
+		}
+		if err := do(mixtureRows{part, from, view(rec, block, 0, part.Slots(), c.Width)}); err != nil {
+			return err
+		}
+		if part != r {
+			part.Release(rec)
+		}
+	}
+	return rec.Err()
 }
 
 // slotHeads are the heads of a tensor [T·K, h·d]: K·h of a token, choice by choice.

@@ -49,13 +49,15 @@ type MixturePass struct {
 //	KeyValue   w·T·2·h·d
 //	Heads      w·T·K·h·d
 //	LSE        4·T·K·h, unless nothing is saved
-//	results    w·T·K·D, before the weighted sum; none where there is one choice, the router's, and no output bias
+//	block      w·T·K·h·d where Query and KeyValue are saved, for the experts' results and the gradient of Heads
 //	backward   w·T·K·h·d + w·T·2·h·d (gradients of Query and KeyValue) + 4·T·K·h (FlashBackward's, and 4·⌈T/1024⌉·K·h with
 //	           sinks), and with a router 4·T·E + 4·T·K, and w·T·E for a 16-bit dtype
 //
-// Nothing is grouped or copied, and nothing grows with T². Unless Query and KeyValue are saved the results take their place, so
-// that a pass needs the larger of the two; the backward pass then computes them once more in w·T·(K + 2)·h·d. The gradient of
-// Heads takes the results' place, or w·T·K·h·d bytes where there is none. Memory that a recorder reuses by chance is not counted.
+// Nothing is grouped or copied, and nothing grows with T². The experts' results before their sum are K times as large as y,
+// but only those of some tokens are there at a time: in the block, or where Query and KeyValue are not saved in their place,
+// which is w·min(T, 1024)·K·D bytes at least. The tokens' part of the routing is made anew for them (moe.RouteBytes for so
+// many). With one choice, the router's, and no output bias they are y itself. A backward pass that finds no Query and KeyValue
+// computes them once more, in w·T·(K + 2)·h·d. Memory that a recorder reuses by chance is not counted.
 //
 // Compared with vk.MemoryStats it tells beforehand whether a batch fits.
 func (c MixtureConfig) PassBytes(tokens, blockM int, p MixturePass) uint64 {
@@ -70,18 +72,17 @@ func (c MixtureConfig) PassBytes(tokens, blockM int, p MixturePass) uint64 {
 	if p.Save != moe.SaveNothing {
 		n += tensorBytes(4, tokens, c.heads())
 	}
-	block := 0
-	switch {
-	case p.Save != moe.SaveAll:
-		block = c.forwardElements(tokens, direct)
-	case !direct:
-		block = rows * c.Width
-	}
+	block := c.blockElements(tokens, p.Save, direct)
 	if p.Save == moe.SaveAll {
 		n += projections
 	}
+	if per := c.tokensPerBlock(tokens, block); per < tokens && !direct {
+		n += moe.RouteBytes(per, c.TopK, c.Experts, blockM, true)
+	}
+	if p.Save == moe.SaveAll && direct && !p.Backward {
+		block = 0
+	}
 	if p.Backward {
-		block = max(block, c.backwardElements(tokens, p.Save, direct))
 		n += projections + tensorBytes(4, tokens, c.heads())
 		if p.Save == moe.RecomputeActivation {
 			n += projections
@@ -99,24 +100,24 @@ func (c MixtureConfig) PassBytes(tokens, blockM int, p MixturePass) uint64 {
 	return n + tensorBytes(w, block)
 }
 
-// forwardElements is the size of the memory that a pass takes which does not save queries, keys and values.
-func (c MixtureConfig) forwardElements(tokens int, direct bool) int {
-	n := aligned(tokens*c.TopK*c.columns()) + tokens*2*c.columns()
+// leastPerBlock is the number of tokens whose results a block always holds, so that parts are not too small for a device.
+const leastPerBlock = 1024
+
+// blockElements is the size of the block that a pass takes: for the gradient of Heads, for queries, keys and values that are not
+// saved, and for the experts' results of some tokens.
+func (c MixtureConfig) blockElements(tokens int, save moe.Save, direct bool) int {
+	n := tokens * c.TopK * c.columns()
+	if save != moe.SaveAll {
+		n = aligned(n) + tokens*2*c.columns()
+	}
 	if direct {
 		return n
 	}
-	return max(n, tokens*c.TopK*c.Width)
+	return max(n, min(tokens, leastPerBlock)*c.TopK*c.Width)
 }
 
-// backwardElements is the size of the block that a backward pass takes first: for the gradient of Heads, and after it for the
-// queries' part of x's gradient, slot by slot. It is what the forward pass gave back where that is large enough.
-func (c MixtureConfig) backwardElements(tokens int, save moe.Save, direct bool) int {
-	n := tokens * c.TopK * c.columns()
-	if !direct {
-		n = max(n, tokens*c.TopK*c.Width)
-	}
-	if save == moe.RecomputeActivation {
-		n = max(n, c.forwardElements(tokens, direct))
-	}
-	return n
+// tokensPerBlock is how many tokens' results are in a block at a time: as few times as it must be, and about as many each time.
+func (c MixtureConfig) tokensPerBlock(tokens, elements int) int {
+	most := max(1, elements/(c.TopK*c.Width))
+	return max(1, ceilDiv(tokens, max(1, ceilDiv(tokens, most))))
 }

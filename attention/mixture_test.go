@@ -32,7 +32,7 @@ func newMixture(t testing.TB, cfg MixtureConfig, turning int) mixtureLayer {
 	var rope *RoPE
 	if turning > 0 {
 		var err error
-		rope, err = NewRoPE(ctx, dev, RoPEConfig{Width: turning, Base: 100}, 512)
+		rope, err = NewRoPE(ctx, dev, RoPEConfig{Width: turning, Base: 100}, 1024)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, rope.Close()) })
 	}

@@ -95,8 +95,8 @@ type MLA struct {
 	KVNorm    *vk.Tensor // [KVRank] of the layer's dtype
 }
 
-// NewMLA allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. rope, of Width TurnedWidth, stays the
-// caller's and may serve any number of layers. It fails with a *ConfigError, a *moe.ConfigError or vk.ErrOutOfMemory.
+// NewMLA allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. rope, of Width TurnedWidth,
+// stays the caller's and may serve any number of layers. It fails with a *ConfigError, a *moe.ConfigError or vk.ErrOutOfMemory.
 func NewMLA(dev *vk.Device, cfg MLAConfig, rope *RoPE) (*MLA, error) {
 	err := cfg.Validate()
 	switch {

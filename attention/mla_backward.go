@@ -7,8 +7,8 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// MLAGrads says where a backward pass leaves the gradients of an MLA; what is nil is not computed. They are overwritten, or added
-// to where Accumulate says so.
+// MLAGrads says where a backward pass leaves the gradients of an MLA; what is nil is not computed. They are overwritten, or
+// added to where Accumulate says so.
 type MLAGrads struct {
 	X                                        *vk.Tensor // [T,D]; it may be the forward's y, or dy
 	QueryDown, QueryUp, KVDown, KVUp, Output moe.WeightGrads
@@ -17,8 +17,8 @@ type MLAGrads struct {
 	AccumulateX, AccumulateWeights bool // AccumulateWeights is also that of biases and norms
 }
 
-// NewGrads allocates the gradients of all weights, biases and norms, as many bytes as they take themselves, in the layer's dtype. The
-// caller closes them with Close. It fails with vk.ErrOutOfMemory.
+// NewGrads allocates the gradients of all weights, biases and norms, as many bytes as they take themselves, in the layer's
+// dtype. The caller closes them with Close. It fails with vk.ErrOutOfMemory.
 func (l *MLA) NewGrads() (*MLAGrads, error) {
 	g := &MLAGrads{}
 	if err := newGrads(l.QueryUp.Weight.Device(), l.gradParts(g), l.gradVectors(g)); err != nil {
@@ -47,9 +47,9 @@ func (g MLAGrads) beyondOutput() bool {
 	return g.X != nil || g.QueryDown != none || g.QueryUp != none || g.KVDown != none || g.KVUp != none || g.QueryNorm != nil || g.KVNorm != nil
 }
 
-// Backward records the gradients of the forward pass that left saved, at the same x [T,D], from dy [T,D], the gradient of its y;
-// both of the layer's dtype. It takes PassBytes of scratch. Recorded with its forward pass in one recorder, it can be submitted
-// again and again. Errors: see the package.
+// Backward records the gradients of the forward pass that left saved, at the same x [T,D], from dy [T,D], the gradient of its
+// y; both of the layer's dtype. It takes PassBytes of scratch. Recorded with its forward pass in one recorder, it can be
+// submitted again and again. Errors: see the package.
 func (l *MLA) Backward(rec *vk.Recorder, s *MLASaved, x, dy *vk.Tensor, g MLAGrads) error {
 	const op = "MLA.Backward"
 	if err := l.checkBackward(rec.Device(), op, s, x, dy, g); err != nil {

@@ -32,8 +32,8 @@ type MLAStages struct {
 	Key                      *vk.Tensor // [T,H·(N + R)], turned
 }
 
-// Forward records y = MLA(x) for x and y [T,D] of the layer's dtype, with everything saved. It takes PassBytes of scratch. Errors:
-// see the package.
+// Forward records y = MLA(x) for x and y [T,D] of the layer's dtype, with everything saved. It takes PassBytes of scratch.
+// Errors: see the package.
 func (l *MLA) Forward(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences) (*MLASaved, error) {
 	return l.ForwardWith(rec, x, y, seq, MLAOptions{})
 }

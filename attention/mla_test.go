@@ -94,7 +94,7 @@ func TestMLAMatchesTheOracle(t *testing.T) {
 					require.NoError(t, err)
 					k.run()
 					want := ref.MLAForward(m.oracle, m.x)
-					requireNear(t, values(t, y), want.Out.Y, layerTolerance(dtype, 8), "y")
+					requireNear(t, values(t, y), want.Out.Y, layerTolerance(dtype, 4), "y")
 					require.Equal(t, save != moe.SaveNothing, saved.Heads != nil)
 				})
 			}
@@ -143,7 +143,7 @@ func (m *mlaTest) requireGradients(t *testing.T, save moe.Save, accumulate bool)
 		for i := range want {
 			want[i] += fill
 		}
-		requireNear(t, got, want, layerTolerance(dtype, 16), what)
+		requireNear(t, got, want, layerTolerance(dtype, 6), what)
 	}
 	near(values(t, g.X), want.X, 0, "dx")
 	for i, w := range []ref.LinearGrads{want.QueryDown, want.QueryUp, want.KVDown, want.KVUp, want.Output} {

@@ -11,9 +11,9 @@ import (
 //
 //	y_c = w_c · x_c / √(Σ x²/n + eps)
 //
-// with n the length of weight [n], which divides the width of x and y [T,width]: with width = n it is the usual norm of a row, else that of each of
-// width/n heads. x and y are F32, F16 or BF16, the same; weight is that or F32. y may be x, exactly, or is apart from it. Sums
-// are in f32.
+// with n the length of weight [n], which divides the width of x and y [T,width]: with width = n it is the usual norm of a row,
+// else that of each of width/n heads. x and y are F32, F16 or BF16, the same; weight is that or F32. y may be x, exactly, or is
+// apart from it. Sums are in f32.
 func RMSNorm(rec *vk.Recorder, x, weight *vk.Tensor, eps float32, y *vk.Tensor) error {
 	const op = "RMSNorm"
 	tokens, heads, width, err := normShape(op, x, weight)

@@ -177,6 +177,21 @@ func TestRMSNormOverwritesX(t *testing.T) {
 	requireClose(t, download[float32](t, dw), want.Weight.Y, want.Weight.BoundBy(scaleError(8)+ref.Gamma(603), 0), "dw")
 }
 
+// TestRMSNormWidensTheWeightsGradient sums 16-bit rows into an f32 gradient of a 16-bit weight.
+func TestRMSNormWidensTheWeightsGradient(t *testing.T) {
+	for _, dtype := range storages[1:] {
+		r := rand.New(rand.NewSource(8))
+		x, dy, w := rounded(dtype, normal(r, 600*24)), rounded(dtype, normal(r, 600*24)), rounded(dtype, normal(r, 8))
+		k := newKit(t)
+		dw := k.output("dw", vk.F32, 8)
+		require.NoError(t, RMSNormBackward(k.rec, k.floats("x", dtype, x, 600, 24), k.floats("w", dtype, w, 8), normEps,
+			k.floats("dy", dtype, dy, 600, 24), RMSNormGrads{Weight: dw}))
+		k.run()
+		want := ref.RMSNormBackward(x, w, 8, normEps, dy)
+		requireClose(t, download[float32](t, dw), want.Weight.Y, want.Weight.BoundBy(scaleError(8)+ref.Gamma(1803), 0), "dw")
+	}
+}
+
 func TestRMSNormGivesTheSameBits(t *testing.T) {
 	r := rand.New(rand.NewSource(7))
 	k := newKit(t)

@@ -110,15 +110,16 @@ func (r *RoPE) Close() error {
 	return err
 }
 
-// Rotate records y = the rotation of the heads x: `heads` heads of width elements for each token of positions I32 [T]. The first
-// Config.Width elements of a head turn, the others are copied. y may be x, exactly, or is apart from it; both are F32, F16 or
-// BF16, the same. Positions are checked where they are made (MakePositions, CheckPositions): one outside the table makes NaN here.
+// Rotate records y = the rotation of the heads x: `heads` heads of width elements for each token of positions I32 [T]. The
+// first Config.Width elements of a head turn, the others are copied. y may be x, exactly, or is apart from it; both are F32,
+// F16 or BF16, the same. Positions are checked where they are made (MakePositions, CheckPositions): one outside the table makes
+// NaN here.
 func (r *RoPE) Rotate(rec *vk.Recorder, positions *vk.Tensor, heads, width int, x, y Heads) error {
 	return r.record(rec, "RoPE.Rotate", [2]string{"x", "y"}, positions, heads, width, x, y, false)
 }
 
-// RotateBackward records dx = the gradient of Rotate's x from dy: the same rotation backwards, RotationFactor and all. dx may be
-// dy, exactly, or is apart from it.
+// RotateBackward records dx = the gradient of Rotate's x from dy: the same rotation backwards, RotationFactor and all. dx may
+// be dy, exactly, or is apart from it.
 func (r *RoPE) RotateBackward(rec *vk.Recorder, positions *vk.Tensor, heads, width int, dy, dx Heads) error {
 	return r.record(rec, "RoPE.RotateBackward", [2]string{"dy", "dx"}, positions, heads, width, dy, dx, true)
 }
@@ -184,9 +185,9 @@ func (e *PositionError) Error() string {
 
 const positionThreads = 64
 
-// MakePositions records the position of each of tokens tokens, I32 [tokens], in a scratch tensor of the recorder: sequence b has the tokens
-// offsets[b] to offsets[b+1] − 1, of offsets I32 [B+1], and begins at position starts[b] of starts I32 [B], or 0 when starts is
-// nil. A token of no sequence has position 0. A position outside the table ends the run in a *PositionError.
+// MakePositions records the position of each of tokens tokens, I32 [tokens], in a scratch tensor of the recorder: sequence b
+// has the tokens offsets[b] to offsets[b+1] − 1, of offsets I32 [B+1], and begins at position starts[b] of starts I32 [B], or 0
+// when starts is nil. A token of no sequence has position 0. A position outside the table ends the run in a *PositionError.
 func (r *RoPE) MakePositions(rec *vk.Recorder, tokens int, offsets, starts *vk.Tensor) (*vk.Tensor, error) {
 	const op = "RoPE.MakePositions"
 	bounds, err := vectorLen(op, "offsets", offsets)
@@ -223,7 +224,8 @@ func (r *RoPE) CheckPositions(rec *vk.Recorder, positions *vk.Tensor) error {
 	return r.recordPositions(rec, shaders.PositionsPush{}, positions)
 }
 
-// recordPositions records the kernel and what the host makes of its status; reads are what positions are made from, none where they are given.
+// recordPositions records the kernel and what the host makes of its status; reads are what positions are made from, none where
+// they are given.
 func (r *RoPE) recordPositions(rec *vk.Recorder, push shaders.PositionsPush, positions *vk.Tensor, reads ...*vk.Tensor) error {
 	tokens := positions.Dim(0)
 	if tokens == 0 {

@@ -32,8 +32,8 @@ type RoPEConfig struct {
 	Base        float64 // θ; 0 means 10,000
 	Interleaved bool    // pairs are the elements (2i, 2i + 1) instead of (i, i + Width/2)
 
-	// Positions is how many positions there are at most: 0 to Positions − 1. 0 means 2^20. It only bounds: the table has as many
-	// as NewRoPE and Grow say.
+	// Positions is how many positions there are at most: 0 to Positions − 1. 0 means 2^20. It only bounds: the table has as
+	// many as NewRoPE and Grow say.
 	Positions int
 
 	Scaling RoPEScaling
@@ -112,8 +112,8 @@ func (c RoPEConfig) withDefaults() RoPEConfig {
 	return c
 }
 
-// Frequencies returns the angle in radians by which each of the Width/2 pairs turns from one position to the next: Base^(−2i/Width),
-// scaled. The configuration must be valid.
+// Frequencies returns the angle in radians by which each of the Width/2 pairs turns from one position to the next:
+// Base^(−2i/Width), scaled. The configuration must be valid.
 func (c RoPEConfig) Frequencies() []float64 {
 	c = c.withDefaults()
 	out := make([]float64, c.Width/2)
@@ -185,7 +185,8 @@ func (c RoPEConfig) RotationFactor() float64 {
 	return mscale(c.Factor, 1)
 }
 
-// SoftmaxFactor is the factor of the softmax scale that DeepSeek-V3 adds to 1/√width: mscale² of MScaleAllDim, or 1 without one.
+// SoftmaxFactor is the factor of the softmax scale that DeepSeek-V3 adds to 1/√width: mscale² of MScaleAllDim, or 1 without
+// one.
 func (c RoPEConfig) SoftmaxFactor() float64 {
 	if c.Scaling == ScaleNone || c.MScaleAllDim == 0 {
 		return 1

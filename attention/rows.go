@@ -70,8 +70,8 @@ func checkHeads(dev *vk.Device, op, arg string, h Heads, tokens, heads, width in
 	return nil
 }
 
-// checkApartOrSame reports an output that shares memory with an input, unless it is the same heads, or other columns of the same
-// rows.
+// checkApartOrSame reports an output that shares memory with an input, unless it is the same heads, or other columns of the
+// same rows.
 func checkApartOrSame(op, arg string, out Heads, inArg string, in Heads, tokens, heads, width int) error {
 	if out.same(in) {
 		return nil

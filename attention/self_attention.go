@@ -93,9 +93,9 @@ type SelfAttention struct {
 	Sinks              *vk.Tensor // F32 [Hq], nil without
 }
 
-// NewSelfAttention allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. rope turns queries and
-// keys and is nil for a layer without; it stays the caller's and may serve any number of layers. It fails with a *ConfigError, a
-// *moe.ConfigError or vk.ErrOutOfMemory.
+// NewSelfAttention allocates the layer's weights, WeightBytes of them; they are undefined until uploaded. rope turns queries
+// and keys and is nil for a layer without; it stays the caller's and may serve any number of layers. It fails with a
+// *ConfigError, a *moe.ConfigError or vk.ErrOutOfMemory.
 func NewSelfAttention(dev *vk.Device, cfg SelfAttentionConfig, rope *RoPE) (*SelfAttention, error) {
 	err := cfg.Validate()
 	if err == nil && rope != nil && rope.Config.Width > cfg.HeadWidth {

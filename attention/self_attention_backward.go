@@ -48,9 +48,9 @@ func (g SelfAttentionGrads) beyondOutput() bool {
 	return g.X != nil || g.Query != none || g.Key != none || g.Value != none || g.QueryNorm != nil || g.KeyNorm != nil || g.Sinks != nil
 }
 
-// Backward records the gradients of the forward pass that left saved, at the same x [T,D], from dy [T,D], the gradient of its y;
-// both of the layer's dtype. It takes PassBytes of scratch. Recorded with its forward pass in one recorder, it can be submitted
-// again and again. Errors: see the package.
+// Backward records the gradients of the forward pass that left saved, at the same x [T,D], from dy [T,D], the gradient of its
+// y; both of the layer's dtype. It takes PassBytes of scratch. Recorded with its forward pass in one recorder, it can be
+// submitted again and again. Errors: see the package.
 func (l *SelfAttention) Backward(rec *vk.Recorder, s *SelfAttentionSaved, x, dy *vk.Tensor, g SelfAttentionGrads) error {
 	const op = "SelfAttention.Backward"
 	if err := l.checkBackward(rec.Device(), op, s, x, dy, g); err != nil {

@@ -9,8 +9,8 @@ import (
 
 // SelfAttentionOptions are the choices of one forward pass.
 type SelfAttentionOptions struct {
-	// Save says what stays for the backward pass: all of SelfAttentionSaved (SaveAll), Heads and LSE only, the rest of which the
-	// backward pass computes once more (RecomputeActivation), or nothing (SaveNothing).
+	// Save says what stays for the backward pass: all of SelfAttentionSaved (SaveAll), Heads and LSE only, the rest of which
+	// the backward pass computes once more (RecomputeActivation), or nothing (SaveNothing).
 	Save moe.Save
 }
 

@@ -17,7 +17,8 @@ type Sequences struct {
 	// dy. It costs a pass of writing over heads and these gradients.
 	Padded bool
 
-	// Positions I32 [T] are the RoPE's positions of the rows. nil counts each sequence's rows from 0.
+	// Positions I32 [T] are the RoPE's positions of the rows. nil counts each sequence's rows from 0. One that is not in the
+	// RoPE's table makes its row NaN; RoPE.CheckPositions, once for all layers, makes an error of it.
 	Positions *vk.Tensor
 }
 

@@ -1,15 +1,37 @@
-// Package model reads public checkpoints of sparse Mixture-of-Experts decoders and builds their layers on a device.
+// Package model runs whole decoders, and reads and writes their public checkpoints.
 //
-// A checkpoint folder holds config.json and model.safetensors, or shards listed by model.safetensors.index.json. Open
-// reads the configuration and the tensors' headers; LoadMLP reads one layer's MoE block into host memory, experts fused
-// into one array per projection; NewMLP uploads it. LoadAttention and NewAttention do so with a layer's attention:
-// grouped-query, latent, or a mixture.
+// # Checkpoints
 //
-// Shapes: T tokens, E experts, K choices per token, D model width, H hidden width of one expert.
+// A checkpoint folder holds config.json and model.safetensors, or shards listed by model.safetensors.index.json. Open reads
+// the configuration and the tensors' headers. LoadDecoder builds the whole model on a device and fills it piece by piece;
+// LoadMLP and LoadAttention read one block into host memory, and NewMLP and NewAttention upload it. Decoder.Save writes the
+// same names back. Package tokenizer reads tokenizer.json.
+//
+// # Running
+//
+//	checkpoint, err := model.Open(folder)
+//	decoder, err := model.LoadDecoder(ctx, dev, checkpoint, vk.BF16, 0)
+//	generator, err := model.NewGenerator(ctx, decoder, model.GeneratorConfig{Sequences: 1, Capacity: 512})
+//	tokens, err := generator.Generate(ctx, model.Request{Prompts: prompts, Tokens: 100, Token: print})
+//
+// Decoder.Logits records a forward pass, Decoder.Loss a loss and the gradients of all parameters; package train makes
+// training steps of it.
+//
+// # Shapes
+//
+// T tokens of all sequences of a batch, B sequences, V vocabulary, D model width, E experts, K choices per token, H hidden
+// width of one expert.
+//
+// # Errors
 //
 // Checkpoints come from strangers: a field that is absent, out of range or of the wrong type is a *ConfigError, a tensor
 // that is missing, unexpected or mis-shaped a *TensorError, and an architecture or a part of one that the library does
-// not run a *UnsupportedModelError. A Checkpoint may be read from several goroutines; whoever opened it closes it.
+// not run a *UnsupportedModelError. A model that does not fit the device is a *MemoryError before anything is allocated. What
+// is recorded is checked as package moe does.
+//
+// # Concurrency and ownership
+//
+// A Checkpoint may be read from several goroutines. Whoever opens or makes something closes it.
 package model
 
 import (

@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"internal/check":       {"vk"},
 	"internal/gputest":     {"internal/ref", "vk"},
 	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/check", "internal/safetensors"},
+	"model/tokenizer":      {},
 	"model/train":          {"model", "attention", "moe", "vk", "shaders", "internal/check", "internal/safetensors"},
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
@@ -55,7 +56,7 @@ var mayImport = map[string][]string{
 
 	"cmd/vkmoe-train":   {"model/train", "model", "attention", "moe", "vk"},
 	"cmd/vkmoe-conform": {"tests/golden", "tests/conform", "tests/conform/worker", "tests/conform/report", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
-	"cmd/vkmoe-bench":   {"model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
+	"cmd/vkmoe-bench":   {"model/train", "model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
 	"cmd/vkmoe-demo": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",
 		"internal/picture", "tests/testdata/golden"},
 }

@@ -19,6 +19,9 @@
 // attention of as many active parameters and the same cache, forward and with its backward pass: the ScatterMoE paper's unit,
 // or on a software device a small one.
 //
+// decoder times whole models with random weights instead: --work train or generate, --shape paper, mixtral or small. Their
+// results are judged elsewhere (vkmoe-conform golden); here only the gradients' norm has to be a number.
+//
 // Results are checked against a float64 reference before anything is timed. Times are GPU timestamps after at least 0.3 s
 // of warm-up: the median of the runs, with the fastest and slowest tenth. --parts also prints the time of each kernel.
 package main
@@ -55,6 +58,9 @@ type report struct {
 }
 
 func run(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == "decoder" {
+		return runDecoder(ctx, args[1:])
+	}
 	flags := flag.NewFlagSet("vkmoe-bench", flag.ContinueOnError)
 	device := flags.String("device", "", "index or part of the name of the device")
 	dtype := flags.String("dtype", "bf16", "storage: f32, f16 or bf16")

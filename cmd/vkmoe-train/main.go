@@ -4,6 +4,8 @@
 //
 //	vkmoe-train [flags] [TEXT]
 //
+//	vkmoe-train --plot FILE.svg CURVE.csv…
+//
 // Without TEXT it takes Isaac Newton's Opticks, which the Go distribution carries among its test data. The last tenth of the
 // text is held out. --curve writes the losses as CSV, --out a checkpoint that --resume continues from, bit for bit.
 package main
@@ -35,6 +37,8 @@ func main() {
 // options are the command's flags.
 type options struct {
 	device, text, curve, out, resume string
+	plot                             string
+	curves                           []string
 	dense                            bool
 	steps, batch, length, every      int
 	rate                             float64
@@ -50,15 +54,16 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("vkmoe-train", flag.ContinueOnError)
 	flags.StringVar(&o.device, "device", "", "index or part of the name of the device")
 	flags.BoolVar(&o.dense, "dense", false, "one MLP of equal active parameters instead of experts")
-	flags.IntVar(&o.steps, "steps", 1600, "steps of the whole run")
+	flags.IntVar(&o.steps, "steps", 500, "steps of the whole run")
 	flags.IntVar(&o.batch, "batch", 8, "sequences of a step")
 	flags.IntVar(&o.length, "length", 128, "bytes of a sequence")
-	flags.IntVar(&o.every, "every", 100, "steps between two looks at held-out text")
+	flags.IntVar(&o.every, "every", 25, "steps between two looks at held-out text")
 	flags.Float64Var(&o.rate, "rate", 3e-3, "largest learning rate")
 	flags.DurationVar(&o.limit, "limit", 0, "stop after this time; 0 for never")
 	flags.StringVar(&o.curve, "curve", "", "file for the losses, CSV")
 	flags.StringVar(&o.out, "out", "", "folder for a checkpoint at the end")
 	flags.StringVar(&o.resume, "resume", "", "folder of a checkpoint to go on from")
+	flags.StringVar(&o.plot, "plot", "", "draw the curves named instead of training, as SVG into this file")
 	flags.IntVar(&o.sample, "sample", 0, "bytes to write in the end")
 	flags.StringVar(&o.prompt, "prompt", "The Rays of Light ", "what they follow")
 	flags.Uint64Var(&o.seed, "seed", 1, "of weights, batches and what is written")
@@ -66,6 +71,10 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.sizes.hidden, "hidden", o.sizes.hidden, "of one expert")
 	if err := flags.Parse(args); err != nil {
 		return o, err
+	}
+	if o.plot != "" {
+		o.curves = flags.Args()
+		return o, nil
 	}
 	switch flags.NArg() {
 	case 0:
@@ -94,6 +103,9 @@ func run(ctx context.Context, args []string) error {
 	o, err := parse(args)
 	if err != nil {
 		return err
+	}
+	if o.plot != "" {
+		return runPlot(o.plot, o.curves)
 	}
 	text, err := os.ReadFile(o.text)
 	if err != nil {

@@ -50,6 +50,22 @@ func TestTrainWritesACurveAndResumes(t *testing.T) {
 	}
 }
 
+func TestPlotDrawsCurves(t *testing.T) {
+	dir := t.TempDir()
+	csv, svg := filepath.Join(dir, "a&b.csv"), filepath.Join(dir, "curve.svg")
+	require.NoError(t, os.WriteFile(csv, []byte("step,seconds,train,held_out\n1,2,5.5,5.4\n10,20,2.5,2.25\n"), 0o644))
+	require.NoError(t, run(t.Context(), []string{"--plot", svg, csv}))
+	text, err := os.ReadFile(svg)
+	require.NoError(t, err)
+	require.Contains(t, string(text), "a&amp;b: 2.250 held out at step 10")
+	require.Equal(t, 2, strings.Count(string(text), "<polyline"))
+	require.Error(t, run(t.Context(), []string{"--plot", svg}))
+	require.NoError(t, os.WriteFile(csv, []byte("step,seconds,train,held_out\n1,2,x,5.4\n"), 0o644))
+	require.ErrorContains(t, run(t.Context(), []string{"--plot", svg, csv}), "line 2")
+	require.NoError(t, os.WriteFile(csv, []byte("step\n"), 0o644))
+	require.ErrorContains(t, run(t.Context(), []string{"--plot", svg, csv}), "no losses")
+}
+
 func TestDenseHasAsManyActiveParameters(t *testing.T) {
 	s := defaultSizes
 	sparse, dense := s.decoder(8, false).Layers[0], s.decoder(8, true).Layers[0]

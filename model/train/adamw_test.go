@@ -26,19 +26,12 @@ type trained struct {
 	grads  []float32
 }
 
-func newTrained(t *testing.T, rng *rand.Rand, i, n int, dtype, grad vk.DType, decay float64) *trained {
+// newTrained makes a param inside guard bands.
+func newTrained(k *gputest.Kit, rng *rand.Rand, i, n int, dtype, grad vk.DType, decay float64) *trained {
 	values := vk.Round(dtype, gputest.Normal(rng, n))
 	p := &trained{Param: Param{Name: fmt.Sprintf("p%d", i), NoDecay: i%2 == 1}}
-	var err error
-	p.Value, err = dev.NewTensor(dtype, n)
-	require.NoError(t, err)
-	p.Grad, err = dev.NewTensor(grad, n)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		p.Value.Close()
-		p.Grad.Close()
-	})
-	require.NoError(t, vk.Upload(t.Context(), p.Value, values))
+	p.Value = k.InOut(p.Name, dtype, values, n)
+	p.Grad = k.InOut(p.Name+" grad", grad, make([]float32, n), n)
 	p.oracle = &ref.AdamW{Beta1: float64(float32(0.9)), Beta2: float64(float32(0.999)), Epsilon: float64(float32(1e-8)),
 		P: ref.Widen(values), M: make([]float64, n), V: make([]float64, n)}
 	if !p.NoDecay {
@@ -48,18 +41,17 @@ func newTrained(t *testing.T, rng *rand.Rand, i, n int, dtype, grad vk.DType, de
 }
 
 func TestTenStepsOfAdamWFollowTheOracle(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
-	for _, types := range [][2]vk.DType{{vk.F32, vk.F32}, {vk.F16, vk.F16}, {vk.F16, vk.F32}, {vk.BF16, vk.BF16}, {vk.BF16, vk.F32}} {
+	for i, types := range [][2]vk.DType{{vk.F32, vk.F32}, {vk.F16, vk.F16}, {vk.F16, vk.F32}, {vk.BF16, vk.BF16}, {vk.BF16, vk.F32}} {
 		for _, clip := range []float32{0, 0.5} {
 			t.Run(fmt.Sprint(types, clip), func(t *testing.T) {
+				k := gputest.New(t, dev)
+				k.Shift = i % 2 // 16-bit params then begin in the middle of a word
 				rng := rand.New(rand.NewSource(1))
 				decay := float32(0.1)
 				var all []*trained
 				var params []Param
 				for i, n := range []int{1, 2, 0, 131, 20000, 8192} {
-					p := newTrained(t, rng, i, n, types[0], types[1], float64(decay))
+					p := newTrained(k, rng, i, n, types[0], types[1], float64(decay))
 					all, params = append(all, p), append(params, p.Param)
 				}
 				a, err := NewAdamW(t.Context(), dev, AdamWConfig{Decay: decay, ClipNorm: clip, GradScale: 4}, params)
@@ -92,6 +84,7 @@ func TestTenStepsOfAdamWFollowTheOracle(t *testing.T) {
 						p.oracle.Step(g, float64(float32(schedule.Rate(step))))
 					}
 				}
+				k.Verify()
 				for i, p := range all {
 					storage := gputest.Oracle(types[0]).Storage()
 					bound := make([]float64, len(p.oracle.P))
@@ -109,10 +102,7 @@ func TestTenStepsOfAdamWFollowTheOracle(t *testing.T) {
 }
 
 func TestAdamWLeavesEverythingWhereTheNormIsNotFinite(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
-	p := newTrained(t, rand.New(rand.NewSource(2)), 0, 100, vk.F32, vk.F32, 0)
+	p := newTrained(gputest.New(t, dev), rand.New(rand.NewSource(2)), 0, 100, vk.F32, vk.F32, 0)
 	before := gputest.Words(t, p.Value)
 	a, err := NewAdamW(t.Context(), dev, AdamWConfig{ClipNorm: 1}, []Param{p.Param})
 	require.NoError(t, err)
@@ -141,10 +131,7 @@ func TestAdamWRefusesBadArguments(t *testing.T) {
 		var config *moe.ConfigError
 		require.ErrorAs(t, c.Validate(), &config)
 	}
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
-	p := newTrained(t, rand.New(rand.NewSource(2)), 0, 100, vk.F32, vk.F32, 0)
+	p := newTrained(gputest.New(t, dev), rand.New(rand.NewSource(2)), 0, 100, vk.F32, vk.F32, 0)
 	for _, bad := range []Param{{Name: "x"}, {Name: "x", Value: p.Value}, {Name: "x", Value: p.Value, Grad: p.Value}} {
 		_, err := NewAdamW(t.Context(), dev, AdamWConfig{}, []Param{bad})
 		var shape *vk.ShapeError

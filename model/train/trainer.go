@@ -282,6 +282,20 @@ func (t *Trainer) mean(first int) float64 {
 	return sum / float64(t.Config.Micro)
 }
 
+// StateBytes is the device memory of weights, gradients and optimizer states.
+func (t *Trainer) StateBytes() uint64 {
+	n := uint64(0)
+	for i, p := range t.adam.params {
+		s := t.adam.states[i]
+		for _, tensor := range []*vk.Tensor{p.Value, p.Grad, s.m, s.v, s.master} {
+			if tensor != nil {
+				n += tensor.Bytes()
+			}
+		}
+	}
+	return n
+}
+
 // Steps is how many steps have been made.
 func (t *Trainer) Steps() int { return t.steps }
 

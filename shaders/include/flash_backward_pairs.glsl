@@ -13,11 +13,10 @@ const uint STRIDE = CHUNK_QUADS + 1u; // padded, against bank conflicts
 const uint OWN_LOADS = (OWN * CHUNK_QUADS + THREADS - 1u) / THREADS;
 const uint OTHER_LOADS = (OTHER * CHUNK_QUADS + THREADS - 1u) / THREADS;
 const uint PAIR_QUADS = OTHER * OWN_QUADS;
-const uint RESULT_QUADS = OWN_QUERIES == 1 ? PAIR_QUADS : 2u * PAIR_QUADS;
 const uint CHUNK_TILE = (OWN + OTHER) * STRIDE;
 
-// The chunks of both sides, then in the same place ds [other][own / 4], and after it p for kernels that own keys.
-shared vec4 tile[CHUNK_TILE > RESULT_QUADS ? CHUNK_TILE : RESULT_QUADS];
+// The chunks of both sides, then in the same place ds [other][own / 4], and after it p.
+shared vec4 tile[CHUNK_TILE > 2u * PAIR_QUADS ? CHUNK_TILE : 2u * PAIR_QUADS];
 shared float row_lse[OWN_QUERIES == 1 ? OWN : OTHER];
 shared float row_delta[OWN_QUERIES == 1 ? OWN : OTHER];
 
@@ -107,6 +106,11 @@ vec2 pair(float qk, float dout_v, int query, int key, uint statistic) {
     return sees(query, key) ? vec2(p, p * (dout_v - row_delta[statistic]) * slope) : vec2(0.0);
 }
 
+// result_of is where an invocation's pairs i go.
+uint result_of(uint me, uint i) {
+    return (me / OWN_APART + i / GROUPS * OTHER_APART) * OWN_QUADS + me % OWN_APART + i % GROUPS * OWN_APART;
+}
+
 // weigh_pairs computes p and ds/SCALE of the tile's pairs and leaves them in shared memory, readable after its last barrier.
 // q and dout are rows of the tile's queries, first_query on; k and v of its keys.
 void weigh_pairs(uint me, Span q, Span dout, int first_query, Span k, Span v, int first_key) {
@@ -131,21 +135,24 @@ void weigh_pairs(uint me, Span q, Span dout, int first_query, Span k, Span v, in
     }
     barrier(); // the chunks make room for the results
     [[unroll]] for (uint i = 0u; i < TX * GROUPS; i++) {
-        uint other = me / OWN_APART + i / GROUPS * OTHER_APART;
-        uint own_quad = me % OWN_APART + i % GROUPS * OWN_APART;
-        vec4 p, ds;
+        uint at = result_of(me, i);
+        tile[at] = products[i];
+        tile[PAIR_QUADS + at] = logits[i];
+    }
+    [[dont_unroll]] for (uint i = 0u; i < TX * GROUPS; i++) { // what this invocation has just stored
+        uint at = result_of(me, i);
+        vec4 ds = tile[at];
+        vec4 p = tile[PAIR_QUADS + at];
         [[unroll]] for (uint c = 0u; c < 4u; c++) {
-            uint own = 4u * own_quad + c;
-            uint query = OWN_QUERIES == 1 ? own : other;
-            uint key = OWN_QUERIES == 1 ? other : own;
-            vec2 both = pair(logits[i][c], products[i][c], first_query + int(query), first_key + int(key), query);
+            uint own = 4u * (at % OWN_QUADS) + c;
+            uint query = OWN_QUERIES == 1 ? own : at / OWN_QUADS;
+            uint key = OWN_QUERIES == 1 ? at / OWN_QUADS : own;
+            vec2 both = pair(p[c], ds[c], first_query + int(query), first_key + int(key), query);
             p[c] = both.x;
             ds[c] = both.y;
         }
-        tile[other * OWN_QUADS + own_quad] = ds;
-        if (OWN_QUERIES == 0) {
-            tile[PAIR_QUADS + other * OWN_QUADS + own_quad] = p;
-        }
+        tile[at] = ds;
+        tile[PAIR_QUADS + at] = p;
     }
     barrier();
 }
