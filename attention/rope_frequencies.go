@@ -93,7 +93,20 @@ func (c RoPEConfig) Validate() error {
 				fmt.Sprint(c.HighFreqFactor))
 		}
 	}
+	if err == nil {
+		err = c.finite()
+	}
 	return err
+}
+
+// finite reports factors that leave the numbers of f32, in which the table is.
+func (c RoPEConfig) finite() error {
+	for _, f := range append(c.Frequencies(), c.RotationFactor(), c.SoftmaxFactor()) {
+		if !(f >= 0 && f <= math.MaxFloat32) {
+			return configError("RoPEConfig", "Factor", "one that gives finite angles and factors", fmt.Sprintf("%v, which gives %v", c.Factor, f))
+		}
+	}
+	return nil
 }
 
 // withDefaults replaces the zeros that mean something else.

@@ -62,6 +62,28 @@ func TestRoPEFrequenciesMatchTheOracle(t *testing.T) {
 	require.Equal(t, 1.0, ropeConfigs["gpt-oss"].SoftmaxFactor())
 }
 
+// FuzzRoPEConfig asks that what Validate takes has the oracle's frequencies, all of them numbers.
+func FuzzRoPEConfig(f *testing.F) {
+	f.Add(uint8(8), uint8(2), 10000.0, 32.0, 4096, 32.0, 1.0, 1.0, 4.0, 0.0, false)
+	f.Add(uint8(64), uint8(3), 500000.0, 8.0, 8192, 0.0, 0.0, 1.0, 4.0, 1.0, true)
+	f.Add(uint8(2), uint8(1), 0.0, 0.5, 1, -1.0, 0.0, 0.0, 0.0, 1e300, true)
+	f.Fuzz(func(t *testing.T, width, scaling uint8, base, factor float64, original int, fast, slow, low, high, m float64, keep bool) {
+		c := RoPEConfig{Width: int(width), Base: base, Scaling: RoPEScaling(scaling), Factor: factor, OriginalPositions: original,
+			BetaFast: fast, BetaSlow: slow, NoTruncate: keep, MScale: m, MScaleAllDim: m, LowFreqFactor: low, HighFreqFactor: high}
+		if c.Validate() != nil {
+			return
+		}
+		want, wantFactor := c.oracle(0).Frequencies()
+		for i, got := range append(c.Frequencies(), c.RotationFactor()) {
+			wanted := append(want, wantFactor)[i]
+			require.True(t, math.Abs(got-wanted) <= 1e-12*wanted, "%+v: number %d is %v, want %v", c, i, got, wanted)
+		}
+		for _, v := range c.angles(3) {
+			require.False(t, math.IsNaN(float64(v)), "%+v", c)
+		}
+	})
+}
+
 // ropeCase is one rotation.
 type ropeCase struct {
 	cfg                  string
@@ -139,6 +161,21 @@ func (c ropeCase) check(t *testing.T) {
 		}
 	}
 	requireClose(t, dense, want.Y, bound, "rotated")
+}
+
+// TestRoPEIsExactAtFarPositions rotates where f32 angles, or frequencies rounded to f32, would be off by 2^-7 and more.
+func TestRoPEIsExactAtFarPositions(t *testing.T) {
+	const positions = 1 << 17
+	cfg := RoPEConfig{Width: 4, Base: 7}
+	rope := newRoPE(t, cfg, positions)
+	index := []int32{positions - 1, 100003, 65536}
+	x := normal(rand.New(rand.NewSource(4)), 3*4)
+	k := newKit(t)
+	y := k.output("y", vk.F32, 3, 4)
+	require.NoError(t, rope.Rotate(k.rec, k.i32("positions", index, 3), 1, 4, DenseHeads(k.f32("x", x, 3, 4), 1, 4), DenseHeads(y, 1, 4)))
+	k.run()
+	want := ref.Rotate(cfg.oracle(0), x, index, 1, 4)
+	requireClose(t, download[float32](t, y), want.Y, want.BoundBy(ref.Gamma(4), 0), "y")
 }
 
 func TestRoPEGivesTheSameBits(t *testing.T) {
@@ -225,6 +262,8 @@ func TestRoPERefuses(t *testing.T) {
 	var config *ConfigError
 	for _, c := range []RoPEConfig{{}, {Width: 3}, {Width: 4, Base: 1}, {Width: 4, Base: math.NaN()}, {Width: 4, Scaling: 9},
 		{Width: 4, Scaling: ScaleLinear}, {Width: 4, Scaling: ScaleYaRN, Factor: 2}, {Width: 4, Positions: -1},
+		{Width: 4, Scaling: ScaleLinear, Factor: 1e-300},
+		{Width: 4, Scaling: ScaleYaRN, Factor: 2, OriginalPositions: 9, AttentionFactor: 1e39},
 		{Width: 4, Scaling: ScaleLlama3, Factor: 2, OriginalPositions: 9, LowFreqFactor: 2, HighFreqFactor: 2}} {
 		require.ErrorAs(t, c.Validate(), &config, "%+v", c)
 	}

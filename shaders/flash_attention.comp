@@ -18,8 +18,9 @@
 // Hkv + group·2^16; flags; window; scale; splits.
 // Mapping: one work-group per BM rows × key/value head × split, a row being one of the group's heads of a query, tile ids
 // from include/flash.glsl. Keys come BN at a time. An invocation owns TM × TN scores, ROWS_M and GROUPS apart, and as many
-// rows of the result in columns of four, GROUPS apart; THREADS = (BM / TM)·(BN / TN), GROUPS is a multiple of 8. BK columns of
-// four of Q and K, or BV keys of V, pass through shared memory at a time; loops over them are unrolled UK and UV times.
+// rows of the result in columns of four, GROUPS apart; THREADS = (BM / TM)·(BN / TN). BK columns of four of Q and K, or BV
+// keys of V, pass through shared memory at a time; loops over them are unrolled UK and UV times. No loop with another in it
+// that is not unrolled goes over an invocation's rows: their sums would have to leave the registers.
 // QUADS allows loads and stores of four values. Accumulation: f32, keys in ascending order.
 // Oracle: internal/ref/attention.go
 #extension GL_GOOGLE_include_directive : require
@@ -127,10 +128,8 @@ void weigh(int first, int end, bool edge) {
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         uint row = first_m + i * ROWS_M;
         float best = top[i];
-        [[dont_unroll]] for (uint g = 0u; g < GROUPS; g += 8u) {
-            [[unroll]] for (uint u = 0u; u < 8u; u++) {
-                best = max(best, part[row * GROUPS + g + u]);
-            }
+        [[unroll]] for (uint g = 0u; g < GROUPS; g++) {
+            best = max(best, part[row * GROUPS + g]);
         }
         float shrink = exp_f32(top[i] - best);
         top[i] = best;
@@ -218,7 +217,7 @@ void main() {
     barrier();
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         float sum = 0.0;
-        [[dont_unroll]] for (uint g = 0u; g < GROUPS; g++) {
+        [[unroll]] for (uint g = 0u; g < GROUPS; g++) {
             sum += part[(first_m + i * ROWS_M) * GROUPS + g];
         }
         if (row_of(i) < rows.count) {
