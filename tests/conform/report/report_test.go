@@ -134,7 +134,9 @@ func TestTheCommittedMatrixIsThatOfTheReports(t *testing.T) {
 	for _, p := range paths {
 		r, err := Read(p)
 		require.NoError(t, err)
-		require.Equal(t, ExitPass, r.Exit(), "%s", p)
+		for _, c := range r.Cases {
+			require.False(t, c.Status.Bad(), "%s: %s", p, c.Name)
+		}
 		reports = append(reports, r)
 	}
 	for _, name := range []string{filepath.Join(doc, "conformance.md"), filepath.Join(doc, "..", "README.md")} {
