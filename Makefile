@@ -43,7 +43,7 @@ generate:
 	go generate ./...
 
 golden: build
-	@status=0; for d in $(DRIVERS:+short=); do \
+	@status=0; for d in $(patsubst %+vk,%,$(DRIVERS:+short=)); do \
 		echo "== $$d"; \
 		scripts/with-driver.sh $$d out/vkmoe-conform golden $(GOLDEN) $(ARGS) || status=1; \
 	done; exit $$status
