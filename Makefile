@@ -5,7 +5,7 @@ DRIVERS = system lavapipe-22.3-sg4 lavapipe-22.3-sg16 swiftshader
 GOLDEN = tests/testdata/golden
 ARGS =
 
-.PHONY: help need build test check demo generate golden drivers clean
+.PHONY: help need build test check demo generate golden conform matrix drivers clean
 
 help:
 	@echo "make demo       run a real text through a real MoE layer (ARGS=... for vkmoe-demo's flags)"
@@ -13,6 +13,8 @@ help:
 	@echo "make check      gofmt, vet, validate the SPIR-V and compare it with its sources"
 	@echo "make build      build the commands into out/"
 	@echo "make golden     compare with the reference outputs in $(GOLDEN) on each driver"
+	@echo "make conform    run the conformance suite on every driver that can be had (CONFORM=... chooses; doc/conformance.md)"
+	@echo "make matrix     make the support matrix anew from the reports in doc/conformance"
 	@echo "make generate   compile the shaders (obtains glslang 16 where the system's is older)"
 	@echo "make drivers    unpack the Vulkan drivers that tests run on into .drivers/"
 	@echo "make need       install what the machine lacks: Vulkan loader and driver, headers for the window"
@@ -41,10 +43,18 @@ generate:
 	go generate ./...
 
 golden: build
-	@status=0; for d in $(DRIVERS:+short=); do \
+	@status=0; for d in $(patsubst %+vk,%,$(DRIVERS:+short=)); do \
 		echo "== $$d"; \
 		scripts/with-driver.sh $$d out/vkmoe-conform golden $(GOLDEN) $(ARGS) || status=1; \
 	done; exit $$status
+
+# Which drivers and how: scripts/conform.sh's arguments; empty for all.
+CONFORM =
+conform: need
+	@scripts/conform.sh $(CONFORM)
+
+matrix: build
+	@out/vkmoe-conform report --matrix --into doc/conformance.md doc/conformance/*.json.gz
 
 drivers:
 	@scripts/drivers.sh

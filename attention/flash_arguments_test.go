@@ -181,7 +181,7 @@ func blockBytes(n int) uint64 { return uint64(ceilDiv(n, 256) * 256) }
 // TestFlashEndsNoLoopEarly would show a driver that ends loops early (see maxLoop): as many heads as keep a software device
 // busy each see more keys than one work-group can go through, all with the score 0 and the value 1.
 func TestFlashEndsNoLoopEarly(t *testing.T) {
-	const heads, keys, w = busySoftwareGroups, 150_000, 4
+	const heads, keys, w = busySoftwareGroups, 80_000, 4
 	cfg := mha(heads, w)
 	tile := flashRules[0].tile.fit(cfg, true)
 	require.Greater(t, tile.loops(cfg, keys), maxLoop)

@@ -2,7 +2,6 @@ package attention
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/vkmoe/vkmoe/shaders"
@@ -223,16 +222,4 @@ func (b *flashBackward) recordSinks() {
 		Writes: []*vk.Tensor{b.grads.Sinks},
 	}, across)
 	b.rec.Release(partial)
-}
-
-// pairs estimates how many pairs of a query and a key there are, for splitting long recordings.
-func (b *flashBackward) pairs() float64 {
-	seen := float64(b.longest(b.in.MaxKeys, b.keys))
-	if b.cfg.Causal {
-		seen /= 2
-	}
-	if b.cfg.Window > 0 {
-		seen = math.Min(seen, float64(b.cfg.Window))
-	}
-	return float64(b.tokens) * float64(b.cfg.Heads) * seen
 }

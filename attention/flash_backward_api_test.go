@@ -21,7 +21,7 @@ func TestFlashBackwardOfLongSides(t *testing.T) {
 		p := newFlashProblem(rand.New(rand.NewSource(1)), cfg, lengths[:1], lengths[1:], false)
 		p.check(t, backwardOption{}, 1)
 	}
-	tile := chooseBackwardTile(true, 8)
+	tile := chooseBackwardTile(true, 32768, 8)
 	require.Less(t, tile.steps(true, cfg), long/tile.other, "the test is shorter than one dispatch")
 }
 

@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand"
@@ -10,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/vkmoe/vkmoe/internal/spirv"
+	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -127,10 +130,38 @@ func TestFlashBackwardAccumulates(t *testing.T) {
 func backwardTiles() []backwardTile {
 	tiles := map[backwardTile]bool{}
 	for width := range MaxHeadWidth {
-		tiles[chooseBackwardTile(true, width+1)] = true
-		tiles[chooseBackwardTile(false, width+1)] = true
+		for _, shared := range []int{16384, 32768} {
+			tiles[chooseBackwardTile(true, shared, width+1)] = true
+			tiles[chooseBackwardTile(false, shared, width+1)] = true
+		}
 	}
-	return slices.SortedFunc(maps.Keys(tiles), func(a, b backwardTile) int { return a.lanes - b.lanes })
+	return slices.SortedFunc(maps.Keys(tiles), func(a, b backwardTile) int {
+		return cmp.Or(a.lanes-b.lanes, a.other-b.other, a.chunk-b.chunk)
+	})
+}
+
+// TestBackwardTilesFit asks of every tile what the kernels do.
+func TestBackwardTilesFit(t *testing.T) {
+	for _, tile := range backwardTiles() {
+		require.Positive(t, tile.tx, "%+v", tile)
+		require.LessOrEqual(t, tile.sharedBytes(), 32768, "%+v", tile)
+		require.Zero(t, tile.other%tile.tx, "%+v", tile)
+		require.Zero(t, tile.own%tile.to, "%+v", tile)
+		require.Zero(t, tile.own*tile.lanes%(4*tile.threads()), "%+v: rows of an invocation's sums", tile)
+		require.Positive(t, tile.own*tile.lanes/tile.threads(), "%+v", tile)
+		spec := shaders.DefaultFlashAttentionBackwardKvSpec()
+		spec.Threads, spec.Own, spec.Other, spec.Lanes = uint32(tile.threads()), uint32(tile.own), uint32(tile.other), uint32(tile.lanes)
+		spec.TO, spec.TX, spec.Chunk = uint32(tile.to), uint32(tile.tx), uint32(tile.chunk)
+		m, err := spirv.Parse(shaders.FlashAttentionBackwardKvF32.SPIRV())
+		require.NoError(t, err)
+		bytes, err := m.SharedBytes(spec.Values())
+		require.NoError(t, err)
+		require.LessOrEqual(t, int(bytes), tile.sharedBytes(), "%+v", tile)
+	}
+	for width := range MaxHeadWidth {
+		require.LessOrEqual(t, chooseBackwardTile(false, 16384, width+1).sharedBytes(), 16384)
+		require.LessOrEqual(t, chooseBackwardTile(true, 16384, width+1).sharedBytes(), 16384)
+	}
 }
 
 // TestFlashBackwardWithEveryTile runs the tiles of all kinds of devices, for widths of which they are chosen for one at most.

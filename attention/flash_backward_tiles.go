@@ -30,9 +30,17 @@ func backwardLanes(width, least, most int) int {
 	return lanes
 }
 
-// chooseBackwardTile returns the tile for sums of rows of a width. Each invocation's sums stay below 128 registers. The tile
-// of software devices is, of those measured on lavapipe, within a third of the fastest and compiles in half the time of that.
-func chooseBackwardTile(software bool, width int) backwardTile {
+// sharedBytes is the work-group memory that the tile takes: chunks of both sides or the results of all pairs, and two
+// statistics of each query.
+func (t backwardTile) sharedBytes() int {
+	chunks, pairs := (t.own+t.other)*(t.chunk/4+1), t.own*t.other/2
+	return 16*max(chunks, pairs) + 8*max(t.own, t.other)
+}
+
+// chooseBackwardTile returns the tile for sums of rows of a width on a device with so many bytes of work-group memory. Each
+// invocation's sums stay below 128 registers. The tile of software devices is, of those measured on lavapipe, within a third of
+// the fastest and compiles in half the time of that.
+func chooseBackwardTile(software bool, shared, width int) backwardTile {
 	if software {
 		t := backwardTile{own: 16, other: 32, to: 4, tx: 4, chunk: 32, lanes: backwardLanes(width, 8, 16)}
 		if width <= 16 {
@@ -43,6 +51,9 @@ func chooseBackwardTile(software bool, width int) backwardTile {
 	t := backwardTile{own: 64, other: 32, to: 4, tx: 4, chunk: 32, lanes: backwardLanes(width, 8, 64)}
 	if t.lanes == 64 {
 		t.own, t.tx = 32, 2
+	}
+	if t.sharedBytes() > shared { // 16 KiB are all that Vulkan promises
+		t.other, t.tx = t.other/2, t.tx/2
 	}
 	return t
 }
@@ -55,12 +66,12 @@ type backwardPlan struct {
 
 // complete chooses what a plan leaves open.
 func (p backwardPlan) complete(dev *vk.Device, cfg FlashConfig) backwardPlan {
-	software := dev.Adapter().Type == vk.Software
+	software, shared := dev.Adapter().Type == vk.Software, int(dev.Caps().SharedMemoryBytes)
 	if p.keys == (backwardTile{}) {
-		p.keys = chooseBackwardTile(software, max(cfg.Width, cfg.ValueWidth))
+		p.keys = chooseBackwardTile(software, shared, max(cfg.Width, cfg.ValueWidth))
 	}
 	if p.queries == (backwardTile{}) {
-		p.queries = chooseBackwardTile(software, cfg.Width)
+		p.queries = chooseBackwardTile(software, shared, cfg.Width)
 	}
 	if p.steps == 0 {
 		p.steps = min(p.keys.steps(software, cfg), p.queries.steps(software, cfg))
@@ -147,7 +158,7 @@ func (b *flashBackward) recordKeys() {
 			Kernel: flashBackwardKVKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
 			Reads:  b.reads(b.grads.K.Tensor, b.grads.V.Tensor),
 			Writes: []*vk.Tensor{b.grads.K.Tensor, b.grads.V.Tensor},
-			FLOPs:  4 * b.pairs() * float64(cfg.Width+cfg.ValueWidth),
+			FLOPs:  2 * flashFLOPs(cfg, b.in, b.tokens, b.keys), // four products where Flash has two
 		}, uint64(cfg.KVHeads)*uint64(b.keys/tile.own+b.in.sequences()))
 	})
 }
@@ -181,7 +192,7 @@ func (b *flashBackward) recordQueries() {
 			Kernel: flashBackwardQKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
 			Reads:  b.reads(b.grads.Q.Tensor),
 			Writes: []*vk.Tensor{b.grads.Q.Tensor},
-			FLOPs:  2 * b.pairs() * float64(2*cfg.Width+cfg.ValueWidth),
+			FLOPs:  1.5 * flashFLOPs(cfg, b.in, b.tokens, b.keys),
 		}, uint64(cfg.Heads)*uint64(b.tokens/tile.own+b.in.sequences()))
 	})
 }

@@ -1,6 +1,8 @@
 package attention
 
 import (
+	"slices"
+
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -138,43 +140,37 @@ func (p MLAStages) release(rec *vk.Recorder) {
 	}
 }
 
-// project records queries, keys and values of x.
+// project records queries, keys and values of x. It goes step by step, not side by side: what does not depend on each other may run
+// at once between two barriers.
 func (l *MLA) project(rec *vk.Recorder, x *vk.Tensor, seq Sequences, p MLAStages) error {
-	if rec.Err() != nil {
-		return rec.Err()
-	}
 	c, tokens, query := l.Config, x.Dim(0), x
-	if c.QueryRank > 0 {
-		err := l.QueryDown.Dense(rec, x, p.QueryLatent)
-		if err == nil {
-			err = RMSNorm(rec, p.QueryLatent, l.QueryNorm, c.Eps, p.QueryNormed)
-		}
-		if err != nil {
-			return err
-		}
-		query = p.QueryNormed
-	}
-	if err := l.QueryUp.Dense(rec, query, p.Query); err != nil {
-		return err
-	}
 	turned := l.turned(p.Query)
-	if err := l.RoPE.Rotate(rec, seq.Positions, c.Heads, c.TurnedWidth, turned, turned); err != nil {
-		return err
+	steps := []func() error{
+		func() error { return l.KVDown.Dense(rec, x, p.Down) },
+		func() error {
+			return RMSNormHeads(rec, tokens, 1, l.latent(p.Down), l.KVNorm, c.Eps, DenseHeads(p.Latent, 1, c.KVRank))
+		},
+		func() error { return l.QueryUp.Dense(rec, query, p.Query) },
+		func() error { return l.KVUp.Dense(rec, p.Latent, p.Up) },
+		func() error { return l.RoPE.Rotate(rec, seq.Positions, c.Heads, c.TurnedWidth, turned, turned) },
+		func() error {
+			return copyHeads(rec, tokens, c.Heads, c.PlainWidth, l.plainHeads(p.Up), l.queryHeads(p.Key))
+		},
+		func() error {
+			return l.RoPE.Rotate(rec, seq.Positions, c.Heads, c.TurnedWidth, l.shared(p.Down), l.turned(p.Key))
+		},
 	}
-	if err := l.KVDown.Dense(rec, x, p.Down); err != nil {
-		return err
+	if c.QueryRank > 0 {
+		query = p.QueryNormed
+		steps = slices.Insert(steps, 0, func() error { return l.QueryDown.Dense(rec, x, p.QueryLatent) })
+		steps = slices.Insert(steps, 2, func() error { return RMSNorm(rec, p.QueryLatent, l.QueryNorm, c.Eps, p.QueryNormed) })
 	}
-	err := RMSNormHeads(rec, tokens, 1, l.latent(p.Down), l.KVNorm, c.Eps, DenseHeads(p.Latent, 1, c.KVRank))
-	if err == nil {
-		err = l.KVUp.Dense(rec, p.Latent, p.Up)
+	for _, step := range steps {
+		if rec.Err() == nil {
+			rec.Fail(step())
+		}
 	}
-	if err == nil {
-		err = copyHeads(rec, tokens, c.Heads, c.PlainWidth, l.plainHeads(p.Up), l.queryHeads(p.Key))
-	}
-	if err != nil {
-		return err
-	}
-	return l.RoPE.Rotate(rec, seq.Positions, c.Heads, c.TurnedWidth, l.shared(p.Down), l.turned(p.Key))
+	return rec.Err()
 }
 
 // checkForward checks all that the operations of a forward pass do not check themselves, and returns T.

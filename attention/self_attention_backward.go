@@ -100,23 +100,21 @@ func (l *SelfAttention) headsBackward(rec *vk.Recorder, s *SelfAttentionSaved, x
 		QueryOffsets: s.Sequences.Offsets, Sinks: l.Sinks}
 	err := FlashBackward(rec, c.flash(), in, l.queryHeads(s.Heads), s.LSE, l.queryHeads(dHeads), FlashGrads{
 		Q: l.queryHeads(d[0]), K: l.keyHeads(d[1]), V: l.keyHeads(d[2]), Sinks: g.Sinks, AccumulateSinks: g.AccumulateWeights})
+	norms, sides := [2]*vk.Tensor{g.QueryNorm, g.KeyNorm}, l.sides()
+	for i, side := range sides {
+		if err == nil && l.RoPE != nil {
+			h := DenseHeads(d[i], side.heads, c.HeadWidth)
+			err = l.RoPE.RotateBackward(rec, s.Sequences.Positions, side.heads, c.HeadWidth, h, h)
+		}
+	}
+	for i, side := range sides {
+		if err == nil && side.norm != nil {
+			grads := RMSNormGrads{X: d[i], Weight: norms[i], AccumulateWeight: g.AccumulateWeights}
+			err = RMSNormBackward(rec, p.projected[i], side.norm, c.Eps, d[i], grads)
+		}
+	}
 	if err != nil {
 		return err
-	}
-	norms := [2]*vk.Tensor{g.QueryNorm, g.KeyNorm}
-	for i, side := range l.sides() {
-		if l.RoPE != nil {
-			h := DenseHeads(d[i], side.heads, c.HeadWidth)
-			if err := l.RoPE.RotateBackward(rec, s.Sequences.Positions, side.heads, c.HeadWidth, h, h); err != nil {
-				return err
-			}
-		}
-		if side.norm != nil {
-			grads := RMSNormGrads{X: d[i], Weight: norms[i], AccumulateWeight: g.AccumulateWeights}
-			if err := RMSNormBackward(rec, p.projected[i], side.norm, c.Eps, d[i], grads); err != nil {
-				return err
-			}
-		}
 	}
 	return linearsBackward(rec, x, g.X, g.AccumulateX, g.AccumulateWeights,
 		linearGrad{l.Query, d[0], g.Query}, linearGrad{l.Key, d[1], g.Key}, linearGrad{l.Value, d[2], g.Value})

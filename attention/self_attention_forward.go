@@ -120,32 +120,31 @@ func (p selfStages) release(rec *vk.Recorder) {
 	rec.Release(p.value)
 }
 
-// project records queries, keys and values of x.
+// project records queries, keys and values of x. It goes step by step, not side by side: what does not depend on each other may run
+// at once between two barriers.
 func (l *SelfAttention) project(rec *vk.Recorder, x *vk.Tensor, seq Sequences, p selfStages) error {
 	if rec.Err() != nil {
 		return rec.Err()
 	}
-	c := l.Config
-	if err := l.Value.Dense(rec, x, p.value); err != nil {
-		return err
+	c, sides := l.Config, l.sides()
+	err := l.Value.Dense(rec, x, p.value)
+	for i, side := range sides {
+		if err == nil {
+			err = side.linear.Dense(rec, x, p.projected[i])
+		}
 	}
-	for i, side := range l.sides() {
-		if err := side.linear.Dense(rec, x, p.projected[i]); err != nil {
-			return err
+	for i, side := range sides {
+		if err == nil && side.norm != nil {
+			err = RMSNorm(rec, p.projected[i], side.norm, c.Eps, p.turned[i])
 		}
-		if side.norm != nil {
-			if err := RMSNorm(rec, p.projected[i], side.norm, c.Eps, p.turned[i]); err != nil {
-				return err
-			}
-		}
-		if l.RoPE != nil {
+	}
+	for i, side := range sides {
+		if err == nil && l.RoPE != nil {
 			h := DenseHeads(p.turned[i], side.heads, c.HeadWidth)
-			if err := l.RoPE.Rotate(rec, seq.Positions, side.heads, c.HeadWidth, h, h); err != nil {
-				return err
-			}
+			err = l.RoPE.Rotate(rec, seq.Positions, side.heads, c.HeadWidth, h, h)
 		}
 	}
-	return nil
+	return err
 }
 
 // A side is what queries and keys have alike.

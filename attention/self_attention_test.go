@@ -115,11 +115,14 @@ func TestSelfAttentionMatchesTheOracle(t *testing.T) {
 	}
 }
 
+// sixteenBits are the cases whose gradients are also taken in 16 bits: kernels are compiled for each, which takes most of the time.
+var sixteenBits = map[string]bool{"qwen3": true, "gpt-oss": true, "encoder": true, "yarn": true}
+
 func TestSelfAttentionGradientsMatchTheOracle(t *testing.T) {
 	for i, c := range selfCases {
 		for _, dtype := range storages {
 			for _, save := range []moe.Save{moe.SaveAll, moe.RecomputeActivation} {
-				if save != moe.SaveAll && dtype != vk.F32 {
+				if dtype != vk.F32 && (save != moe.SaveAll || !sixteenBits[c.name]) {
 					continue
 				}
 				accumulate := (i+int(save))%2 == 0

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/vkmoe/vkmoe/internal/safetensors"
+	"github.com/vkmoe/vkmoe/vk"
 )
 
 // A Checkpoint is an open checkpoint folder.
@@ -66,3 +67,18 @@ func (c *Checkpoint) beyond(name string) bool {
 
 // Close closes the files. It is idempotent.
 func (c *Checkpoint) Close() error { return c.tensors.Close() }
+
+// DType is what the checkpoint stores its embedding as, which is that of most models' weights throughout: F32, F16 or BF16. ok
+// is false for another or a missing one.
+func (c *Checkpoint) DType() (dtype vk.DType, ok bool) {
+	info, err := c.tensors.Info("model.embed_tokens.weight")
+	if err != nil {
+		return 0, false
+	}
+	for dtype, name := range storedAs {
+		if name == info.DType {
+			return dtype, true
+		}
+	}
+	return 0, false
+}

@@ -15,8 +15,9 @@ const (
 	lossThreads = 128 // work-group size of target_count and loss_mean
 	rowThreads  = 64  // of cross_entropy
 
-	// chunkBytes bounds the logits that exist at a time.
-	chunkBytes = 32 << 20
+	// chunkBytes bounds the logits that exist at a time. The head's gradient is read and written once for each chunk, so that
+	// few large ones cost less, and round less where it is stored in 16 bits.
+	chunkBytes = 128 << 20
 )
 
 // lossLanes is how many invocations share a row of logits. A software device takes one per row where its loops stay short:
@@ -158,7 +159,7 @@ type HeadLoss struct {
 	Weight     *moe.ExpertBank
 	Accumulate bool
 
-	// ChunkRows is how many rows of logits exist at a time: 0 for as many as fit 32 MiB.
+	// ChunkRows is how many rows of logits exist at a time: 0 for as many as fit 128 MiB.
 	ChunkRows int
 }
 

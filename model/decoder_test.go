@@ -106,6 +106,21 @@ func TestAccumulatedGradientsAreSums(t *testing.T) {
 	}
 }
 
+// TestAnEmptyBatchHasNoLoss also asks for gradients, which are 0.
+func TestAnEmptyBatchHasNoLoss(t *testing.T) {
+	d := loaded(t, "jetmoe", vk.F32)
+	require.NoError(t, d.NewGrads(vk.F32))
+	k := gputest.New(t, dev)
+	in := Batch{IDs: k.I32("ids", nil, 0), Sequences: attention.Sequences{Offsets: k.I32("offsets", []int32{0, 0}, 2)}}
+	losses, err := d.Loss(k.Rec, in, k.I32("targets", nil, 0), LossPass{})
+	require.NoError(t, err)
+	k.Run()
+	require.Zero(t, gputest.Download[float32](t, losses.CrossEntropy)[0])
+	for _, p := range d.Parameters() {
+		require.Equal(t, make([]float32, p.Grad.Elements()), gputest.Download[float32](t, p.Grad), p.Name)
+	}
+}
+
 func TestDecodersIn16Bits(t *testing.T) {
 	for _, name := range []string{"mixtral", "olmoe", "gptoss"} {
 		exact := loaded(t, name, vk.F32)
@@ -182,6 +197,33 @@ func TestLoadDecoderNamesTheTensorAtFault(t *testing.T) {
 		require.NoError(t, c.Close())
 		require.ErrorAs(t, d.Load(t.Context(), dir), &tensor)
 		require.Equal(t, fault, tensor.Fault)
+	}
+}
+
+// TestCheckpointsInOtherDTypes saves in 16 bits and loads that as it is and as another type.
+func TestCheckpointsInOtherDTypes(t *testing.T) {
+	for _, dtype := range gputest.Storages {
+		d := loaded(t, "qwen2moe", dtype)
+		dir := t.TempDir()
+		require.NoError(t, d.Save(t.Context(), dir))
+		config, err := os.ReadFile(filepath.Join(golden, "qwen2moe", ConfigFile))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, ConfigFile), config, 0o644))
+		c, err := Open(dir)
+		require.NoError(t, err)
+		stored, ok := c.DType()
+		require.True(t, ok)
+		require.Equal(t, dtype, stored)
+		for _, as := range []vk.DType{stored, vk.F32} {
+			again, err := LoadDecoder(t.Context(), dev, c, as, 16)
+			require.NoError(t, err)
+			for i, n := range again.Tensors() {
+				want := gputest.Download[float32](t, d.Tensors()[i].Parts[0])
+				require.Equal(t, want, gputest.Download[float32](t, n.Parts[0]), n.Name)
+			}
+			require.NoError(t, again.Close())
+		}
+		require.NoError(t, c.Close())
 	}
 }
 

@@ -92,6 +92,18 @@ func TestGenerationStreamsAndStops(t *testing.T) {
 	require.Equal(t, make([][]int32, 3), none)
 }
 
+func TestGenerationIn16Bits(t *testing.T) {
+	for _, dtype := range []vk.DType{vk.F16, vk.BF16} {
+		g := newGenerator(t, loaded(t, "qwen3moe", dtype), GeneratorConfig{Sequences: 3, Capacity: 16})
+		first, err := g.Generate(t.Context(), Request{Prompts: prompts, Tokens: 4})
+		require.NoError(t, err)
+		again, err := g.Generate(t.Context(), Request{Prompts: prompts, Tokens: 4})
+		require.NoError(t, err)
+		require.Equal(t, first, again)
+		require.Len(t, first[2], 4)
+	}
+}
+
 func TestGenerationRefusals(t *testing.T) {
 	d := loaded(t, "mixtral", vk.F32)
 	for _, cfg := range []GeneratorConfig{{Capacity: 8}, {Sequences: 1}, {Sequences: 1, Capacity: 65},

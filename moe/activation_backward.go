@@ -11,8 +11,11 @@ var activationBackwardKernels = byStorage{shaders.ActivationBackwardF32, shaders
 // sigmoidMode is the logistic function to the kernels; it gates shared experts.
 const sigmoidMode = 5
 
-// activationDense is activation_backward's flag for rows that are slots; its other flag is addGates.
-const activationDense = 4
+// The bits of activation_backward's flags beside addGates.
+const (
+	activationGateH = 2
+	activationDense = 4 // rows are slots
+)
 
 // ActivateBackward records dz = f'(z)·dh for dh [rows,H] and z and dz in z's shape, all of one dtype, F32, F16 or BF16. dz
 // may be z. Where a clamped operand is beyond its limit its gradient is 0, and so is ReLU's at 0. Errors: see the package.
@@ -51,6 +54,7 @@ type activationGrads struct {
 
 	z, dh, dz, h  *vk.Tensor
 	gates, dgates *vk.Tensor // per slot
+	gateH         bool       // h is times the gates
 }
 
 // record records the kernel on grouped rows, or without a routing on plain rows.
@@ -58,10 +62,11 @@ func (g activationGrads) record(rec *vk.Recorder, r *Routing) error {
 	slots, width := g.dh.Dim(0), g.dh.Dim(1)
 	push := shaders.ActivationBackwardPush{Z: g.z.Address(), Dh: g.dh.Address(), Dz: g.dz.Address(), H: g.h.Address(),
 		Gates: g.gates.Address(), Dgates: g.dgates.Address(), Slots: uint32(slots), Width: uint32(width)}
+	push.Flags = bit(activationGateH, g.gateH)
 	push.Alpha, push.Limit = g.cfg.constants()
 	reads := []*vk.Tensor{g.z, g.dh, g.gates}
 	if r == nil {
-		push.Flags = activationDense
+		push.Flags |= activationDense
 	} else {
 		push.Inverse = r.Inverse.Address()
 		reads = append(reads, r.Inverse)

@@ -20,8 +20,9 @@ func pipelines() []vk.PipelineSpec {
 	var list []vk.PipelineSpec
 	add := func(k *vk.Kernel, values []uint32) { list = append(list, vk.PipelineSpec{Kernel: k, Spec: values}) }
 	add(shaders.ExpertHistogram, shaders.ExpertHistogramSpec{Threads: sortThreads}.Values())
-	add(shaders.ExpertScan, shaders.ExpertScanSpec{Threads: sortThreads}.Values())
-	add(shaders.ExpertScatter, shaders.ExpertScatterSpec{Threads: scatterThreads}.Values())
+	for _, software := range []bool{false, true} {
+		add(shaders.ExpertScatter, shaders.ExpertScatterSpec{Threads: uint32(scatterThreads(software))}.Values())
+	}
 	for _, rule := range tileRules {
 		for _, tile := range []Tile{rule.wide, rule.narrow} {
 			for flags := range 8 {

@@ -33,6 +33,9 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
 	if l.vectors != (vectorTile{}) || l.tile != (Tile{}) || l.matrices != (tensorTile{}) {
 		return l.vectors
 	}
+	if l.Config.Path != PathAuto {
+		return vectorTile{}
+	}
 	return chooseRule(classOf(dev), rows, l.Config.Experts).vectors
 }
 

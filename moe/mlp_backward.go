@@ -149,8 +149,13 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 	h, f := s.H, activations[c.Activation]
 	act := activationGrads{cfg: c.activation(), mode: f.mode, gated: f.gated, z: s.Z, dh: dh, dz: s.Z, gates: r.Gates,
 		dgates: dGates}
+	down, gates := g.Down.linear(g), r.Gates
 	if h == nil {
 		h, act.h = dh, dh
+	}
+	if gates != nil && down.Weight != nil && m.Down.onTensors(rec.Device(), dy, dh, down.Weight) {
+		// The tensor path would have to scale and round what it loads, again for every tile: scale h once instead.
+		h, act.h, act.gateH, gates = dh, dh, true, nil
 	}
 	if err := act.record(rec, r); err != nil {
 		return err
@@ -160,9 +165,14 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 			return err
 		}
 	}
-	err := m.Down.weightsBackward(rec, r, operand{h, true, 1}, operand{dy, false, r.K}, r.Gates, g.Down.linear(g))
-	if err != nil {
+	dys := operand{dy, false, r.K}
+	if err := m.Down.biasBackward(rec, r, dys, r.Gates, down); err != nil {
 		return err
+	}
+	if down.Weight != nil {
+		if err := m.Down.weightBackward(rec, r, operand{h, true, 1}, dys, gates, down); err != nil {
+			return err
+		}
 	}
 	space.release()
 	if g.X != nil {

@@ -64,7 +64,7 @@ type SharedSaved struct {
 }
 
 // Forward records y = MLP(x) for x and y [T,D] of the layer's dtype, with everything saved: router, choice, grouping,
-// scattered to grouped linear, activation, grouped to scattered linear, and the weighted sum; nine dispatches in one
+// scattered to grouped linear, activation, grouped to scattered linear, and the weighted sum; eight dispatches in one
 // submission, and up to five more for shared experts.
 //
 // It takes ScratchBytes of scratch. Errors: see the package.

@@ -45,13 +45,13 @@ type Pass struct {
 // gradients are the caller's. blockM is Routing.BlockM. With w the dtype's bytes and each tensor rounded up to 256 bytes:
 //
 //	router     4·T·E + 8·T·K (logits, ids, gates), unless Routed
-//	routing    8·T·K (order and inverse) + 8·tiles + 4·blocks·(E + 2) + 8·E and a little
+//	routing    8·T·K (order and inverse) + 8·tiles + 4·blocks·(E + 2) + 4·E and a little
 //	Z          w·T·K·(H or 2H)
 //	H          w·T·K·H
 //	Slots      w·T·K·D
 //	backward   4·T·E + 4·T·K (gradients of logits and gates) and 2·T·E for a 16-bit dtype, unless Routed
 //
-// tiles = ⌈T·K/blockM⌉ + min(E,T·K); blocks is ⌈T·K/512⌉, or about 131,072/(E + 2) where that is less. Save decides
+// tiles = ⌈T·K/blockM⌉ + min(E,T·K); blocks is ⌈T·K/512⌉, or what Route names where that is less. Save decides
 // which of Z, H and Slots stay after the forward pass, not which it needs, with one exception: with SaveNothing, Z and H
 // share memory for an activation that is not gated, and Z and Slots for a gated one. The backward pass finds its room in H
 // and Slots, or in Slots alone after SaveAll; only where H > D does it then take w·T·K·H bytes more. A Workspace takes H and
@@ -116,7 +116,7 @@ func RouteBytes(tokens, topK, experts, blockM int, routed bool) uint64 {
 func groupBytes(slots, experts, blockM int) uint64 {
 	_, blocks := sortBlocks(slots, experts)
 	tiles := ceilDiv(slots, blockM) + min(experts, slots)
-	return 2*tensorBytes(4, slots) + 2*tensorBytes(4, experts+1) + tensorBytes(4, tiles, 2) + 2*tensorBytes(4, 4) +
+	return 2*tensorBytes(4, slots) + tensorBytes(4, experts+1) + tensorBytes(4, tiles, 2) + 2*tensorBytes(4, 4) +
 		tensorBytes(4, blocks, experts+2)
 }
 

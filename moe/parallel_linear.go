@@ -166,7 +166,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	push.FanIn = uint32(fanIn)
 	push.Gates = opts.Gates.Address()
 	push.Order, push.Offsets = r.Order.Address(), r.Offsets.Address()
-	push.Tiles, push.TileArgs = r.Tiles.Address(), r.TileArgs.Address()
+	push.Tiles, push.TileArgs, push.Rows = r.Tiles.Address(), r.TileArgs.Address(), uint32(r.TileBound)
 	if opts.In == Grouped {
 		push.Flags |= flagXGrouped
 	}

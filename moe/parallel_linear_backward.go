@@ -94,14 +94,23 @@ func (l *ParallelLinear) label() string {
 
 // weightsBackward records dW and db. dy may have one row per token; r is nil for a dense layer.
 func (l *ParallelLinear) weightsBackward(rec *vk.Recorder, r *Routing, x, dy operand, gates *vk.Tensor, g LinearGrads) error {
-	if g.Bias != nil {
-		if err := groupSum(rec, r, dy, gates, g.Bias, g.AccumulateWeights, l.label()); err != nil {
-			return err
-		}
+	err := l.biasBackward(rec, r, dy, gates, g)
+	if err == nil && g.Weight != nil {
+		err = l.weightBackward(rec, r, x, dy, gates, g)
 	}
-	if g.Weight == nil {
+	return err
+}
+
+// biasBackward records db.
+func (l *ParallelLinear) biasBackward(rec *vk.Recorder, r *Routing, dy operand, gates *vk.Tensor, g LinearGrads) error {
+	if g.Bias == nil {
 		return nil
 	}
+	return groupSum(rec, r, dy, gates, g.Bias, g.AccumulateWeights, l.label())
+}
+
+// weightBackward records dW, which is wanted.
+func (l *ParallelLinear) weightBackward(rec *vk.Recorder, r *Routing, x, dy operand, gates *vk.Tensor, g LinearGrads) error {
 	a, b := dy, x
 	if l.Config.InOut {
 		a, b = x, dy

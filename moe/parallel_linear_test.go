@@ -95,9 +95,8 @@ func (k *kit) retile(r *Routing, blockM int) {
 	r.Tiles = k.partialOutput("tiles", vk.I32, r.TileBound, 2)
 	_, blocks := sortBlocks(r.Slots(), r.Experts)
 	r.sort(k.rec, sortScratch{
-		counts:     k.output("counts", vk.U32, blocks, r.Experts+2),
-		tileStarts: k.output("tile_starts", vk.U32, r.Experts+1),
-		status:     k.output("status", vk.U32, 4),
+		counts: k.output("counts", vk.U32, blocks, r.Experts+2),
+		status: k.output("status", vk.U32, 4),
 	})
 }
 

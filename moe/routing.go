@@ -39,8 +39,8 @@ func (r *Routing) Slots() int { return r.Tokens * r.K }
 
 // Route records a router: TopK on logits F32 [T,E], then the grouping of the slots by expert.
 //
-// It takes 4·(4·T·K + 2·tiles + blocks·(E+2) + 2·E + 10) bytes of scratch: tiles = ⌈T·K/BlockM⌉ + min(E,T·K), and blocks
-// at most 1,024 or, for many experts, 131,072/(E+2).
+// It takes 4·(4·T·K + 2·tiles + blocks·(E+2) + E + 9) bytes of scratch: tiles = ⌈T·K/BlockM⌉ + min(E,T·K), and blocks
+// at most 128 or, for many experts, 16,384/(E+2), unless that is below 32.
 func Route(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (*Routing, error) {
 	ids, gates, err := TopK(rec, logits, cfg)
 	if err != nil {
@@ -122,26 +122,32 @@ func NewIDs(ctx context.Context, dev *vk.Device, ids []int32, k, experts int) (*
 }
 
 const (
-	sortThreads     = 128     // work-group size of expert_histogram and expert_scan
-	scatterThreads  = 64      // of expert_scatter: the chunk whose slots are ranked against each other
+	sortThreads     = 128     // work-group size of expert_histogram
 	minSlotsPerSort = 512     // slots per block
-	maxSlotsPerSort = 1 << 17 // 2,048 chunks, each ranked in a loop of 16: below maxLoop
+	maxSlotsPerSort = 1 << 16 // 1,024 chunks of a software device, each ranked in a loop of 16: below maxLoop
 )
 
-// sortBlocks cuts the slots into blocks: enough of them to fill a device, few enough that the one work-group which scans
-// blocks·(E+2) counts is not the bottleneck.
+// scatterThreads is the work-group size of expert_scatter: the chunk whose slots are ranked against each other. Larger chunks
+// are fewer, but each invocation compares its slot with all of them.
+func scatterThreads(software bool) int {
+	if software {
+		return 64
+	}
+	return 256
+}
+
+// sortBlocks cuts the slots into blocks: enough of them to fill a device, few enough that each can add up the counts of
+// all, blocks·(E+2) words.
 func sortBlocks(slots, experts int) (perBlock, blocks int) {
-	most := min(1024, max(32, 1<<17/(experts+2)))
+	most := min(128, max(32, 1<<14/(experts+2)))
 	perBlock = min(max(minSlotsPerSort, ceilDiv(slots, most)), maxSlotsPerSort)
-	perBlock = ceilDiv(perBlock, scatterThreads) * scatterThreads
 	return perBlock, ceilDiv(slots, perBlock)
 }
 
 // sortScratch is what the counting sort needs beside its results.
 type sortScratch struct {
-	counts     *vk.Tensor // U32 [blocks, E+2]
-	tileStarts *vk.Tensor // U32 [E+1]
-	status     *vk.Tensor // U32 [4]: slots without an expert, the lowest of them, its id
+	counts *vk.Tensor // U32 [blocks, E+2]
+	status *vk.Tensor // U32 [4]: slots without an expert, the lowest of them, its id
 }
 
 // group allocates the routing's tensors, records the sort and returns its status tensor.
@@ -159,20 +165,18 @@ func (r *Routing) group(rec *vk.Recorder) (*vk.Tensor, error) {
 	r.Tiles = rec.Scratch(vk.I32, r.TileBound, 2)
 	r.TileArgs = rec.Scratch(vk.U32, 4)
 	s := sortScratch{
-		counts:     rec.Scratch(vk.U32, blocks, r.Experts+2),
-		tileStarts: rec.Scratch(vk.U32, r.Experts+1),
-		status:     rec.Scratch(vk.U32, 4),
+		counts: rec.Scratch(vk.U32, blocks, r.Experts+2),
+		status: rec.Scratch(vk.U32, 4),
 	}
 	if rec.Err() != nil {
 		return nil, rec.Err()
 	}
 	r.sort(rec, s)
 	rec.Release(s.counts)
-	rec.Release(s.tileStarts)
 	return s.status, rec.Err()
 }
 
-// sort records the stable counting sort of the slots: histogram, scan, scatter.
+// sort records the stable counting sort of the slots: histogram and scatter.
 func (r *Routing) sort(rec *vk.Recorder, s sortScratch) {
 	slots, experts := uint32(r.Slots()), uint32(r.Experts)
 	perBlock, blocks := sortBlocks(r.Slots(), r.Experts)
@@ -186,27 +190,17 @@ func (r *Routing) sort(rec *vk.Recorder, s sortScratch) {
 		Writes: []*vk.Tensor{s.counts},
 		FLOPs:  float64(slots),
 	})
-	rec.Dispatch(vk.Dispatch{
-		Kernel: shaders.ExpertScan,
-		Spec:   shaders.ExpertScanSpec{Threads: sortThreads}.Values(),
-		Push: shaders.ExpertScanPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Offsets: r.Offsets.Address(),
-			TileStarts: s.tileStarts.Address(), TileArgs: r.TileArgs.Address(), Status: s.status.Address(),
-			Experts: experts, Blocks: uint32(blocks), BlockM: uint32(r.BlockM)}.Bytes(),
-		Groups: [3]uint32{1, 1, 1},
-		Reads:  []*vk.Tensor{r.IDs, s.counts},
-		Writes: []*vk.Tensor{s.counts, r.Offsets, s.tileStarts, r.TileArgs, s.status},
-		FLOPs:  float64(blocks) * float64(experts),
-	})
+	threads := scatterThreads(software(rec.Device()))
 	rec.Dispatch(vk.Dispatch{
 		Kernel: shaders.ExpertScatter,
-		Spec:   shaders.ExpertScatterSpec{Threads: scatterThreads}.Values(),
+		Spec:   shaders.ExpertScatterSpec{Threads: uint32(threads)}.Values(),
 		Push: shaders.ExpertScatterPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Offsets: r.Offsets.Address(),
-			TileStarts: s.tileStarts.Address(), Order: r.Order.Address(), Inverse: r.Inverse.Address(), Tiles: r.Tiles.Address(),
-			Slots: slots, Experts: experts, SlotsPerBlock: uint32(perBlock), Blocks: uint32(blocks),
+			Order: r.Order.Address(), Inverse: r.Inverse.Address(), Tiles: r.Tiles.Address(), TileArgs: r.TileArgs.Address(),
+			Status: s.status.Address(), Slots: slots, Experts: experts, SlotsPerBlock: uint32(perBlock), Blocks: uint32(blocks),
 			BlockM: uint32(r.BlockM)}.Bytes(),
-		Linear: uint64(blocks),
-		Reads:  []*vk.Tensor{r.IDs, s.counts, r.Offsets, s.tileStarts},
-		Writes: []*vk.Tensor{r.Order, r.Inverse, r.Tiles},
-		FLOPs:  float64(slots) * scatterThreads,
+		Linear: uint64(max(blocks, 1)),
+		Reads:  []*vk.Tensor{r.IDs, s.counts},
+		Writes: []*vk.Tensor{r.Offsets, r.Order, r.Inverse, r.Tiles, r.TileArgs, s.status},
+		FLOPs:  float64(slots) * float64(threads),
 	})
 }

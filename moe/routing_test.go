@@ -46,9 +46,8 @@ func (k *kit) guardedRouting(ids []int32, tokens, choices, experts int) *Routing
 	r.Tiles = k.partialOutput("tiles", vk.I32, r.TileBound, 2)
 	r.TileArgs = k.output("tile_args", vk.U32, 4)
 	r.sort(k.rec, sortScratch{
-		counts:     k.output("counts", vk.U32, blocks, experts+2),
-		tileStarts: k.output("tile_starts", vk.U32, experts+1),
-		status:     k.output("status", vk.U32, 4),
+		counts: k.output("counts", vk.U32, blocks, experts+2),
+		status: k.output("status", vk.U32, 4),
 	})
 	return r
 }

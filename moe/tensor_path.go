@@ -124,6 +124,12 @@ func (t tensorTile) xtySharedBytes(m int) int {
 	return 16 * (max(t.BK*(t.BM/8+t.BN/8+2), t.SM*t.SN*m*(t.BN/t.SN/4+1)) + 2*t.BK)
 }
 
+// onTensors reports whether the weight gradient of rows a and b takes the tensor path.
+func (l *ParallelLinear) onTensors(dev *vk.Device, a, b *vk.Tensor, c *ExpertBank) bool {
+	_, ok := l.tensorXTY(dev, a, b, nil, c, &vk.Dispatch{})
+	return ok
+}
+
 // tensorXTY makes a dispatch of group_xty one of the tensor path and returns its tile, or false where the device, a dtype, a
 // width or an address rules that out.
 func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *ExpertBank, d *vk.Dispatch) (tensorTile, bool) {
@@ -150,7 +156,9 @@ func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *Ex
 		t.BK /= 2
 	}
 	threads := int(caps.SubgroupSize) * t.SM * t.SN
-	whole := threads%(t.BM/8) == 0 && threads%(t.BN/8) == 0 && t.BK*t.BM/8%threads == 0 && t.BK*t.BN/8%threads == 0
+	// Pieces of 128 bytes waste no part of a cache line; smaller tiles have shorter rows.
+	piece := min(8, t.BM/8, t.BN/8)
+	whole := t.BM/8%piece == 0 && t.BN/8%piece == 0 && threads%piece == 0 && t.BK%(threads/piece) == 0
 	if !whole || threads > int(caps.MaxWorkgroupInvocations) || t.xtySharedBytes(m) > int(caps.SharedMemoryBytes) {
 		return t, false
 	}
@@ -158,7 +166,7 @@ func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *Ex
 	d.Spec = shaders.GroupXtyCoopmatSpec{Threads: uint32(threads), Subgroup: caps.SubgroupSize, SM: uint32(t.SM),
 		SN: uint32(t.SN), MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
 		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: a.Dim(1)%t.BM == 0 && b.Dim(1)%t.BN == 0,
-		Gated: gates != nil}.Values()
+		Gated: gates != nil, Piece: uint32(piece)}.Values()
 	if caps.Has(vk.FeatureSubgroupSize) {
 		d.SubgroupSize = caps.SubgroupSize
 	}

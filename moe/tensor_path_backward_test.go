@@ -88,3 +88,30 @@ func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
 		k.close()
 	}
 }
+
+// TestTensorPathOfMLPs: there the gates meet h before the gradient of the second weights.
+func TestTensorPathOfMLPs(t *testing.T) {
+	const tokens = 61 // 30 rows per expert, tiles of 32 on software devices
+	for _, dtype := range tensorTypes(t) {
+		for i, cfg := range []MLPConfig{
+			{Experts: 4, TopK: 2, Width: 64, Hidden: 48, Activation: GELU, DType: dtype},
+			{Experts: 4, TopK: 2, Width: 32, Hidden: 40, Bias: true, InOut: true, DType: dtype},
+		} {
+			l := newLayer(t, cfg)
+			if software(dev) {
+				l.Up.matrices, l.Down.matrices = tensorTile{32, 16, 16, 2, 2}, tensorTile{32, 16, 16, 2, 2}
+			}
+			require.True(t, l.Down.onTensors(dev, l.Down.Weight.parts[0], l.Down.Weight.parts[0], l.Down.Weight))
+			for _, save := range []Save{SaveAll, RecomputeActivation} {
+				k := newKit(t)
+				r := rand.New(rand.NewSource(int64(i)))
+				x, dy := rounded(dtype, normal(r, tokens*cfg.Width)), rounded(dtype, normal(r, tokens*cfg.Width))
+				run := l.recordBackward(k, x, dy, tokens, save, i == 1, false)
+				k.run()
+				res, want := l.wantBackward(t, run, x, dy, tokens)
+				run.requireBackward(t, res.Out.Y, want)
+				k.close()
+			}
+		}
+	}
+}

@@ -2,7 +2,8 @@
 # test.sh [DRIVER…] builds every package's tests once and runs those that use a Vulkan device on each driver, the first
 # with the validation layer, and the others once. Drivers are with-driver.sh's names; by default the system's
 # best device, then lavapipe with subgroups of 4 and 16, and SwiftShader. Failing tests' output is shown and a table of
-# what ran where ends it. A driver's name with +short appended runs go test's short form there.
+# what ran where ends it. A driver's name with +short appended runs go test's short form there, with +vk package vk only, which is
+# what the conformance suite (scripts/conform.sh) does not test.
 #
 # A driver that cannot be had on this machine is listed as not run; with VKMOE_REQUIRE_DRIVERS=1 it is a failure.
 # The whole output of each run stays in out/test.
@@ -73,9 +74,11 @@ while read -r package folder; do
 done <"$out/packages"
 
 for label in "${drivers[@]}"; do
-	driver=${label%+short}
+	driver=${label%%+*}
 	short=()
-	[ "$driver" = "$label" ] || short=(-test.short)
+	[ "$label" != "$driver+short" ] || short=(-test.short)
+	only=
+	[ "$label" != "$driver+vk" ] || only=$module/vk
 	unset VKMOE_VALIDATION
 	if [ "$label" = "${drivers[0]}" ] && scripts/drivers.sh validation >/dev/null; then
 		export VKMOE_VALIDATION=1
@@ -90,7 +93,7 @@ for label in "${drivers[@]}"; do
 		continue
 	fi
 	while read -r package folder; do
-		if uses_device "$package"; then
+		if uses_device "$package" && [ "${only:-$package}" = "$package" ]; then
 			run_package "$label" "$package" "$folder" "$PWD/scripts/with-driver.sh" "$driver"
 		fi
 	done <"$out/packages"

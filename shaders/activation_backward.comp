@@ -4,14 +4,14 @@
 //
 //   dz[p,c]   = gates[s] · dh[p,c] · f'(z[p,c])        likewise for gate and up columns, GATED
 //   dgates[s] = Σ_c dh[p,c] · f(z[p,c])
-//   h[p,c]    = f(z[p,c])
+//   h[p,c]    = f(z[p,c])                              times gates[s], GATE_H
 //
 // p = inverse[s], or s when DENSE. With y = gate·(W·h + b) and dh = Wᵀ·dy, dgates is dy·W·h: the gate's gradient without
 // the layer's output. dz may be z, and h may be dh. Rows of slots without an expert are left alone, their gates' gradient
 // is 0. z and its columns are as in activation.comp.
 //
 // Push constants: device addresses of z, dh, dz (0: not wanted), h (0: not wanted), gates f32 [T·k] (0: 1), dgates f32
-// [T·k] (0: not wanted), inverse i32 [T·k]; slots, H, flags: 1 adds to dgates, 4 DENSE; alpha, limit.
+// [T·k] (0: not wanted), inverse i32 [T·k]; slots, H, flags: 1 adds to dgates, 2 GATE_H, 4 DENSE; alpha, limit.
 // Mapping: a team of LANES invocations per slot, each one column of h at a time, or four (QUADS: H is a multiple of 4 and
 // all addresses are aligned to four values).
 // Accumulation: f32, per lane and then by a fixed tree.
@@ -47,6 +47,7 @@ layout(push_constant, std430) uniform Push {
 #include "include/gated.glsl"
 
 const uint ACCUMULATE_GATES = 1u;
+const uint GATE_H = 2u;
 const uint DENSE = 4u;
 
 bool has(uint flag) { return (push.flags & flag) != 0u; }
@@ -93,6 +94,7 @@ float one_step(Row row, uint column) {
         store_operands(row.dz, push.width, column, v, u);
     }
     if (!address_is_null(push.h)) {
+        h *= has(GATE_H) ? row.gate : 1.0;
         if (QUADS) {
             store_value4(row.h, column, h);
         } else {

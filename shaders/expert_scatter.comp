@@ -1,33 +1,41 @@
 #version 460
-// expert_scatter: third pass of the stable counting sort of slots by expert.
+// expert_scatter: second and last pass of the stable counting sort of slots by expert.
 //
-//   p          = offsets[e] + (slots of e before slot s),  e = ids[s]
-//   order[p]   = s;  inverse[s] = p
-//   tiles[i]   = {e, offsets[e] + block_m·(i − tile_starts[e])},  e the expert with tile_starts[e] ≤ i < tile_starts[e+1]
+//   offsets[e]  = Σ_{e' < e} rows(e'), for e in [0, E]; rows(e) = Σ_b counts[b][e]
+//   p           = offsets[e] + (slots of e before slot s),  e = ids[s]
+//   order[p]    = s;  inverse[s] = p
+//   tiles[i]    = {e, offsets[e] + block_m·(i − starts(e))},  e the expert with starts(e) ≤ i < starts(e + 1);
+//                 starts(e) = Σ_{e' < e} ⌈rows(e') / block_m⌉
+//   tile_args   = {x, y, 1} work-groups for an indirect dispatch of one work-group per tile (x ≤ 65,535,
+//                 x·y ≥ tiles), then the number of tiles
+//   status      = {slots whose id names no expert, the lowest of them, its id, 0}
 //
 // A slot whose id names no expert has inverse −1; as many entries at the end of order are −1.
 //
-// Push constants: device addresses of ids i32 [T·k], counts u32 [blocks, E + 2] and tile_starts u32 [E + 1] as
-// expert_scan leaves them, offsets i32 [E + 1], order i32 [T·k], inverse i32 [T·k], tiles i32 [tiles, 2]; slots = T·k, E,
-// slots per block, blocks, block_m.
-// Mapping: one work-group per block; it walks its slots in chunks of THREADS, and each invocation ranks its slot among
-// the chunk's by comparison, so the sort is stable and needs neither subgroup operations nor atomics.
+// Push constants: device addresses of ids i32 [T·k], counts u32 [blocks, E + 2], offsets i32 [E + 1], order i32 [T·k],
+// inverse i32 [T·k], tiles i32 [tiles, 2], tile_args u32 [4], status u32 [4]; slots = T·k, E, slots per block, blocks,
+// block_m.
+// Mapping: one work-group per block. Each adds up all blocks' counts for itself, which takes less time than a dispatch in
+// between. It walks its slots in chunks of THREADS, and each invocation ranks its slot among the chunk's by comparison, so
+// the sort is stable and needs neither subgroup operations nor atomics. Block 0 writes what belongs to no block.
+// Accumulation: u32.
 // Oracle: internal/ref/routing.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
 #include "include/routing.glsl"
 
-layout(constant_id = 0) const uint THREADS = 64; // a multiple of 4
+layout(constant_id = 0) const uint THREADS = 64; // a power of two and at least 4
 layout(local_size_x_id = 0) in;
 
 layout(push_constant, std430) uniform Push {
     uvec2 ids;
     uvec2 counts;
     uvec2 offsets;
-    uvec2 tile_starts;
     uvec2 order;
     uvec2 inverse;
     uvec2 tiles;
+    uvec2 tile_args;
+    uvec2 status;
     uint slots;
     uint experts;
     uint slots_per_block;
@@ -36,9 +44,98 @@ layout(push_constant, std430) uniform Push {
 } push;
 
 const uint NO_BUCKET = 0xffffffffu;
+const uint MAX_GROUPS_X = 65535u; // the least that Vulkan guarantees
+const uint STEP = 8u;             // blocks whose counts are loaded at once
 
-shared uint next[MAX_BUCKETS]; // the grouped position of the next slot of each bucket
+shared uint start[MAX_BUCKETS]; // the rows of each bucket, then its first grouped position
+shared uint next[MAX_BUCKETS];  // the slots of each bucket in earlier blocks, then the position of its next slot
+shared uint tile_start[MAX_BUCKETS];
+shared uvec2 partial[THREADS];
 shared uvec4 chunk[THREADS / 4];
+shared uint lowest_bad;
+
+uint tiles_of(uint rows) {
+    return (rows + push.block_m - 1u) / push.block_m;
+}
+
+// add_blocks adds up each bucket's counts: of all blocks to start, of those before this one to next.
+void add_blocks(uint block, uint me) {
+    for (uint bucket = me; bucket <= push.experts; bucket += THREADS) {
+        uint all = 0u;
+        uint before = 0u;
+        for (uint first = 0u; first < push.blocks; first += STEP) {
+            uint count[STEP];
+            [[unroll]] for (uint i = 0u; i < STEP; i++) {
+                uint b = min(first + i, push.blocks - 1u);
+                count[i] = load_u32(count_row(push.counts, b, push.experts), bucket);
+            }
+            [[unroll]] for (uint i = 0u; i < STEP; i++) {
+                all += first + i < push.blocks ? count[i] : 0u;
+                before += first + i < block ? count[i] : 0u;
+            }
+        }
+        start[bucket] = all;
+        next[bucket] = before;
+    }
+}
+
+// scan_buckets turns start into first positions and adds them to next; it fills tile_start.
+void scan_buckets(uint me) {
+    uint buckets = push.experts + 1u;
+    uint each = (buckets + THREADS - 1u) / THREADS;
+    uint first = min(me * each, buckets);
+    uint end = min(first + each, buckets);
+    uvec2 mine = uvec2(0u); // rows and tiles
+    for (uint b = first; b < end; b++) {
+        mine += uvec2(start[b], tiles_of(start[b]));
+    }
+    partial[me] = mine;
+    barrier();
+    for (uint step = 1u; step < THREADS; step *= 2u) {
+        uvec2 sum = me >= step ? partial[me] + partial[me - step] : partial[me];
+        barrier();
+        partial[me] = sum;
+        barrier();
+    }
+    uvec2 before = partial[me] - mine;
+    for (uint b = first; b < end; b++) {
+        uint rows = start[b];
+        start[b] = before.x;
+        next[b] += before.x;
+        tile_start[b] = before.y;
+        before += uvec2(rows, tiles_of(rows));
+    }
+    barrier();
+}
+
+// report writes what belongs to no block.
+void report(uint me) {
+    for (uint b = me; b <= push.experts; b += THREADS) {
+        store_i32(push.offsets, b, int(start[b]));
+    }
+    if (me == 0u) {
+        lowest_bad = NO_SLOT;
+    }
+    barrier();
+    for (uint b = me; b < push.blocks; b += THREADS) {
+        atomicMin(lowest_bad, load_u32(count_row(push.counts, b, push.experts), push.experts + 1u));
+    }
+    barrier();
+    if (me == 0u) {
+        uint tiles = tile_start[push.experts];
+        store_u32(push.tile_args, 0u, min(tiles, MAX_GROUPS_X));
+        store_u32(push.tile_args, 1u, (tiles + MAX_GROUPS_X - 1u) / MAX_GROUPS_X);
+        store_u32(push.tile_args, 2u, 1u);
+        store_u32(push.tile_args, 3u, tiles);
+        store_u32(push.status, 0u, push.slots - start[push.experts]);
+        store_u32(push.status, 1u, lowest_bad);
+        // Where all is well some id is read all the same (see readable in address.glsl).
+        uvec2 ids = push.slots == 0u ? push.status : push.ids;
+        uint id = uint(load_i32(ids, lowest_bad == NO_SLOT ? 0u : lowest_bad));
+        store_u32(push.status, 2u, lowest_bad == NO_SLOT ? 0u : id);
+        store_u32(push.status, 3u, 0u);
+    }
+}
 
 // rank returns how many invocations of the chunk have this bucket: those before me, and all.
 uvec2 rank(uint me, uint bucket) {
@@ -55,14 +152,10 @@ uvec2 rank(uint me, uint bucket) {
 }
 
 void sort_block(uint block, uint me) {
-    uvec2 row = count_row(push.counts, block, push.experts);
-    for (uint b = me; b <= push.experts; b += THREADS) {
-        next[b] = uint(load_i32(push.offsets, b)) + load_u32(row, b);
-    }
     uint first = block * push.slots_per_block;
     uint end = min(first + push.slots_per_block, push.slots);
-    for (uint start = first; start < end; start += THREADS) {
-        uint slot = start + me;
+    for (uint from = first; from < end; from += THREADS) {
+        uint slot = from + me;
         uint bucket = slot < end ? bucket_of(load_i32(push.ids, slot), push.experts) : NO_BUCKET;
         chunk[me / 4u][me % 4u] = bucket;
         barrier();
@@ -87,7 +180,7 @@ uint expert_of_tile(uint i) {
     uint high = push.experts;
     while (high - low > 1u) {
         uint middle = (low + high) / 2u;
-        if (load_u32(push.tile_starts, middle) <= i) {
+        if (tile_start[middle] <= i) {
             low = middle;
         } else {
             high = middle;
@@ -98,16 +191,21 @@ uint expert_of_tile(uint i) {
 
 void main() {
     uint block = group_id();
-    if (block >= push.blocks) {
+    if (block >= max(push.blocks, 1u)) { // without slots, offsets and tile_args are written all the same
         return;
     }
     uint me = gl_LocalInvocationID.x;
+    add_blocks(block, me);
+    barrier();
+    scan_buckets(me);
+    if (block == 0u) {
+        report(me);
+    }
     sort_block(block, me);
-    uint tiles = load_u32(push.tile_starts, push.experts);
+    uint tiles = tile_start[push.experts];
     for (uint i = block * THREADS + me; i < tiles; i += push.blocks * THREADS) {
         uint e = expert_of_tile(i);
-        uint row = uint(load_i32(push.offsets, e)) + push.block_m * (i - load_u32(push.tile_starts, e));
         store_i32(push.tiles, 2u * i, int(e));
-        store_i32(push.tiles, 2u * i + 1u, int(row));
+        store_i32(push.tiles, 2u * i + 1u, int(start[e] + push.block_m * (i - tile_start[e])));
     }
 }

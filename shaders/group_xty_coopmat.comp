@@ -8,7 +8,7 @@
 // the matrices of one step multiply, the rows of the next are on their way to registers, and the indices of the step after.
 // WHOLE: M is a multiple of BM and N one of BN. GATED: there are gates.
 // Requires: M and N multiples of 8, a, b and c 16-byte aligned; THREADS = SM·SN·SUBGROUP; BM = SM·MI·MM, BN = SN·NI·MN, BK a
-// multiple of MK; THREADS a multiple of BM/8 and BN/8; BK·BM/8 and BK·BN/8 multiples of THREADS.
+// multiple of MK; PIECE divides BM/8 and BN/8, THREADS is a multiple of PIECE and BK of THREADS/PIECE.
 // Accumulation: f32, in the order of the device's matrix unit, the same for every run. Stores round to nearest even.
 // Oracle: internal/ref/scatter2scatter_backward.go
 #extension GL_GOOGLE_include_directive : require
@@ -27,6 +27,7 @@ layout(constant_id = 8) const uint MN = 16;
 layout(constant_id = 9) const uint MK = 16;
 layout(constant_id = 10) const bool WHOLE = false;
 layout(constant_id = 11) const bool GATED = false;
+layout(constant_id = 12) const uint PIECE = 4; // 16-byte chunks of a row that neighbouring invocations load
 layout(local_size_x_id = 0) in;
 
 const uint BM = SM * MI * MM;
@@ -37,10 +38,10 @@ const uint MQ = BM / 8u; // 16-byte chunks of a row of the tile of a
 const uint NQ = BN / 8u;
 const uint A_ROW = MQ + 1u; // chunks of a row in shared memory: padded against bank conflicts
 const uint B_ROW = NQ + 1u;
-const uint A_STEP = THREADS / MQ; // rows between an invocation's loads
-const uint B_STEP = THREADS / NQ;
-const uint A_LOADS = BK / A_STEP;
-const uint B_LOADS = BK / B_STEP;
+const uint DOWN = THREADS / PIECE; // rows between an invocation's rows
+const uint ROWS = BK / DOWN;       // of an invocation
+const uint A_PARTS = MQ / PIECE;   // an invocation's chunks of each row
+const uint B_PARTS = NQ / PIECE;
 const uint ROW_LOADS = (BK + THREADS - 1u) / THREADS;
 const uint STEPS = BK / MK;
 
@@ -52,25 +53,23 @@ const uint TILE_CHUNKS = B_FIRST + BK * B_ROW;
 const uint STRIP_CHUNKS = SM * SN * STRIP;
 const uint ROWS_FIRST = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS; // indices of two steps' rows
 const uint CHUNKS = ROWS_FIRST + 2u * BK;
-const uint NONE = 0xffffffffu; // instead of a row's index beyond the expert's end
 
 // One memory under three types: chunks to fill it, elements for the matrices, floats for the strips at the end.
 layout(std430) shared AsChunks { uvec4 chunks[CHUNKS]; };
 layout(std430) shared AsElements { ELEMENT elements[8u * CHUNKS]; };
 layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
 
-uvec4 rows_next[ROW_LOADS]; // rows of a and b, bits of the gate
-uvec4 a_next[A_LOADS];
-uvec4 b_next[B_LOADS];
+uvec4 rows_next[ROW_LOADS]; // first chunks of the rows of a and b, bits of the gate
+uvec4 a_next[ROWS * A_PARTS];
+uvec4 b_next[ROWS * B_PARTS];
 
-// find_rows starts to load the indices of the BK rows from position on.
+// find_rows starts to load the indices of the BK rows from position on, and repeats the expert's last row after its end.
 void find_rows(uint position, uint me) {
     [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
-        uint p = position + me + i * THREADS;
-        rows_next[i] = uvec4(NONE);
-        if (p < tile.end && me + i * THREADS < BK) {
-            rows_next[i].x = row_of(p, has(A_GROUPED), push.a_fan_in);
-            rows_next[i].y = row_of(p, has(B_GROUPED), push.b_fan_in);
+        if (me + i * THREADS < BK) {
+            uint p = min(position + me + i * THREADS, tile.end - 1u);
+            rows_next[i].x = row_of(p, has(A_GROUPED), push.a_fan_in) * (push.a_width / 8u);
+            rows_next[i].y = row_of(p, has(B_GROUPED), push.b_fan_in) * (push.b_width / 8u);
             if (GATED) {
                 rows_next[i].z = floatBitsToUint(load_f32(push.gates, slot_of(p)));
             }
@@ -86,39 +85,48 @@ void put_rows(uint to, uint me) {
     }
 }
 
-// fetch starts the loads of the rows whose indices are at from.
+// fetch starts the loads of the rows whose indices are at from. What lies beside c is computed too, from any column, and
+// never stored.
 void fetch(uint from, uint me) {
-    uint a_stride = push.a_width / 8u;
-    uint b_stride = push.b_width / 8u;
-    uint a_chunk = tile.m / 8u + me % MQ;
-    uint b_chunk = tile.n / 8u + me % NQ;
-    if (!WHOLE) { // what lies beside c is computed too, from any column, and never stored
-        a_chunk = min(a_chunk, a_stride - 1u);
-        b_chunk = min(b_chunk, b_stride - 1u);
-    }
-    [[unroll]] for (uint i = 0u; i < A_LOADS; i++) {
-        uint row = chunks[from + me / MQ + i * A_STEP].x;
-        a_next[i] = row != NONE ? Chunks(push.a).at[row * a_stride + a_chunk] : uvec4(0u);
-    }
-    [[unroll]] for (uint i = 0u; i < B_LOADS; i++) {
-        uint row = chunks[from + me / NQ + i * B_STEP].y;
-        b_next[i] = row != NONE ? Chunks(push.b).at[row * b_stride + b_chunk] : uvec4(0u);
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        uvec2 row = chunks[from + me / PIECE + r * DOWN].xy;
+        [[unroll]] for (uint i = 0u; i < A_PARTS; i++) {
+            uint chunk = tile.m / 8u + me % PIECE + i * PIECE;
+            a_next[r * A_PARTS + i] = Chunks(push.a).at[row.x + (WHOLE ? chunk : min(chunk, push.a_width / 8u - 1u))];
+        }
+        [[unroll]] for (uint i = 0u; i < B_PARTS; i++) {
+            uint chunk = tile.n / 8u + me % PIECE + i * PIECE;
+            b_next[r * B_PARTS + i] = Chunks(push.b).at[row.y + (WHOLE ? chunk : min(chunk, push.b_width / 8u - 1u))];
+        }
     }
 }
 
-// put moves what was fetched to shared memory, a's rows times their gates, which are at from.
-void put(uint from, uint me) {
-    [[unroll]] for (uint i = 0u; i < A_LOADS; i++) {
-        uvec4 chunk = a_next[i];
-        if (GATED) {
-            uint gate = chunks[from + me / MQ + i * A_STEP].z;
-            float g = gate != NONE ? uintBitsToFloat(gate) : 0.0;
-            chunk = chunk_of(low_of(chunk) * g, high_of(chunk) * g);
+// put moves count fetched rows to shared memory, a's times their gates, which are at from, and zeros for the others.
+void put(uint from, uint count, uint me) {
+    if (count < BK) { // at the expert's end only
+        [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+            bool valid = me / PIECE + r * DOWN < count;
+            [[unroll]] for (uint i = 0u; i < A_PARTS; i++) {
+                a_next[r * A_PARTS + i] = valid ? a_next[r * A_PARTS + i] : uvec4(0u);
+            }
+            [[unroll]] for (uint i = 0u; i < B_PARTS; i++) {
+                b_next[r * B_PARTS + i] = valid ? b_next[r * B_PARTS + i] : uvec4(0u);
+            }
         }
-        chunks[(me / MQ + i * A_STEP) * A_ROW + me % MQ] = chunk;
     }
-    [[unroll]] for (uint i = 0u; i < B_LOADS; i++) {
-        chunks[B_FIRST + (me / NQ + i * B_STEP) * B_ROW + me % NQ] = b_next[i];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        uint row = me / PIECE + r * DOWN;
+        [[unroll]] for (uint i = 0u; i < A_PARTS; i++) {
+            uvec4 chunk = a_next[r * A_PARTS + i];
+            if (GATED) {
+                float gate = uintBitsToFloat(chunks[from + row].z);
+                chunk = row < count ? chunk_of(low_of(chunk) * gate, high_of(chunk) * gate) : uvec4(0u);
+            }
+            chunks[row * A_ROW + me % PIECE + i * PIECE] = chunk;
+        }
+        [[unroll]] for (uint i = 0u; i < B_PARTS; i++) {
+            chunks[B_FIRST + row * B_ROW + me % PIECE + i * PIECE] = b_next[r * B_PARTS + i];
+        }
     }
 }
 
@@ -156,7 +164,7 @@ void add_rows(uint me, uint my_m, uint my_n) {
     put_rows(other, me);
     barrier();
     fetch(from, me);
-    put(from, me);
+    put(from, tile.end - tile.first, me);
     barrier();
     for (uint p = tile.first + BK; p < tile.end; p += BK) {
         uint swap = from;
@@ -170,7 +178,7 @@ void add_rows(uint me, uint my_m, uint my_n) {
             take(q, my_m, my_n);
         }
         barrier();
-        put(from, me);
+        put(from, tile.end - p, me);
         put_rows(other, me);
         multiply();
         barrier();

@@ -50,7 +50,6 @@ var All = []*kernel.Kernel{
 	EmbeddingBackwardF16F32,
 	EmbeddingBackwardBf16F32,
 	ExpertHistogram,
-	ExpertScan,
 	ExpertScatter,
 	FlashAttentionF32,
 	FlashAttentionF16,
@@ -155,9 +154,9 @@ var Sources = map[string]string{
 	"activation.f32":                     "bd27464bc619af4a5496b4176369a18cc5d4dda7725da0b9fb6caaef9f2e6656",
 	"activation.f16":                     "30ec56203eca63862c2202a7a3af49b3b231ef6a62a0314dafb7cc05a0789a83",
 	"activation.bf16":                    "8da29f33e53829d0127ddaff57d32f4f20d5653b1f5a91716a790ef365fdb165",
-	"activation_backward.f32":            "d110dc992362e65a77f77b51ce39d52cb237af34977d5211589e4f0477921667",
-	"activation_backward.f16":            "9ee4330cb8d0b0835c1e62947e92d6d1b29ca6ce63c09d950e45e053dff9480c",
-	"activation_backward.bf16":           "2ffee586023bde9ebcdecbd4454b4507910490d57ced71f54f4116cda217109b",
+	"activation_backward.f32":            "3ce64b0e8c7f05b4fe67d64308fc54efda9de68507a99f5b8f0333839533c2f4",
+	"activation_backward.f16":            "9107e09b430ae2ae65dc16b2efd5048ed048893097bfdab20fb6af09e83725bf",
+	"activation_backward.bf16":           "ec96cc7c557bee9aa833fb3d5c7d983a59709bef3e9ab2ef5edee6bc49ef9228",
 	"adamw.f32":                          "093b936363d74c745cccd7746a4106a70892ec79b8831e1c1c02aefe85bb4368",
 	"adamw.f16":                          "0041218835877d7934f9cb522c0706245659eb777cee5ac6fd49955af289dd90",
 	"adamw.bf16":                         "abb950b702c24c00f25c62f1eee798fb8c801a4c3cb71d0a30d02fecf1b5364c",
@@ -188,8 +187,7 @@ var Sources = map[string]string{
 	"embedding_backward.f16_f32":         "940994f949de42a385a39a68b8c02447e15f38a1e64197c69318a8f27b2c441b",
 	"embedding_backward.bf16_f32":        "f4b2bb03551ad625190a58c00dae6832efd385a69fc1733883a5d31a5eb1b210",
 	"expert_histogram":                   "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
-	"expert_scan":                        "18716417d05e35b07ee2f90fe1262aa620b1f592c0576abed772061db2289d90",
-	"expert_scatter":                     "8a33fae8dfce357113d9962b9df0d596150fcfc21fd6e9a6784aaa73e6a135a4",
+	"expert_scatter":                     "e175799b81d8c763b39cdd60824dda753feb70edcf3f833adb40f8155eccd671",
 	"flash_attention.f32":                "04b35f41789c1095f38738572237a83ad9feb2496616ed9b0ef1c8ec6cd2fb33",
 	"flash_attention.f16":                "dab932d611de87a7aaac29a7de2601c4ce101aa6312d793905d42d427b862b65",
 	"flash_attention.bf16":               "73344cb00094a672a004b6243d5a5fbcee71f081c9cfb2cbe2d5249270380684",
@@ -217,10 +215,10 @@ var Sources = map[string]string{
 	"group_xty.bf16":                     "4e91b8ab0614cf2b56de4178e08a8a015fea8a85dc6f5ed2694d3db400a5d2e4",
 	"group_xty.f16_f32":                  "affca45b7e69442626d9b8cf607ddc7dcc25e4af182927b57c1517e36b3833d2",
 	"group_xty.bf16_f32":                 "54ceed02a30b2c6482bf144f0fdd278200378db3c32dc4bd8ed4870b84901a76",
-	"group_xty_coopmat.f16":              "b5bc85de64108d292cd13a602ab5419dea00c18bda3f74cb4758d27fe5966b85",
-	"group_xty_coopmat.bf16":             "a7433fc8a804ed2289e1858d604013d3cc8fe3631a29bcf56c8b619f296f3f0f",
-	"group_xty_coopmat.f16_f32":          "54a5c925c5b6154d8d7143af0e9637af28c62916129d8e561c83f0ee1d551fc0",
-	"group_xty_coopmat.bf16_f32":         "297670e733ca88b4c5d31945a8b64bb487e10767d7afd5580d1c61a851d7b18f",
+	"group_xty_coopmat.f16":              "2c6dd1debf60ce0d7d34a103cf480173666dcb6ac52dc4ef84b752cd3edb7d6a",
+	"group_xty_coopmat.bf16":             "29a805c4577239e44cc7de15f73ca11979d1b99512f18d34f562bd4752dac952",
+	"group_xty_coopmat.f16_f32":          "95a8dc6f47df21de91e5178c6b85d641d8d7eeb435141692391ee0b20b9aeb6e",
+	"group_xty_coopmat.bf16_f32":         "ccbbb662a99ad108649faa9a8ede10bff58817a5c2f5fd2dbbd2c08a59d548ac",
 	"jitter.f32":                         "d9e12770e1f91a45eae26e0e39f8d526bf031f075ed4c7b5f12dce91eb59e194",
 	"jitter.f16":                         "bbaedb78255b61694d3af95c0db690fd3ff12fb4777caa208f0f65d5ea23c2f6",
 	"jitter.bf16":                        "57850413bf89a272acd84e92f6dd600e914fa3f631819993a5d3241620161a79",
@@ -256,26 +254,26 @@ var Sources = map[string]string{
 	"scaled_add.f32":                     "64e9a68e248ecad69966fc71a5abc79b5c79a4ae469093b2cb3bb027b950ffba",
 	"scaled_add.f16":                     "b1d1d2b1eafe7e4b519fb3016c3396160eb8bbbca61556ede216fd2fd7b3b1a0",
 	"scaled_add.bf16":                    "6b1cd73dde0323a09c9a93bdd1d43477bc78fd3c9fc4ed66b986f9643745bd92",
-	"scatter2scatter.f32":                "1c69837bbae71b4a3e270d65e26aee5fa34eeef10d4c404b5ee182bcf79d950d",
-	"scatter2scatter.f16":                "05d19a59248362a7748ffdc743c465b576aa1f4836b52710a17831172815c16b",
-	"scatter2scatter.bf16":               "870859252fec6f42fa39ac1abdfa08a381b4559ab11a8fa78778ce58ac5c56b0",
-	"scatter2scatter.f32_f16_f16":        "031c59a7a66e101f41cf18ed9b73431bb71bd581c6fbe375ae64c1eb2ae9cba0",
-	"scatter2scatter.f16_f16_f32":        "abaa31b8dd866335a37b547c4925b41103283e99eeed89651a3bd05275716926",
-	"scatter2scatter.f32_f16_f32":        "a84c14156004345ea2725e52a339c1c09589450cedb6afe8c0bd96c2a29a35f6",
-	"scatter2scatter.f32_bf16_bf16":      "5904e3e3d3cc5376c28ae4559822f8caa7390b983877d014777db3ad002f8c70",
-	"scatter2scatter.bf16_bf16_f32":      "e279121306c3102c116cf490da2c9c9332e77ca3dce510fb95e51660de914cd2",
-	"scatter2scatter.f32_bf16_f32":       "25b6c4f1d537bae5f601c3d3518e502aba98e42452c54f6dfdd332c6c0789064",
-	"scatter2scatter_coopmat.f16":        "3090961999630bade3d0a4af6506f66dba27b49606c4232852b82533cb426200",
-	"scatter2scatter_coopmat.bf16":       "b9afc303a0fecd793cf760cdd3cca65e49472ecd4cb12469f331a7c22aabcdc5",
-	"scatter2scatter_gemv.f32":           "34f37937650bf3397993376af803f90e4f00120ef0380f983ee6d1748a46a53f",
-	"scatter2scatter_gemv.f16":           "53a909823452d38d97fd94e9d237d8b9d53a607c21a62bd7cde1e8ce2942cb44",
-	"scatter2scatter_gemv.bf16":          "c40c5f93e78d423402eeaef847703797a8988039eefc3bbcdc329fe99520e368",
-	"scatter2scatter_gemv.f32_f16_f16":   "2d0121d39b603a03bcb66f27ca4d750d58740524dad02a598c404aa473bc1391",
-	"scatter2scatter_gemv.f16_f16_f32":   "060426924763e15be84abe8afd3508e8cd10c0d61d6d901673b0a95f3eb858f7",
-	"scatter2scatter_gemv.f32_f16_f32":   "b5950bd4e19e4503f488c14013699608d6305cf358098ab096e6cb600ebd1bcb",
-	"scatter2scatter_gemv.f32_bf16_bf16": "30f8fe43fc5f9e17a560223a4232bc5f82cb0742e36e2ca73126a15dd5880175",
-	"scatter2scatter_gemv.bf16_bf16_f32": "fe2c6b9ee15ae3edef118a34ab6a240870252ff9634d233757ca134e85d58002",
-	"scatter2scatter_gemv.f32_bf16_f32":  "a863c113ca2a970bdeb507458d61318a35c308969ec7a5694fec178336d2ea02",
+	"scatter2scatter.f32":                "c807097666878131977d9bf30c4f6130c876b4cc6e5f42d44d7d301cfd3d2519",
+	"scatter2scatter.f16":                "0faf4ae82a9a1fc85a3409dee915fbcf8887cc6ab9caaa6ff6cd1fa7e999e242",
+	"scatter2scatter.bf16":               "c8df25178b7b52d2966a88ef57f76e4c6e304f87425a2a42f272c9a913674632",
+	"scatter2scatter.f32_f16_f16":        "a4145c0b15fce52cf3b871723a5011548c618fb0c50149c64e4aa5cf4bdb7f04",
+	"scatter2scatter.f16_f16_f32":        "cc44df72bae568fbfe6d0dcec7a978eadd70fc821ad42086edba6eb6491d87c8",
+	"scatter2scatter.f32_f16_f32":        "28b86f459e23fa2d4d584d31c1ec1c0e45c80bd20a6b25097b88af94b127c01d",
+	"scatter2scatter.f32_bf16_bf16":      "5f28e07e60d31847f4cd28fdf6afa43141200ad06c52fe64151591bbc26c1ca9",
+	"scatter2scatter.bf16_bf16_f32":      "4e6771bc80cd4d2d3e59d383299efe352f873cf0c5d25e64596cdb3df944f1e6",
+	"scatter2scatter.f32_bf16_f32":       "aadcc2fdf5e0c14135a89b9d0fa705cbaf87e361845fb1b10eecd4f5320e363a",
+	"scatter2scatter_coopmat.f16":        "aaf96d00bcbe677df6f07a8cfbd1509b2cd6e43617abbc04676b9cf65bfbb327",
+	"scatter2scatter_coopmat.bf16":       "888826ef57dc915cc80fc14d976c7910d43c241c6e915d1ab405381aa0deadf4",
+	"scatter2scatter_gemv.f32":           "6104776e02c7baca8b537be1917281592a9da2f00a366f24c60e46d471953e7c",
+	"scatter2scatter_gemv.f16":           "8a9492a9140f6eabe4e44129a1da2415653ad63e6a9d3fc79e4d39410613e7b4",
+	"scatter2scatter_gemv.bf16":          "714a174c9b2ef6bff31e02105a124f1da5032c62f1ea4d14b008f7d61999274f",
+	"scatter2scatter_gemv.f32_f16_f16":   "89d4106d87c9a276d7355d75f69e26a8488f27b6ec3b972a64903fc5e7b571cc",
+	"scatter2scatter_gemv.f16_f16_f32":   "9b21e6270dfbea6b2ddfb708ccb9c2839a9ae8e533810106f31bd5f01cf34d9c",
+	"scatter2scatter_gemv.f32_f16_f32":   "c0afd0c22117ee5bba074cdf0b0b87c83982bad88c8bcacdee4a675e6d146de0",
+	"scatter2scatter_gemv.f32_bf16_bf16": "d72a83170f40eb5b639963646a63ddd912eef119d5664ef59f9f6fe0e86f5e7d",
+	"scatter2scatter_gemv.bf16_bf16_f32": "cddca206677c2596ab0fa98ff442f8df837ad595ceaa2ef08fd566be82cdc9b7",
+	"scatter2scatter_gemv.f32_bf16_f32":  "7160a16279318a8cf60e9a672bc8ea57eb3706a30b1b3d1a1d83b77e0bd522a4",
 	"square_sum.f32":                     "9c23d2c7b4a9f299879ff14d0002523004c9a022c53780b5285df8daa15aa099",
 	"square_sum.f16":                     "f1d2a6797e08de0e096c68b8bfc747e55da7245a2594598f92258077273f5d09",
 	"square_sum.bf16":                    "60604f77aff6ac1dadccdac88383a7a677e2d9c909b3e2bd7590f6b13f9da1d8",
@@ -284,7 +282,7 @@ var Sources = map[string]string{
 	"sum_heads.bf16":                     "0293a442c8d4d7ff5ad4d3dbe694e7d7388d2742f3983377af0d6ef0bfb0b592",
 	"target_count":                       "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
 	"token_links":                        "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
-	"topk_gates":                         "2d56baebb434ca87aa0afedc0579dffb473f122e75c4febabd520c3a68291a9e",
+	"topk_gates":                         "692f557f878db48d482d49c1303507cd06269e6ea48e3b502defc59e7810a36c",
 	"topk_gates_backward":                "d9dd2ed409c37ef7a15713dc2de0c4f37b97e205886e02941bf51ef6d66ddfdd",
 }
 
@@ -1828,78 +1826,6 @@ func (c ExpertHistogramSpec) Values() []uint32 {
 	}
 }
 
-//go:embed spv/expert_scan.spv
-var spvExpertScan []byte
-
-// ExpertScan is expert_scan.comp.
-var ExpertScan = &kernel.Kernel{
-	Stem: "expert_scan", Variant: "",
-	SPIRV:     decodeOnce(&spvExpertScan),
-	PushBytes: 60,
-	Push: []kernel.Field{
-		{Name: "ids", Offset: 0, Size: 8},
-		{Name: "counts", Offset: 8, Size: 8},
-		{Name: "offsets", Offset: 16, Size: 8},
-		{Name: "tile_starts", Offset: 24, Size: 8},
-		{Name: "tile_args", Offset: 32, Size: 8},
-		{Name: "status", Offset: 40, Size: 8},
-		{Name: "experts", Offset: 48, Size: 4},
-		{Name: "blocks", Offset: 52, Size: 4},
-		{Name: "block_m", Offset: 56, Size: 4},
-	},
-	Spec: []kernel.Constant{
-		{ID: 0, Name: "THREADS", Default: 128},
-	},
-	LocalSize: [3]int{0, -1, -1},
-}
-
-// ExpertScanPush holds the push constants of expert_scan.comp; uint64 members are device addresses.
-type ExpertScanPush struct {
-	Ids        uint64
-	Counts     uint64
-	Offsets    uint64
-	TileStarts uint64
-	TileArgs   uint64
-	Status     uint64
-	Experts    uint32
-	Blocks     uint32
-	BlockM     uint32
-}
-
-// Bytes lays the push constants out as the shader reads them.
-func (c ExpertScanPush) Bytes() []byte {
-	b := make([]byte, 60)
-	putU64(b[0:], c.Ids)
-	putU64(b[8:], c.Counts)
-	putU64(b[16:], c.Offsets)
-	putU64(b[24:], c.TileStarts)
-	putU64(b[32:], c.TileArgs)
-	putU64(b[40:], c.Status)
-	putU32(b[48:], c.Experts)
-	putU32(b[52:], c.Blocks)
-	putU32(b[56:], c.BlockM)
-	return b
-}
-
-// ExpertScanSpec holds the specialization constants of expert_scan.comp.
-type ExpertScanSpec struct {
-	Threads uint32 // constant 0
-}
-
-// DefaultExpertScanSpec returns the values in the source.
-func DefaultExpertScanSpec() ExpertScanSpec {
-	return ExpertScanSpec{
-		Threads: 128,
-	}
-}
-
-// Values returns the constants in the order of Kernel.Spec.
-func (c ExpertScanSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
-
 //go:embed spv/expert_scatter.spv
 var spvExpertScatter []byte
 
@@ -1907,20 +1833,21 @@ var spvExpertScatter []byte
 var ExpertScatter = &kernel.Kernel{
 	Stem: "expert_scatter", Variant: "",
 	SPIRV:     decodeOnce(&spvExpertScatter),
-	PushBytes: 76,
+	PushBytes: 84,
 	Push: []kernel.Field{
 		{Name: "ids", Offset: 0, Size: 8},
 		{Name: "counts", Offset: 8, Size: 8},
 		{Name: "offsets", Offset: 16, Size: 8},
-		{Name: "tile_starts", Offset: 24, Size: 8},
-		{Name: "order", Offset: 32, Size: 8},
-		{Name: "inverse", Offset: 40, Size: 8},
-		{Name: "tiles", Offset: 48, Size: 8},
-		{Name: "slots", Offset: 56, Size: 4},
-		{Name: "experts", Offset: 60, Size: 4},
-		{Name: "slots_per_block", Offset: 64, Size: 4},
-		{Name: "blocks", Offset: 68, Size: 4},
-		{Name: "block_m", Offset: 72, Size: 4},
+		{Name: "order", Offset: 24, Size: 8},
+		{Name: "inverse", Offset: 32, Size: 8},
+		{Name: "tiles", Offset: 40, Size: 8},
+		{Name: "tile_args", Offset: 48, Size: 8},
+		{Name: "status", Offset: 56, Size: 8},
+		{Name: "slots", Offset: 64, Size: 4},
+		{Name: "experts", Offset: 68, Size: 4},
+		{Name: "slots_per_block", Offset: 72, Size: 4},
+		{Name: "blocks", Offset: 76, Size: 4},
+		{Name: "block_m", Offset: 80, Size: 4},
 	},
 	Spec: []kernel.Constant{
 		{ID: 0, Name: "THREADS", Default: 64},
@@ -1933,10 +1860,11 @@ type ExpertScatterPush struct {
 	Ids           uint64
 	Counts        uint64
 	Offsets       uint64
-	TileStarts    uint64
 	Order         uint64
 	Inverse       uint64
 	Tiles         uint64
+	TileArgs      uint64
+	Status        uint64
 	Slots         uint32
 	Experts       uint32
 	SlotsPerBlock uint32
@@ -1946,19 +1874,20 @@ type ExpertScatterPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c ExpertScatterPush) Bytes() []byte {
-	b := make([]byte, 76)
+	b := make([]byte, 84)
 	putU64(b[0:], c.Ids)
 	putU64(b[8:], c.Counts)
 	putU64(b[16:], c.Offsets)
-	putU64(b[24:], c.TileStarts)
-	putU64(b[32:], c.Order)
-	putU64(b[40:], c.Inverse)
-	putU64(b[48:], c.Tiles)
-	putU32(b[56:], c.Slots)
-	putU32(b[60:], c.Experts)
-	putU32(b[64:], c.SlotsPerBlock)
-	putU32(b[68:], c.Blocks)
-	putU32(b[72:], c.BlockM)
+	putU64(b[24:], c.Order)
+	putU64(b[32:], c.Inverse)
+	putU64(b[40:], c.Tiles)
+	putU64(b[48:], c.TileArgs)
+	putU64(b[56:], c.Status)
+	putU32(b[64:], c.Slots)
+	putU32(b[68:], c.Experts)
+	putU32(b[72:], c.SlotsPerBlock)
+	putU32(b[76:], c.Blocks)
+	putU32(b[80:], c.BlockM)
 	return b
 }
 
@@ -3833,6 +3762,7 @@ var GroupXtyCoopmatF16 = &kernel.Kernel{
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
 		{ID: 11, Name: "GATED", Default: 0},
+		{ID: 12, Name: "PIECE", Default: 4},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -3897,6 +3827,7 @@ type GroupXtyCoopmatSpec struct {
 	MK       uint32 // constant 9
 	Whole    bool   // constant 10
 	Gated    bool   // constant 11
+	Piece    uint32 // constant 12
 }
 
 // DefaultGroupXtyCoopmatSpec returns the values in the source.
@@ -3914,6 +3845,7 @@ func DefaultGroupXtyCoopmatSpec() GroupXtyCoopmatSpec {
 		MK:       16,
 		Whole:    false,
 		Gated:    false,
+		Piece:    4,
 	}
 }
 
@@ -3932,6 +3864,7 @@ func (c GroupXtyCoopmatSpec) Values() []uint32 {
 		c.MK,
 		bitsBool(c.Whole),
 		bitsBool(c.Gated),
+		c.Piece,
 	}
 }
 
@@ -3973,6 +3906,7 @@ var GroupXtyCoopmatBf16 = &kernel.Kernel{
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
 		{ID: 11, Name: "GATED", Default: 0},
+		{ID: 12, Name: "PIECE", Default: 4},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -4022,6 +3956,7 @@ var GroupXtyCoopmatF16F32 = &kernel.Kernel{
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
 		{ID: 11, Name: "GATED", Default: 0},
+		{ID: 12, Name: "PIECE", Default: 4},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{
@@ -4070,6 +4005,7 @@ var GroupXtyCoopmatBf16F32 = &kernel.Kernel{
 		{ID: 9, Name: "MK", Default: 16},
 		{ID: 10, Name: "WHOLE", Default: 0},
 		{ID: 11, Name: "GATED", Default: 0},
+		{ID: 12, Name: "PIECE", Default: 4},
 	},
 	LocalSize: [3]int{0, -1, -1},
 	Needs: []kernel.Feature{

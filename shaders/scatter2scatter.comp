@@ -13,7 +13,7 @@
 //
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
 // offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles); in, out, fan_in, rows (DENSE:
-// number of rows), flags.
+// number of rows, else the length of tiles), flags.
 // Mapping: one work-group per BM × BN tile of y, tiles of out fastest: tile id = group / ⌈out / BN⌉. An invocation owns
 // TM × TN results, BM/TM and BN/TN apart, so THREADS = (BM / TM)·(BN / TN). BK inputs at a time pass through shared
 // memory, four to a vec4; BK is a multiple of 4 and THREADS one of BK / 4 (of BN / 4 when TRANSPOSED).

@@ -71,23 +71,37 @@ void load_x(uvec2 row, uint chunk, out vec4 v[VECTORS]) {
 uvec2 x_rows[COLUMNS];
 uvec2 w_rows[RN];
 float sums[SUMS]; // [output][column]
-uvec4 now[RN];    // a chunk of each output's weights
+uvec4 now[RN]; // a chunk of each output's weights
 uvec4 next[RN];
 
-// find_rows repeats the last row or output where there are fewer: those sums are never stored.
-void find_rows(uint first, uint first_n) {
+// load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
+void load_next(uint chunk) {
+    uint at = min(chunk, push.in_width / VALUES - 1u);
+    [[unroll]] for (uint r = 0u; r < RN; r++) {
+        next[r] = Chunks(w_rows[r]).at[at];
+    }
+}
+
+// start_weights starts the loads of the first chunks of weights. It repeats the last output where there are fewer: those
+// sums are never stored.
+void start_weights(uint member, uint first_n) {
+    uint row_bytes = push.in_width * VALUE_BYTES;
+    uvec2 matrix = expert_base(push.w, has(W_TABLE), tile.expert, push.out_width, row_bytes);
+    [[unroll]] for (uint r = 0u; r < RN; r++) {
+        w_rows[r] = address_at(matrix, min(first_n + r, push.out_width - 1u), row_bytes);
+    }
+    load_next(member);
+}
+
+// find_x_rows finds the rows of x from position first on, and likewise repeats the last.
+void find_x_rows(uint first) {
     [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
-        uint row = min(first + c, tile.end - 1u);
+        uint row = c == 0u ? first : min(first + c, tile.end - 1u); // the first exists: no need to wait for the end
         if (!has(X_GROUPED)) {
             row = slot_of(row);
             row = push.fan_in == 1u ? row : row / push.fan_in;
         }
         x_rows[c] = address_at(push.x, row, push.in_width * INPUT_BYTES);
-    }
-    uint row_bytes = push.in_width * VALUE_BYTES;
-    uvec2 matrix = expert_base(push.w, has(W_TABLE), tile.expert, push.out_width, row_bytes);
-    [[unroll]] for (uint r = 0u; r < RN; r++) {
-        w_rows[r] = address_at(matrix, min(first_n + r, push.out_width - 1u), row_bytes);
     }
 }
 
@@ -126,17 +140,11 @@ void add_inputs(uint member, uint count) {
         sums[i] = 0.0;
     }
     uint chunks = push.in_width / VALUES;
-    if (member < chunks) {
-        [[unroll]] for (uint r = 0u; r < RN; r++) {
-            next[r] = Chunks(w_rows[r]).at[member];
-        }
-    }
     for (uint chunk = member; chunk < chunks; chunk += TEAM) {
-        uint ahead = min(chunk + TEAM, chunks - 1u);
         [[unroll]] for (uint r = 0u; r < RN; r++) {
             now[r] = next[r];
-            next[r] = Chunks(w_rows[r]).at[ahead];
         }
+        load_next(chunk + TEAM);
         add_chunk(chunk, count);
     }
 }
@@ -152,7 +160,7 @@ void store_results(uint member, uint team, uint first, uint count) {
         uint n = tile.column + team * RN + r;
         if (c < count && n < push.out_width) {
             vec2 v = vec2(0.0);
-            for (uint m = 0u; m < TEAM; m++) {
+            [[unroll]] for (uint m = 0u; m < TEAM; m++) {
                 uint at = (team * TEAM + m) * STRIDE;
                 v += vec2(partial[at + r * COLUMNS + c], partial[at + (r + 1u) * COLUMNS + c]);
             }
@@ -178,7 +186,8 @@ void main() {
     uint end = min(tile.first + BM, tile.end);
     for (uint first = tile.first; first < end; first += COLUMNS) {
         uint count = min(COLUMNS, end - first);
-        find_rows(first, tile.column + team * RN);
+        start_weights(member, tile.column + team * RN);
+        find_x_rows(first);
         add_inputs(member, count);
         [[unroll]] for (uint i = 0u; i < SUMS; i++) {
             partial[me * STRIDE + i] = sums[i];

@@ -51,8 +51,6 @@ func defaults(stem string) []uint32 {
 		return DefaultConvertSpec().Values()
 	case "expert_histogram":
 		return DefaultExpertHistogramSpec().Values()
-	case "expert_scan":
-		return DefaultExpertScanSpec().Values()
 	case "expert_scatter":
 		return DefaultExpertScatterSpec().Values()
 	case "group_xty_coopmat":

@@ -54,8 +54,7 @@ const bool SIGMOID = MODE >= SIGMOID_TOPK;
 const uint NO_ID = 0xffffffffu;
 
 shared uint keys[KEYS];
-shared uint best_key[THREADS];
-shared uint best_id[THREADS];
+shared uvec2 best[2 * THREADS]; // each lane's candidate, in turns for even and odd rounds
 
 uint lane;
 uint first_key; // the row's place in keys: E keys of experts, then those of groups
@@ -65,8 +64,9 @@ bool above(uint key, uint id, uint other_key, uint other_id) {
     return key > other_key || (key == other_key && id < other_id);
 }
 
-// next_best is the best candidate of the row that ranks below (last_key, last_id), the same for all its lanes.
-uvec2 next_best(uint last_key, uint last_id) {
+// next_best is the best candidate of the row that ranks below (last_key, last_id), the same for all its lanes. Each lane
+// compares all lanes' candidates for itself: that takes less time than a tree with its barriers.
+uvec2 next_best(uint round, uint last_key, uint last_id) {
     uint key = KEY_NONE;
     uint id = NO_ID;
     for (uint e = lane; e < push.experts; e += LANES) {
@@ -79,19 +79,14 @@ uvec2 next_best(uint last_key, uint last_id) {
     if (LANES == 1u) {
         return uvec2(key, id);
     }
-    uint me = gl_LocalInvocationID.x;
-    best_key[me] = key;
-    best_id[me] = id;
-    for (uint step = LANES / 2u; step > 0u; step /= 2u) {
-        barrier();
-        if (lane < step && above(best_key[me + step], best_id[me + step], best_key[me], best_id[me])) {
-            best_key[me] = best_key[me + step];
-            best_id[me] = best_id[me + step];
-        }
-    }
+    uint mine = (round & 1u) * THREADS + gl_LocalInvocationID.x;
+    best[mine] = uvec2(key, id);
     barrier();
-    uvec2 result = uvec2(best_key[me - lane], best_id[me - lane]);
-    barrier(); // the next round overwrites the arrays
+    uvec2 result = best[mine - lane];
+    for (uint i = 1u; i < LANES; i++) {
+        uvec2 other = best[mine - lane + i];
+        result = above(other.x, other.y, result.x, result.y) ? other : result;
+    }
     return result;
 }
 
@@ -184,7 +179,7 @@ void main() {
     uint top_key = 0u;
     float chosen_sum = 0.0;
     for (uint j = 0u; j < push.k; j++) {
-        chosen = next_best(chosen.x, chosen.y);
+        chosen = next_best(j, chosen.x, chosen.y);
         if (j == 0u) {
             top_key = chosen.x;
             top = top_key == KEY_NAN ? 0.0 : value_of(top_key);

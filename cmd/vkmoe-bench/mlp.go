@@ -17,12 +17,13 @@ type mlp struct {
 	*bench
 	training bool
 
-	x, up, down, dy, gates []float32 // as stored
-	layer                  *moe.MLP
-	grads                  *moe.MLPGrads
-	xs, ys, dys            *vk.Tensor
-	idsOn, gatesOn         *vk.Tensor
-	blockM                 int
+	x, dy, gates   []float32
+	up, down       bankValues
+	layer          *moe.MLP
+	grads          *moe.MLPGrads
+	xs, ys, dys    *vk.Tensor
+	idsOn, gatesOn *vk.Tensor
+	blockM         int
 }
 
 // columns is the width of an expert's hidden rows before the activation.
@@ -38,18 +39,16 @@ func (m *mlp) config() moe.MLPConfig {
 }
 
 func (m *mlp) prepare(ctx context.Context) (err error) {
-	m.x = rounded(m.dtype, uniform(m.rng, m.t*m.in, 1))
-	m.up = rounded(m.dtype, uniform(m.rng, m.experts*m.in*m.columns(), float32(2/math.Sqrt(float64(m.in)))))
-	m.down = rounded(m.dtype, uniform(m.rng, m.experts*m.in*m.out, float32(2/math.Sqrt(float64(m.out)))))
-	m.gates = uniform(m.rng, m.slots(), 1)
+	m.x = uniform(m.rng, m.dtype, m.t*m.in, 1)
+	m.gates = uniform(m.rng, vk.F32, m.slots(), 1)
 	if m.layer, err = moe.NewMLP(m.dev, m.config()); err != nil {
 		return err
 	}
 	m.closers = append(m.closers, m.layer.Close)
-	if err := moe.UploadBank(ctx, m.layer.Up.Weight, m.up); err != nil {
+	if m.up, err = m.fill(ctx, m.layer.Up.Weight, float32(2/math.Sqrt(float64(m.in)))); err != nil {
 		return err
 	}
-	if err := moe.UploadBank(ctx, m.layer.Down.Weight, m.down); err != nil {
+	if m.down, err = m.fill(ctx, m.layer.Down.Weight, float32(2/math.Sqrt(float64(m.out)))); err != nil {
 		return err
 	}
 	if m.xs, err = m.upload(ctx, m.x, m.t, m.in); err != nil {
@@ -68,7 +67,7 @@ func (m *mlp) prepare(ctx context.Context) (err error) {
 	if err := vk.Upload(ctx, m.gatesOn, m.gates); err != nil || !m.training {
 		return err
 	}
-	m.dy = rounded(m.dtype, uniform(m.rng, m.t*m.in, 1))
+	m.dy = uniform(m.rng, m.dtype, m.t*m.in, 1)
 	if m.dys, err = m.upload(ctx, m.dy, m.t, m.in); err != nil {
 		return err
 	}
@@ -126,7 +125,7 @@ func (m *mlp) repeats() int { return 1 }
 // hidden returns z, of a slot: all of it, or of one hidden unit.
 func (m *mlp) hidden(slot, unit int) (gate, up float64) {
 	e, x := int(m.ids[slot]), m.x[slot/m.k*m.in:(slot/m.k+1)*m.in]
-	row := func(n int) float64 { return dot(x, m.up[(e*m.columns()+n)*m.in:]) }
+	row := func(n int) float64 { return dot(x, m.up.of(e)[n*m.in:]) }
 	if m.activation.Gated() {
 		return row(unit), row(m.out + unit)
 	}
@@ -148,10 +147,6 @@ func (m *mlp) limit() float64 { return max(1e-4, 4*refType[m.dtype].Storage()) }
 
 // check compares the outputs of sampled tokens, and sampled gradients of the second weights.
 func (m *mlp) check(ctx context.Context) (float64, error) {
-	got, err := vk.Download[float32](ctx, m.ys)
-	if err != nil {
-		return 0, err
-	}
 	rng := rand.New(rand.NewPCG(2, 3))
 	var d deviation
 	for range 2 {
@@ -162,13 +157,17 @@ func (m *mlp) check(ctx context.Context) (float64, error) {
 			for unit := range h {
 				h[unit] = float32(m.activated(slot, unit))
 			}
-			matrix := m.down[int(m.ids[slot])*m.in*m.out:]
+			matrix := m.down.of(int(m.ids[slot]))
 			for n := range y {
 				y[n] += float64(m.gates[slot]) * dot(h, matrix[n*m.out:])
 			}
 		}
+		got, err := rows(ctx, m.ys, t*m.in, m.in)
+		if err != nil {
+			return 0, err
+		}
 		for n, v := range y {
-			d.add(got[t*m.in+n], v)
+			d.add(got[n], v)
 		}
 	}
 	if !(d.relative() <= m.limit()) {
@@ -182,12 +181,8 @@ func (m *mlp) check(ctx context.Context) (float64, error) {
 
 // checkTraining compares the gradient of x of a token and sampled gradients of the second weights.
 func (m *mlp) checkTraining(ctx context.Context, rng *rand.Rand) (float64, error) {
-	dw, err := moe.DownloadBank[float32](ctx, m.grads.Down.Weight)
-	if err != nil {
-		return 0, err
-	}
 	var d deviation
-	for range 40 {
+	for range 20 {
 		e, n, unit := rng.IntN(m.experts), rng.IntN(m.in), rng.IntN(m.out)
 		sum := 0.0
 		for slot, id := range m.ids {
@@ -195,23 +190,31 @@ func (m *mlp) checkTraining(ctx context.Context, rng *rand.Rand) (float64, error
 				sum += float64(m.gates[slot]) * float64(m.dy[slot/m.k*m.in+n]) * m.activated(slot, unit)
 			}
 		}
-		d.add(dw[(e*m.in+n)*m.out+unit], sum)
+		matrix, err := m.grads.Down.Weight.Expert(e)
+		if err != nil {
+			return 0, err
+		}
+		got, err := rows(ctx, matrix, n*m.out+unit, 1)
+		if err != nil {
+			return 0, err
+		}
+		d.add(got[0], sum)
 	}
 	if !(d.relative() <= m.limit()) {
 		return 0, fmt.Errorf("gradients of the second weights are off by %g", d.relative())
 	}
-	dx, err := vk.Download[float32](ctx, m.grads.X)
+	var input deviation
+	t := rng.IntN(m.t)
+	dx, err := rows(ctx, m.grads.X, t*m.in, m.in)
 	if err != nil {
 		return 0, err
 	}
-	var input deviation
-	t := rng.IntN(m.t)
 	want := make([]float64, m.in)
 	for slot := t * m.k; slot < (t+1)*m.k; slot++ {
 		m.addInputGradient(want, slot)
 	}
 	for n, v := range want {
-		input.add(dx[t*m.in+n], v)
+		input.add(dx[n], v)
 	}
 	if !(input.relative() <= m.limit()) {
 		return 0, fmt.Errorf("gradients of the input are off by %g", input.relative())
@@ -222,14 +225,15 @@ func (m *mlp) checkTraining(ctx context.Context, rng *rand.Rand) (float64, error
 // addInputGradient adds a slot's share of its token's dX.
 func (m *mlp) addInputGradient(dx []float64, slot int) {
 	e, dy := int(m.ids[slot]), m.dy[slot/m.k*m.in:(slot/m.k+1)*m.in]
+	up, down := m.up.of(e), m.down.of(e)
 	dh := make([]float64, m.out)
 	for n, v := range dy {
 		for unit := range dh {
-			dh[unit] += float64(m.gates[slot]) * float64(v) * float64(m.down[(e*m.in+n)*m.out+unit])
+			dh[unit] += float64(m.gates[slot]) * float64(v) * float64(down[n*m.out+unit])
 		}
 	}
 	add := func(n int, dz float64) {
-		for i, w := range m.up[(e*m.columns()+n)*m.in:][:m.in] {
+		for i, w := range up[n*m.in:][:m.in] {
 			dx[i] += dz * float64(w)
 		}
 	}

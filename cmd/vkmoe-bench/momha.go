@@ -206,8 +206,8 @@ func (t *momhaTime) measure(ctx context.Context, rec *vk.Recorder, reps int) err
 
 // prepare makes input, output and the gradients of both.
 func (b *momhaBench) prepare(ctx context.Context) error {
-	b.x = rounded(b.dtype, uniform(b.rng, b.tokens()*b.width, 1))
-	b.dy = rounded(b.dtype, uniform(b.rng, b.tokens()*b.width, 1))
+	b.x = uniform(b.rng, b.dtype, b.tokens()*b.width, 1)
+	b.dy = uniform(b.rng, b.dtype, b.tokens()*b.width, 1)
 	for _, t := range []**vk.Tensor{&b.in, &b.out, &b.dOut, &b.dx} {
 		var err error
 		if *t, err = b.dev.NewTensor(b.dtype, b.tokens(), b.width); err != nil {
@@ -246,7 +246,7 @@ type momhaWeights struct {
 func (b *momhaBench) fill(ctx context.Context, list []momhaWeights) error {
 	for _, w := range list {
 		c := w.layer.Config
-		data := rounded(b.dtype, uniform(b.rng, c.Experts*c.In*c.Out, float32(math.Sqrt(3/float64(c.In)))))
+		data := uniform(b.rng, b.dtype, c.Experts*c.In*c.Out, float32(math.Sqrt(3/float64(c.In))))
 		*w.oracle = ref.Linear[float32]{Experts: c.Experts, In: c.In, Out: c.Out, Weight: data}
 		if err := moe.UploadBank(ctx, w.layer.Weight, data); err != nil {
 			return err

@@ -144,7 +144,7 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	if r.Device, r.Cases, err = pool.Run(cmd.Context(), cases); err != nil {
 		return err
 	}
-	if f.faults {
+	if f.faults && cmd.Context().Err() == nil {
 		if r.Faults, err = plantAll(cmd.Context(), f, pool, cmd.ErrOrStderr()); err != nil {
 			return err
 		}

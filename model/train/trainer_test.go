@@ -109,6 +109,18 @@ func TestTrainingLearnsAndResumesBitForBit(t *testing.T) {
 	}
 }
 
+func TestGradientsIn16BitsLearnToo(t *testing.T) {
+	for _, dtype := range []vk.DType{vk.F16, vk.BF16} {
+		cfg := config(dtype)
+		cfg.LossScale = 256
+		tr := newTrainer(t, tiny(t, dtype), cfg)
+		list := steps(t, tr, 40)
+		require.Less(t, list[39].Loss, 1.2, dtype)
+		require.InDelta(t, 2, list[0].GradNorm, 2, "the loss scale is taken out again")
+		require.Less(t, tr.StateBytes(), dev.Memory().LiveBytes)
+	}
+}
+
 func TestAStepIsOneSubmission(t *testing.T) {
 	d := tiny(t, vk.F32)
 	tr := newTrainer(t, d, config(vk.F32))

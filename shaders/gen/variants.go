@@ -24,7 +24,7 @@ var variants = slices.Concat(
 	storages("embedding"),
 	storages("embedding_backward"),
 	widening("embedding_backward"),
-	plain("expert_histogram", "expert_scan", "expert_scatter"),
+	plain("expert_histogram", "expert_scatter"),
 	storages("flash_attention"),
 	storages("flash_attention_backward_kv"),
 	storages("flash_attention_backward_q"),

@@ -51,11 +51,14 @@ bool find_tile() {
         tile.end = push.rows;
         return tile.first < push.rows;
     }
-    if (id >= load_u32(push.tile_args, 3u)) {
+    // The tile is read before it is known to exist, so that the two loads do not wait for each other.
+    uint at = 2u * min(id, push.rows - 1u);
+    uint tiles = load_u32(push.tile_args, 3u);
+    tile.expert = uint(load_i32(push.tiles, at));
+    tile.first = uint(load_i32(push.tiles, at + 1u));
+    if (id >= tiles) {
         return false;
     }
-    tile.expert = uint(load_i32(push.tiles, 2u * id));
-    tile.first = uint(load_i32(push.tiles, 2u * id + 1u));
     tile.end = uint(load_i32(push.offsets, tile.expert + 1u));
     return true;
 }

@@ -35,6 +35,7 @@ var families = []family{
 	routingCases, topKCases, topKUnusual, topKBackwardCases,
 	activationCases, activationUnusual, combineCases, convertCases, jitterCases,
 	statsCases, lossCases, mlpForward, mlpBackward,
+	flashCases, normCases, ropeCases,
 	selfTests,
 }
 

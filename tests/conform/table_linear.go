@@ -19,7 +19,8 @@ var (
 	}
 	optionShapes   = []shape{{6, 3, 50, 61, 34}, {5, 2, 37, 48, 72}}
 	backwardShapes = []shape{{3, 2, 7, 3, 1}, {5, 2, 20, 36, 40}, {8, 4, 70, 33, 25}, {16, 1, 40, 12, 50}}
-	coopMatShapes  = []shape{{1, 1, 1, 8, 8}, {3, 2, 37, 24, 16}, {8, 4, 70, 104, 72}, {4, 2, 130, 64, 128}, {16, 4, 9, 136, 40}}
+	coopMatShapes  = []shape{{1, 1, 1, 8, 8}, {3, 2, 37, 24, 16}, {8, 4, 70, 104, 72}, {4, 2, 130, 64, 128}, {16, 4, 9, 136, 40},
+		{4, 2, 130, 200, 128}, {3, 2, 37, 264, 72}} // the last two have several steps of 64 or 128 inputs and a tail
 )
 
 // forwardOptions of cases that vary nothing else; odd addresses come last.
@@ -101,7 +102,7 @@ func linearCoopMat(add func(Case)) {
 						c.path, c.shape, c.spread, c.layout = moe.PathCoopMat, s, sp, layouts[l].layout
 						c = c.withOption(option)
 						add(Case{Name: linearName("forward", c, dtype.String(), layouts[l].name, option), Record: c.forward,
-							Needs: []vk.Feature{vk.FeatureCoopMat}, Required: (i == 2 || i == 4) && j == (l+i)%len(spreads)})
+							Needs: []vk.Feature{vk.FeatureCoopMat}, Required: (i == 2 || i == 5) && j == (l+i)%len(spreads)})
 					}
 				}
 			}

@@ -22,22 +22,20 @@ func sortedKeys[V any](m map[string]V) []string {
 // columns of the support matrix: which cases belong to each, by the parts of their names.
 var columns = []struct {
 	title string
-	holds func(parts []string) bool
+	in    func(parts []string) bool
 }{
-	{"f32", func(p []string) bool { return !coopmat(p) && !slices.ContainsFunc(p, has("f16")) }},
-	{"f16", func(p []string) bool {
-		return !coopmat(p) && slices.ContainsFunc(p, has("f16")) && !slices.ContainsFunc(p, has("bf16"))
-	}},
-	{"bf16", func(p []string) bool { return !coopmat(p) && slices.ContainsFunc(p, has("bf16")) }},
+	{"f32", func(p []string) bool { return !coopmat(p) && !holds(p, "f16") && !holds(p, "bf16") }},
+	{"f16", func(p []string) bool { return !coopmat(p) && holds(p, "f16") }},
+	{"bf16", func(p []string) bool { return !coopmat(p) && holds(p, "bf16") }},
 	{"coopmat f16", func(p []string) bool { return coopmat(p) && slices.Contains(p, "f16") }},
 	{"coopmat bf16", func(p []string) bool { return coopmat(p) && slices.Contains(p, "bf16") }},
 }
 
 func coopmat(parts []string) bool { return slices.Contains(parts, "coopmat") }
 
-// has finds a dtype in a part of a name: bf16, or f32_bf16 and the like.
-func has(dtype string) func(string) bool {
-	return func(part string) bool { return slices.Contains(strings.Split(part, "_"), dtype) }
+// holds finds a dtype in the parts of a name: bf16, or f32_bf16 and the like.
+func holds(parts []string, dtype string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return slices.Contains(strings.Split(part, "_"), dtype) })
 }
 
 // Matrix is the support matrix of several reports as a table in Markdown: a row per device and driver, and per dtype and path
@@ -52,17 +50,17 @@ func Matrix(reports []*Report) string {
 	for _, r := range reports {
 		fmt.Fprintf(&b, "| %s | %s, %s |", r.Name(), r.Device.API, r.Host.OS)
 		for _, c := range columns {
-			b.WriteString(" " + r.cell(c.holds) + " |")
+			b.WriteString(" " + r.cell(c.in) + " |")
 		}
 		fmt.Fprintf(&b, " %s | %s |\n", r.bad(), r.caught())
 	}
 	return b.String()
 }
 
-func (r *Report) cell(holds func([]string) bool) string {
+func (r *Report) cell(in func([]string) bool) string {
 	pass, bad, other := 0, 0, 0
 	for _, c := range r.Cases {
-		if !holds(strings.Split(c.Name, ".")) {
+		if !in(strings.Split(c.Name, ".")) {
 			continue
 		}
 		switch {

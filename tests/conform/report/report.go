@@ -70,7 +70,13 @@ func New() *Report {
 	return &Report{Suite: revision(), Started: time.Now().UTC().Truncate(time.Second), Host: host()}
 }
 
+// Revision is the version control revision of the suite. The linker sets it (-X) where go build does not know.
+var Revision string
+
 func revision() string {
+	if Revision != "" {
+		return Revision
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

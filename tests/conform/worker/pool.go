@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ const (
 )
 
 // Run runs all cases and returns their results in the cases' order, with the device. It fails when no worker can be
-// started at all, and with ctx's error.
+// started at all. When ctx ends it returns what has been run, and warns.
 func (p *Pool) Run(ctx context.Context, cases []conform.Case) (conform.Device, []conform.Result, error) {
 	first, hello, err := start(p.Command, p.Env, startLimit)
 	if err != nil {
@@ -63,8 +64,12 @@ func (p *Pool) Run(ctx context.Context, cases []conform.Case) (conform.Device, [
 		}
 		wait.Go(func() {
 			for i := range next {
-				results[i] = w.run(cases[i].Name, 0)
-				p.finish(&results[i])
+				r := w.run(cases[i].Name, 0)
+				if ctx.Err() != nil && r.Status.Bad() {
+					continue // the interrupt ended its worker
+				}
+				p.finish(&r)
+				results[i] = r
 			}
 			w.end()
 		})
@@ -81,7 +86,9 @@ func (p *Pool) Run(ctx context.Context, cases []conform.Case) (conform.Device, [
 	close(next)
 	wait.Wait()
 	if ctx.Err() != nil {
-		return p.device, nil, ctx.Err()
+		done := slices.DeleteFunc(results, func(r conform.Result) bool { return r.Name == "" })
+		p.warn("interrupted: %d of %d cases were run", len(done), len(cases))
+		return p.device, done, nil
 	}
 	p.retry(results)
 	return p.device, results, nil
