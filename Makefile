@@ -54,7 +54,7 @@ conform: need
 	@scripts/conform.sh $(CONFORM)
 
 matrix: build
-	@out/vkmoe-conform report --matrix --into doc/conformance.md doc/conformance/*.json.gz
+	@out/vkmoe-conform report --matrix --into README.md doc/conformance/*.json.gz
 
 drivers:
 	@scripts/drivers.sh
