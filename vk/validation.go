@@ -121,26 +121,31 @@ func hasLayer(global *C.vkmoe_adapter_global, name string) (bool, error) {
 	}
 }
 
-// layerSettings switches checks on by the layer's setting names.
+// layerSettings switches checks on and off by the layer's setting names. Shared memory races stay unchecked: the layer (1.4.3xx)
+// takes barriers in loops for none, and reports invocation 0 as racing with invocation 0.
 func layerSettings(mem *cMemory, mode validationMode) unsafe.Pointer {
-	names := []string{"validate_sync"}
-	if mode == validationGPU {
-		names = append(names, "gpuav_enable")
+	type choice struct {
+		name string
+		on   C.uint32_t
 	}
-	yes := (*C.uint32_t)(mem.alloc(C.sizeof_uint32_t))
-	*yes = 1
+	choices := []choice{{"validate_sync", 1}}
+	if mode == validationGPU {
+		choices = append(choices, choice{"gpuav_enable", 1}, choice{"gpuav_shared_memory_data_race", 0})
+	}
 	array := (*C.vkmoe_adapter_layer_setting)(
-		mem.alloc(C.size_t(len(names)) * C.sizeof_vkmoe_adapter_layer_setting))
-	for i, name := range names {
-		setting := &unsafe.Slice(array, len(names))[i]
+		mem.alloc(C.size_t(len(choices)) * C.sizeof_vkmoe_adapter_layer_setting))
+	for i, c := range choices {
+		value := (*C.uint32_t)(mem.alloc(C.sizeof_uint32_t))
+		*value = c.on
+		setting := &unsafe.Slice(array, len(choices))[i]
 		setting.layer = mem.string(validationLayer)
-		setting.name = mem.string(name)
+		setting.name = mem.string(c.name)
 		setting.value_count = 1
-		setting.values = unsafe.Pointer(yes)
+		setting.values = unsafe.Pointer(value)
 	}
 	info := (*C.vkmoe_adapter_layer_settings)(mem.alloc(C.sizeof_vkmoe_adapter_layer_settings))
 	info._type = 1000496000
-	info.count = C.uint32_t(len(names))
+	info.count = C.uint32_t(len(choices))
 	info.settings = array
 	return unsafe.Pointer(info)
 }
