@@ -124,7 +124,7 @@ func TestMatrix(t *testing.T) {
 	require.False(t, ok)
 }
 
-// TestTheCommittedMatrixIsThatOfTheReports holds documents with a matrix to the committed reports.
+// TestTheCommittedMatrixIsThatOfTheReports holds the README to the committed reports.
 func TestTheCommittedMatrixIsThatOfTheReports(t *testing.T) {
 	const doc = "../../../doc"
 	paths, err := filepath.Glob(filepath.Join(doc, "conformance", "*.json.gz"))
@@ -139,15 +139,11 @@ func TestTheCommittedMatrixIsThatOfTheReports(t *testing.T) {
 		}
 		reports = append(reports, r)
 	}
-	for _, name := range []string{filepath.Join(doc, "conformance.md"), filepath.Join(doc, "..", "README.md")} {
-		text, err := os.ReadFile(name)
-		require.NoError(t, err)
-		if want, ok := Insert(string(text), Matrix(reports)); ok {
-			require.Equal(t, want, string(text), "%s: run make matrix", name)
-		} else {
-			require.NotContains(t, name, "conformance.md", "its marks are gone")
-		}
-	}
+	text, err := os.ReadFile(filepath.Join(doc, "..", "README.md"))
+	require.NoError(t, err)
+	want, ok := Insert(string(text), Matrix(reports))
+	require.True(t, ok, "the README's marks are gone")
+	require.Equal(t, want, string(text), "run make matrix")
 }
 
 // TestPageInABrowser loads the page in headless Chromium, which has to run its script.
