@@ -175,8 +175,10 @@ func TestRenderTypes(t *testing.T) {
 		localSize: [3]int{0, -1, -1},
 		needs:     []kernel.Feature{kernel.BF16},
 	}
-	text, err := render("16.0.0", []kernelInfo{k})
+	files, err := render("16.0.0", []kernelInfo{k})
 	require.NoError(t, err)
+	require.Len(t, files, 2)
+	text := files["fake_stem.go"]
 	for _, want := range []string{
 		`"math"`, "var FakeStemBf16 = &kernel.Kernel{", "putU64(b[0:], c.X)", "putU32(b[8:], math.Float32bits(c.Scale))",
 		"putU32(b[12:], uint32(c.Shift))", "math.Float32bits(c.Epsilon),", "uint32(c.LowBound),", "bitsBool(c.Quads),",
@@ -188,4 +190,40 @@ func TestRenderTypes(t *testing.T) {
 	other.variant.name, other.pushBytes = "f32", 20
 	_, err = render("16.0.0", []kernelInfo{k, other})
 	require.ErrorContains(t, err, "differ")
+	other.variant.stem = "other"
+	_, err = render("16.0.0", []kernelInfo{k, other, k})
+	require.ErrorContains(t, err, "twice")
+}
+
+// TestStaleFilesGo asks that what was generated of a kernel that is no more goes, and nothing else.
+func TestStaleFilesGo(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "spv"), 0o755))
+	write := func(name, text string) string {
+		name = filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o644))
+		return name
+	}
+	kept, keptBlob := write("new.go", generatedBy+"new.comp"), write("spv/new.spv", "")
+	own := write("shaders.go", "package shaders")
+	old, oldBlob := write("old.go", generatedBy+"old.comp"), write("spv/old.spv", "")
+	require.NoError(t, removeStale(dir, map[string]bool{kept: true, keptBlob: true}))
+	for _, name := range []string{kept, keptBlob, own} {
+		require.FileExists(t, name)
+	}
+	for _, name := range []string{old, oldBlob} {
+		require.NoFileExists(t, name)
+	}
+}
+
+// TestGeneratedFilesAreShort holds them to what a reader finds his way in.
+func TestGeneratedFilesAreShort(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(root, "*.go"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		require.NoError(t, err)
+		require.LessOrEqual(t, strings.Count(string(text), "\n"), 400, f)
+	}
 }

@@ -1,4 +1,5 @@
-// Command gen compiles the shaders of the parent folder to spv/ and writes kernels.go: run it by go generate.
+// Command gen compiles the shaders of the parent folder to spv/ and writes kernels.go and a STEM.go beside each STEM.comp: run it by
+// go generate.
 //
 // With arguments it compiles somebody else's kernels, for vk.NewKernel: each STEM.comp of the working folder to STEM.spv
 // beside it, with hashes of sources and results in kernels.sum. With -check it compares a folder with its kernels.sum, for
@@ -15,6 +16,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,7 +47,7 @@ func run(args []string) error {
 	return nil
 }
 
-// generate writes root/spv and root/kernels.go.
+// generate writes root/spv, root/kernels.go and the stems' files, and removes what it wrote of kernels that are no more.
 func generate(root string) error {
 	c, err := findCompiler(filepath.Join(root, ".."))
 	if err != nil {
@@ -76,9 +78,38 @@ func generate(root string) error {
 		keep[name] = true
 		list = append(list, info)
 	}
-	old, err := filepath.Glob(filepath.Join(spv, "*.spv"))
+	files, err := render(c.version, list)
 	if err != nil {
 		return err
+	}
+	for name, text := range files {
+		name = filepath.Join(root, name)
+		if err := os.WriteFile(name, text, 0o644); err != nil {
+			return err
+		}
+		keep[name] = true
+	}
+	return removeStale(root, keep)
+}
+
+// removeStale removes the modules and generated files that are not to be kept.
+func removeStale(root string, keep map[string]bool) error {
+	old, err := filepath.Glob(filepath.Join(root, "spv", "*.spv"))
+	if err != nil {
+		return err
+	}
+	sources, err := filepath.Glob(filepath.Join(root, "*.go"))
+	if err != nil {
+		return err
+	}
+	for _, name := range sources {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if bytes.HasPrefix(text, []byte(generatedBy)) {
+			old = append(old, name)
+		}
 	}
 	for _, name := range old {
 		if !keep[name] {
@@ -87,9 +118,5 @@ func generate(root string) error {
 			}
 		}
 	}
-	text, err := render(c.version, list)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(root, "kernels.go"), text, 0o644)
+	return nil
 }
