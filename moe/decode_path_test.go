@@ -14,9 +14,9 @@ import (
 // vectorTiles are the tiles of the table and some that share work otherwise.
 func vectorTiles() []vectorTile {
 	tiles := []vectorTile{{32, 8, 2, 1}, {64, 64, 4, 3}, {64, 16, 2, 8}}
-	for _, rule := range tileRules {
-		if rule.vectors != (vectorTile{}) {
-			tiles = append(tiles, rule.vectors)
+	for _, band := range builtInBands() {
+		if band.Vectors != (vectorTile{}) {
+			tiles = append(tiles, band.Vectors)
 		}
 	}
 	return tiles
@@ -134,8 +134,8 @@ func TestDecodePathIsChosen(t *testing.T) {
 	x = odd
 	require.False(t, fits(func(*ParallelLinear) {}), "an address that 16-byte loads cannot read")
 	for _, class := range []deviceClass{classPlain, classTensor} {
-		require.NotZero(t, chooseRule(class, 8, 64).vectors.Threads)
-		require.Zero(t, chooseRule(class, 8*64, 64).vectors.Threads)
-		require.Equal(t, chooseRule(class, 8, 64).wide.BM, chooseRule(class, 8*64, 64).wide.BM)
+		require.NotZero(t, classTunings()[class].band(8, 64).Vectors.Threads)
+		require.Zero(t, classTunings()[class].band(8*64, 64).Vectors.Threads)
+		require.Equal(t, classTunings()[class].band(8, 64).Wide.BM, classTunings()[class].band(8*64, 64).Wide.BM)
 	}
 }

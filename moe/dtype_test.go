@@ -162,8 +162,8 @@ func signs(r *rand.Rand, n int) []float32 {
 // TestEveryTileIn16Bits runs pairs of columns through all tiles, and tiles whose invocations own single columns.
 func TestEveryTileIn16Bits(t *testing.T) {
 	tiles := []Tile{{8, 8, 8, 1, 1}, {16, 12, 8, 2, 3}}
-	for _, rule := range tileRules {
-		tiles = append(tiles, rule.wide, rule.narrow)
+	for _, band := range builtInBands() {
+		tiles = append(tiles, band.Wide, band.Narrow)
 	}
 	if testing.Short() {
 		tiles = tiles[:4]

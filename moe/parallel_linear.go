@@ -178,6 +178,10 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
 	}
+	if tile.BM != r.BlockM {
+		return rec.Fail(&vk.ShapeError{Op: "ParallelLinear.Forward", Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", tile.BM),
+			Got: fmt.Sprintf("%d: it was recorded before UseTuning", r.BlockM)})
+	}
 	return l.dispatch(rec, tile, push, r.TileBound, r.Slots(), x, y,
 		opts.Gates, r.Order, r.Offsets, r.Tiles, r.TileArgs)
 }
@@ -256,17 +260,23 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
-	columns := tile.BN
-	dev := rec.Device()
-	if bn, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, &d); ok {
-		columns = bn
-	} else if bn, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, &d); ok {
-		columns = bn
-	}
-	if l.Config.Path == PathCoopMat && d.Kernel != tensorKernels[l.Config.DType] {
+	path, columns := l.choosePath(rec.Device(), tile, rows, x, y, &d)
+	if l.Config.Path == PathCoopMat && path != PathCoopMat {
 		return rec.Fail(l.noTensorPath(rec.Device()))
 	}
 	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
+}
+
+// choosePath makes a dispatch of the portable kernel one of a faster path where the device's table and the operands allow that. It
+// returns the path and how many columns a tile has.
+func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows int, x, y *vk.Tensor, d *vk.Dispatch) (Path, int) {
+	if columns, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, d); ok {
+		return pathDecode, columns
+	}
+	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, d); ok {
+		return PathCoopMat, columns
+	}
+	return PathPortable, tile.BN
 }
 
 func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {
@@ -303,9 +313,6 @@ func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, 
 	if r.Experts != l.Config.Experts {
 		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("%d experts", l.Config.Experts),
 			Got: fmt.Sprintf("%d", r.Experts)}
-	}
-	if l.tile != (Tile{}) && l.tile.BM != r.BlockM {
-		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", l.tile.BM), Got: fmt.Sprint(r.BlockM)}
 	}
 	rows, fanIn := r.Slots(), 1
 	if opts.In == Scattered && x != nil && x.Rank() == 2 && x.Dim(0) == r.Tokens {

@@ -160,8 +160,8 @@ func TestScatter2scatterShapes(t *testing.T) {
 
 // TestScatter2scatterOfWideInputs would show a driver that ends loops early (see maxLoop).
 func TestScatter2scatterOfWideInputs(t *testing.T) {
-	for _, rule := range tileRules {
-		for i, tile := range []Tile{rule.wide, rule.narrow} {
+	for _, band := range builtInBands() {
+		for i, tile := range []Tile{band.Wide, band.Narrow} {
 			linearCase{3, 2, 2, 66000 + i, 8 + i, spreads[0], ref.Layout{}, true, true, false, 0, tile, halves}.check(t, true)
 			linearCase{3, 2, 2, 66001, 8 + i, spreads[0], ref.Layout{}, true, true, true, 0, tile, halves}.check(t, true)
 		}
@@ -178,8 +178,8 @@ func TestScatter2scatterIsExact(t *testing.T) {
 
 func TestEveryTileOfTheSelector(t *testing.T) {
 	seen := map[Tile]bool{}
-	for _, rule := range tileRules {
-		for _, tile := range []Tile{rule.wide, rule.narrow} {
+	for _, band := range builtInBands() {
+		for _, tile := range []Tile{band.Wide, band.Narrow} {
 			if seen[tile] {
 				continue
 			}
@@ -189,7 +189,7 @@ func TestEveryTileOfTheSelector(t *testing.T) {
 				require.Zero(t, tile.BN%tile.TN)
 				require.Zero(t, tile.BK%4)
 				require.LessOrEqual(t, tile.Threads(), 256)
-				require.Equal(t, rule.wide.BM, tile.BM)
+				require.Equal(t, band.Wide.BM, tile.BM)
 				for _, inOut := range []bool{false, true} {
 					linearCase{90, 4, 2, 76, 68, spreads[0], ref.Layout{}, true, true, inOut, 0, tile, halves}.check(t, true)
 					linearCase{37, 3, 2, 33, 71, spreads[2], ref.Layout{GroupedOut: true}, true, true, inOut, 1, tile, halves}.check(t, true)
