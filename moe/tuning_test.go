@@ -75,7 +75,7 @@ func TestBrokenTablesAreRefused(t *testing.T) {
 // openOwn opens a device whose cache folder is dir.
 func openOwn(t *testing.T, dir string) *vk.Device {
 	t.Helper()
-	newKit(t).close() // skips without a device
+	newKit(t).Close() // skips without a device
 	own, err := vk.Open(vk.Options{CacheDir: dir})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, own.Close()) })
@@ -171,6 +171,6 @@ func TestLayersRunWithAnyTable(t *testing.T) {
 	table.Bands = []tileBand{{Wide: Tile{24, 16, 8, 3, 2}, Narrow: Tile{24, 8, 8, 3, 2}}}
 	require.NoError(t, UseTuning(dev, table))
 	defer func() { require.NoError(t, UseTuning(dev, before)) }()
-	k.close()
+	k.Close()
 	linearCase{100, 5, 2, 40, 36, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.check(t, false)
 }
