@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/spirv"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -36,8 +37,8 @@ func pipelines() []vk.PipelineSpec {
 	list = append(list, decodePipelines()...)
 	for _, a := range activations {
 		for _, wide := range []bool{false, true} {
-			shape := chooseElementwise(1024, wide)
-			add(shaders.ActivationF32, shaders.ActivationSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: wide,
+			grid := check.NewGrid(1024, wide)
+			add(shaders.ActivationF32, shaders.ActivationSpec{Columns: grid.Columns, Rows: grid.Rows, Quads: grid.Quads,
 				Mode: a.mode, Gated: a.gated}.Values())
 		}
 	}

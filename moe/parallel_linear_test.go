@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
@@ -92,7 +93,7 @@ func (c linearCase) recordIn(k *kit, st storage) linearRun {
 // retile sorts a routing again for tiles of other than the usual height.
 func (k *kit) retile(r *Routing, blockM int) {
 	r.BlockM = blockM
-	r.TileBound = ceilDiv(r.Slots(), blockM) + min(r.Experts, r.Slots())
+	r.TileBound = check.CeilDiv(r.Slots(), blockM) + min(r.Experts, r.Slots())
 	r.Tiles = k.PartialOutput("tiles", vk.I32, r.TileBound, 2)
 	_, blocks := sortBlocks(r.Slots(), r.Experts)
 	r.sort(k.Rec, sortScratch{

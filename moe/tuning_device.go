@@ -27,7 +27,7 @@ type TuningKey struct {
 	DriverUUID    string `json:"driver_uuid"`
 	DriverVersion string `json:"driver_version"`
 	SubgroupSize  uint32 `json:"subgroup_size"` // which some drivers let the user choose
-	Kernels       string `json:"kernels"` // digest of the kernels that the table chooses among
+	Kernels       string `json:"kernels"`       // digest of the kernels that the table chooses among
 }
 
 // TuningStatus says which table is in force on a device.
