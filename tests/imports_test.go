@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"internal/ref":         {},
 	"internal/safetensors": {},
 	"internal/picture":     {},
+	"internal/canvas":      {},
 	"shaders":              {"internal/kernel"},
 	"shaders/gen":          {"internal/kernel", "internal/spirv"},
 	"vk":                   {"internal/kernel", "internal/spirv"},
