@@ -123,10 +123,12 @@ func TestHoverTells(t *testing.T) {
 	s := sample(100, 8, 2)
 	d := New()
 	found := map[string]bool{}
+	c := canvas.New(1280, 800, 1)
 	for y := 90.0; y < 800; y += 37 {
 		for x := 60.0; x < 1280; x += 59 {
 			d.Move(x, y)
-			d.Draw(canvas.New(1280, 800, 1), s)
+			c.Reset(1280, 800, 1)
+			d.Draw(c, s)
 			for _, line := range d.tip {
 				for _, word := range []string{"gate", "held out:", "ParallelLinear dX", "times an even share"} {
 					if strings.Contains(line, word) {
