@@ -58,6 +58,7 @@ func rounded(dtype vk.DType, data []float32) []float32 {
 type storage struct {
 	x, w, y vk.DType
 	part    int // experts per tensor of a bank, 0 for all
+	format  WeightFormat
 }
 
 // bank makes banded weights [E, …].

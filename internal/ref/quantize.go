@@ -106,7 +106,7 @@ func (f WeightFormat) scale(extreme float64) float64 {
 	}
 	scale := RoundBits(extreme/-8, 5)
 	const unit = 0x1p-24 // of subnormal float16
-	return math.RoundToEven(scale/unit) * unit
+	return math.RoundToEven(scale/unit)*unit + 0 // never −0
 }
 
 // RoundBits rounds to so many significant bits, ties to even.
