@@ -7,6 +7,7 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -46,7 +47,7 @@ func NewExpertBank(dev *vk.Device, dtype vk.DType, shape ...int) (*ExpertBank, e
 	experts := shape[0]
 	parts := 1
 	if per := int(min(dev.Caps().MaxTensorBytes()/expert, uint64(experts))); per > 0 {
-		parts = ceilDiv(experts, per)
+		parts = check.CeilDiv(experts, per)
 	}
 	for i := range parts {
 		from, to := i*experts/parts, (i+1)*experts/parts
@@ -82,7 +83,7 @@ func BankOfExperts(dev *vk.Device, experts []*vk.Tensor) (*ExpertBank, error) {
 	shape := experts[0].Shape()
 	b := &ExpertBank{shape: append([]int{len(experts)}, shape...)}
 	for i, t := range experts {
-		if err := checkTensor(dev, op, fmt.Sprintf("expert %d", i), t, experts[0].DType(), shape...); err != nil {
+		if err := check.Tensor(dev, op, fmt.Sprintf("expert %d", i), t, experts[0].DType(), shape...); err != nil {
 			return nil, err
 		}
 		part, err := t.Reshape(append([]int{1}, shape...)...)
@@ -321,7 +322,7 @@ func (b *ExpertBank) checkFormat(dev *vk.Device, op, arg string, format WeightFo
 		return &vk.ShapeError{Op: op, Arg: arg, Want: want, Got: b.String()}
 	}
 	for _, t := range b.tensors() {
-		if err := checkTensor(dev, op, arg, t, t.DType(), t.Shape()...); err != nil {
+		if err := check.Tensor(dev, op, arg, t, t.DType(), t.Shape()...); err != nil {
 			return err
 		}
 	}
@@ -331,7 +332,7 @@ func (b *ExpertBank) checkFormat(dev *vk.Device, op, arg string, format WeightFo
 // checkApartFromBank reports an output that shares memory with a bank.
 func checkApartFromBank(op, outArg string, out *vk.Tensor, arg string, b *ExpertBank) error {
 	for _, t := range b.tensors() {
-		if err := checkApart(op, outArg, out, map[string]*vk.Tensor{arg: t}); err != nil {
+		if err := check.Apart(op, outArg, out, check.Inputs{arg: t}); err != nil {
 			return err
 		}
 	}

@@ -18,10 +18,13 @@ const (
 	// PathCoopMat multiplies by cooperative matrices (VK_KHR_cooperative_matrix) whether that is faster or not: for tests and
 	// measurements. Where it cannot, recording fails with a *vk.UnsupportedError.
 	PathCoopMat
+
+	// pathDecode is what the selector takes for a few rows per expert; it cannot be asked for.
+	pathDecode
 )
 
 func (p Path) String() string {
-	names := [...]string{"auto", "portable", "coopmat"}
+	names := [...]string{"auto", "portable", "coopmat", "decode"}
 	if int(p) < len(names) {
 		return names[p]
 	}

@@ -15,26 +15,26 @@ func TestPathsAreWhatWasAskedFor(t *testing.T) {
 	for _, dtype := range []vk.DType{vk.F32, vk.F16, vk.BF16} {
 		for _, path := range []Path{PathAuto, PathPortable, PathCoopMat} {
 			k := newKit(t)
-			x, y := k.floats("x", dtype, make([]float32, 64), 8, 8), k.output("y", dtype, 8, 16)
+			x, y := k.Floats("x", dtype, make([]float32, 64), 8, 8), k.Output("y", dtype, 8, 16)
 			l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 8, Out: 16, DType: dtype, Path: path}}
-			l.Weight = bankOf(t, k.floats("weight", dtype, make([]float32, 128), 1, 16, 8))
-			err := l.Dense(k.rec, x, y)
+			l.Weight = bankOf(t, k.Floats("weight", dtype, make([]float32, 128), 1, 16, 8))
+			err := l.Dense(k.Rec, x, y)
 			_, _, _, able := matrixShape(dev.Caps(), dtype)
 			able = able && tensorKernels[tensorTypes{dtype, WeightsFull}] != nil && dev.Caps().Has(tensorKernels[tensorTypes{dtype, WeightsFull}].Needs...)
 			if path == PathCoopMat && !able {
 				var missing *vk.UnsupportedError
 				require.ErrorAs(t, err, &missing, "%v", dtype)
 				require.NotEmpty(t, missing.Need)
-				k.close()
+				k.Close()
 				continue
 			}
 			require.NoError(t, err)
-			stem := k.rec.Pipelines()[0].Kernel.Stem
+			stem := k.Rec.Pipelines()[0].Kernel.Stem
 			if path != PathAuto {
 				require.Equal(t, path == PathCoopMat, stem == "scatter2scatter_coopmat", "%v %v: %s", dtype, path, stem)
 			}
-			k.run()
-			k.close()
+			k.Run()
+			k.Close()
 		}
 	}
 	require.Equal(t, "auto portable coopmat path 7", fmt.Sprint(PathAuto, PathPortable, PathCoopMat, Path(7)))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -60,11 +61,11 @@ func (f WeightFormat) ExpertBytes(dtype vk.DType, in, out int) uint64 {
 
 // rowWords is the number of words of a row's codes and of its scales.
 func (f WeightFormat) rowWords(in int) (codes, scales int) {
-	blocks := ceilDiv(in, QuantBlock)
+	blocks := check.CeilDiv(in, QuantBlock)
 	if f == WeightsInt8 {
 		return blocks * QuantBlock / 4, 1
 	}
-	return blocks * QuantBlock / 8, ceilDiv(blocks, 2)
+	return blocks * QuantBlock / 8, check.CeilDiv(blocks, 2)
 }
 
 // chunkValues is the number of weights in 16 bytes.
@@ -183,7 +184,7 @@ func (b *ExpertBank) quantize(rec *vk.Recorder, i, first int, piece *vk.Tensor) 
 	if b.inOut {
 		push.RowStep, push.InStep = 1, uint32(out)
 	}
-	if err := record(rec, vk.Dispatch{
+	if err := check.Record(rec, vk.Dispatch{
 		Kernel: quantizeKernels[b.format][piece.DType()],
 		Spec:   shaders.QuantizeSpec{Threads: quantizeThreads}.Values(),
 		Push:   push.Bytes(),
@@ -209,12 +210,12 @@ func (b *ExpertBank) checkQuantize(dev *vk.Device, at int, values *vk.Tensor) er
 	if b == nil || b.format == WeightsFull {
 		return &vk.ShapeError{Op: op, Arg: "bank", Want: "one in a quantized format", Got: fmt.Sprint(b)}
 	}
-	if values == nil || !isStorage(values.DType()) {
+	if values == nil || !check.IsStorage(values.DType()) {
 		return &vk.ShapeError{Op: op, Arg: "values", Want: "f32, f16 or bf16", Got: fmt.Sprint(values)}
 	}
-	err := firstError(
+	err := check.First(
 		b.checkFormat(dev, op, "bank", b.format, b.values, b.shape...),
-		checkTensor(dev, op, "values", values, values.DType(), values.Shape()...),
+		check.Tensor(dev, op, "values", values, values.DType(), values.Shape()...),
 		b.checkSpan(op, at, values.Elements()),
 	)
 	if err == nil {

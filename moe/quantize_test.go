@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -28,17 +29,11 @@ func (st storage) roundings() int {
 
 // quantizedBank makes a banded bank and quantizes data into it on the device.
 func (st storage) quantizedBank(k *kit, name string, c ParallelLinearConfig, data []float32) *ExpertBank {
-	k.t.Helper()
+	k.T.Helper()
 	b := emptyQuantizedBank(k, name, c, st.part)
-	require.NoError(k.t, UploadBank(k.ctx, b, data))
-	for _, band := range k.bands[len(k.bands)-len(b.parts):] { // from now on it is an input
-		got := words(k.t, band.root)
-		for i := range got {
-			if i < guard+k.shift || i >= len(got)-guard {
-				require.Equal(k.t, band.want[i], got[i], "%s: word %d from the end of the bank", band.name, i)
-			}
-		}
-		band.want, band.output = got, false
+	require.NoError(k.T, UploadBank(k.Ctx, b, data))
+	for _, part := range b.parts { // from now on it is an input
+		k.Settle(part)
 	}
 	return b
 }
@@ -51,11 +46,11 @@ func emptyQuantizedBank(k *kit, name string, c ParallelLinearConfig, part int) *
 	b := &ExpertBank{shape: c.weightShape(), format: c.Weights, values: c.DType, inOut: c.InOut}
 	size := int(c.Weights.ExpertBytes(c.DType, c.In, c.Out) / 4)
 	for e := 0; e < c.Experts; e += part {
-		b.parts = append(b.parts, k.partialOutput(fmt.Sprintf("%s of experts from %d", name, e), vk.U32, min(part, c.Experts-e), size))
+		b.parts = append(b.parts, k.PartialOutput(fmt.Sprintf("%s of experts from %d", name, e), vk.U32, min(part, c.Experts-e), size))
 		b.first = append(b.first, e)
 	}
-	require.NoError(k.t, b.makeTable(dev))
-	k.closes = append(k.closes, b.Close)
+	require.NoError(k.T, b.makeTable(dev))
+	k.OnClose(b.Close)
 	return b
 }
 
@@ -74,7 +69,7 @@ func requireCodes(t testing.TB, b *ExpertBank, w []float32, what string) {
 	for e := range b.Experts() {
 		tensor, err := b.Expert(e)
 		require.NoError(t, err)
-		got := words(t, tensor)
+		got := gputest.Words(t, tensor)
 		matrix := w[e*in*out : (e+1)*in*out]
 		want, err := ref.Quantize(refFormats[b.format], matrix, out, in)
 		require.NoError(t, err)
@@ -123,9 +118,9 @@ func TestQuantizedBanks(t *testing.T) {
 				for i := range w {
 					w[i] = float32(value(r))
 				}
-				w = rounded(dtype, w)
+				w = vk.Round(dtype, w)
 				k := newKit(t)
-				k.shift = flags & 1
+				k.Shift = flags & 1
 				ordered := w
 				if c.InOut {
 					ordered = transposedExperts(w, c.Experts, c.Out, c.In)
@@ -137,13 +132,13 @@ func TestQuantizedBanks(t *testing.T) {
 				if dtype != vk.F32 { // the same from the bits
 					bits := make([]uint16, len(ordered))
 					for i, v := range ordered {
-						bits[i] = uint16(bitsOf(dtype, v))
+						bits[i] = uint16(vk.Bits(dtype, v))
 					}
-					require.NoError(t, UploadBank(k.ctx, b, bits))
+					require.NoError(t, UploadBank(k.Ctx, b, bits))
 					require.Equal(t, values, dequantizedBank(t, b))
 				}
-				k.verify()
-				k.close()
+				k.Verify()
+				k.Close()
 			}
 		}
 	}
@@ -180,7 +175,7 @@ func TestWeightsWithoutCodesAreNamed(t *testing.T) {
 				if inOut {
 					w = transposedExperts(w, 5, 6, 70)
 				}
-				return UploadBank(k.ctx, b, w)
+				return UploadBank(k.Ctx, b, w)
 			}
 			require.NoError(t, upload(w))
 			before := dequantizedBank(t, b)
@@ -188,7 +183,7 @@ func TestWeightsWithoutCodesAreNamed(t *testing.T) {
 			err := upload(w)
 			if !c.fails {
 				require.NoError(t, err)
-				k.close()
+				k.Close()
 				continue
 			}
 			var fault *QuantizeError
@@ -201,8 +196,8 @@ func TestWeightsWithoutCodesAreNamed(t *testing.T) {
 			}
 			require.Equal(t, before[:(3*6+4)*70], after[:(3*6+4)*70])
 			require.Zero(t, after[(3*6+4)*70+33])
-			k.verify()
-			k.close()
+			k.Verify()
+			k.Close()
 		}
 	}
 }
@@ -212,13 +207,13 @@ func TestUploadBankAt(t *testing.T) {
 		k := newKit(t)
 		l, err := NewParallelLinear(dev, ParallelLinearConfig{Experts: 3, In: 40, Out: 5, DType: vk.BF16, Weights: format})
 		require.NoError(t, err)
-		k.closes = append(k.closes, l.Close)
-		w := rounded(vk.BF16, normal(rand.New(rand.NewSource(2)), 3*5*40))
-		require.NoError(t, UploadBank(k.ctx, l.Weight, w))
+		k.OnClose(l.Close)
+		w := vk.Round(vk.BF16, gputest.Normal(rand.New(rand.NewSource(2)), 3*5*40))
+		require.NoError(t, UploadBank(k.Ctx, l.Weight, w))
 		want := dequantizedBank(t, l.Weight)
-		require.NoError(t, UploadBank(k.ctx, l.Weight, make([]float32, len(w))))
+		require.NoError(t, UploadBank(k.Ctx, l.Weight, make([]float32, len(w))))
 		for from := 0; from < len(w); from += 4 * 40 { // pieces that cross experts
-			require.NoError(t, UploadBankAt(k.ctx, l.Weight, from, w[from:min(from+4*40, len(w))]))
+			require.NoError(t, UploadBankAt(k.Ctx, l.Weight, from, w[from:min(from+4*40, len(w))]))
 		}
 		require.Equal(t, want, dequantizedBank(t, l.Weight))
 		require.Equal(t, format, l.Weight.Format())
@@ -227,20 +222,20 @@ func TestUploadBankAt(t *testing.T) {
 		require.Equal(t, format.String()+"[3 5 40]", l.Weight.String())
 
 		var shape *vk.ShapeError
-		require.ErrorAs(t, UploadBankAt(k.ctx, l.Weight, 20, w[:40]), &shape)
-		require.ErrorAs(t, UploadBankAt(k.ctx, l.Weight, 40, w[:60]), &shape)
-		require.ErrorAs(t, UploadBankAt(k.ctx, l.Weight, 40, w), &shape)
-		require.ErrorAs(t, UploadBankAt(k.ctx, l.Weight, -40, w[:40]), &shape)
-		require.ErrorAs(t, UploadBankAt(k.ctx, l.Weight, 0, make([]int32, 40)), &shape)
-		require.ErrorAs(t, UploadBankAt(k.ctx, l.Weight, 0, make([]byte, 79)), &shape)
-		require.ErrorAs(t, UploadBank(k.ctx, l.Weight, w[:40]), &shape)
+		require.ErrorAs(t, UploadBankAt(k.Ctx, l.Weight, 20, w[:40]), &shape)
+		require.ErrorAs(t, UploadBankAt(k.Ctx, l.Weight, 40, w[:60]), &shape)
+		require.ErrorAs(t, UploadBankAt(k.Ctx, l.Weight, 40, w), &shape)
+		require.ErrorAs(t, UploadBankAt(k.Ctx, l.Weight, -40, w[:40]), &shape)
+		require.ErrorAs(t, UploadBankAt(k.Ctx, l.Weight, 0, make([]int32, 40)), &shape)
+		require.ErrorAs(t, UploadBankAt(k.Ctx, l.Weight, 0, make([]byte, 79)), &shape)
+		require.ErrorAs(t, UploadBank(k.Ctx, l.Weight, w[:40]), &shape)
 		require.Equal(t, want, dequantizedBank(t, l.Weight), "what is refused changes nothing")
-		_, err = DownloadBank[uint16](k.ctx, l.Weight)
+		_, err = DownloadBank[uint16](k.Ctx, l.Weight)
 		require.ErrorAs(t, err, &shape)
-		plain := bankOf(t, k.f32("plain", make([]float32, 40), 1, 1, 40))
-		require.ErrorAs(t, UploadBankAt(k.ctx, plain, 0, w[:40]), &shape)
-		require.ErrorAs(t, Quantize(k.rec, plain, 0, plain.parts[0]), &shape)
-		k.close()
+		plain := bankOf(t, k.F32("plain", make([]float32, 40), 1, 1, 40))
+		require.ErrorAs(t, UploadBankAt(k.Ctx, plain, 0, w[:40]), &shape)
+		require.ErrorAs(t, Quantize(k.Rec, plain, 0, plain.parts[0]), &shape)
+		k.Close()
 	}
 }
 
@@ -261,19 +256,14 @@ func TestQuantizedWeightsInEveryLayout(t *testing.T) {
 	}
 }
 
-// TestQuantizedWeightsInEveryTile: also those whose steps are shorter than a block.
-func TestQuantizedWeightsInEveryTile(t *testing.T) {
-	for i, tile := range []Tile{{}, {16, 16, 4, 2, 2}, {16, 8, 32, 2, 2}} {
+// TestQuantizedWeightsInTiles: also those whose steps are shorter than a block, or no part of one.
+func TestQuantizedWeightsInTiles(t *testing.T) {
+	for i, tile := range []Tile{{}, {16, 16, 4, 2, 2}, {24, 24, 24, 4, 4}} {
 		for _, format := range quantFormats {
 			st := uniform([]vk.DType{vk.F32, vk.BF16}[i%2])
 			st.format = format
 			linearCase{60, 4, 2, 101, 67, spreads[0], ref.Layout{}, true, true, false, 0, tile, tenths}.checkIn(t, st, false)
 			linearCase{60, 4, 2, 101, 67, spreads[0], ref.Layout{}, true, true, false, 0, tile, signs}.checkIn(t, st, true)
-		}
-	}
-	for _, rule := range tileRules {
-		for _, tile := range []Tile{rule.wide, rule.narrow} {
-			require.Zero(t, QuantBlock%tile.BK, "the kernel's loads do not look for the end of a row")
 		}
 	}
 }
@@ -284,9 +274,9 @@ func TestQuantizedWeightsAreForInference(t *testing.T) {
 		cfg := ParallelLinearConfig{Experts: 1, In: 32, Out: 32, DType: vk.BF16, Weights: format}
 		l, err := NewParallelLinear(dev, cfg)
 		require.NoError(t, err)
-		k.closes = append(k.closes, l.Close)
-		x := k.floats("x", vk.BF16, make([]float32, 96), 3, 32)
-		dx := k.output("dx", vk.BF16, 3, 32)
+		k.OnClose(l.Close)
+		x := k.Floats("x", vk.BF16, make([]float32, 96), 3, 32)
+		dx := k.Output("dx", vk.BF16, 3, 32)
 		routing := k.guardedRouting([]int32{0, 0, 0}, 3, 1, 1)
 		var config *ConfigError
 		fails := func(record func(rec *vk.Recorder) error) {
@@ -307,8 +297,8 @@ func TestQuantizedWeightsAreForInference(t *testing.T) {
 		require.ErrorAs(t, err, &config)
 
 		var shape *vk.ShapeError
-		wide := k.f32("wide", make([]float32, 96), 3, 32)
-		require.ErrorAs(t, l.Dense(k.rec, wide, dx), &shape, "rows have the layer's dtype")
+		wide := k.F32("wide", make([]float32, 96), 3, 32)
+		require.ErrorAs(t, l.Dense(k.Rec, wide, dx), &shape, "rows have the layer's dtype")
 		other := *l
 		other.Config.Weights = WeightsFull
 		rec, err := dev.NewRecorder()
@@ -317,7 +307,6 @@ func TestQuantizedWeightsAreForInference(t *testing.T) {
 		require.NoError(t, rec.Close())
 		cfg.Weights = 9
 		require.True(t, errors.As(cfg.Validate(), &config) && config.Field == "Weights")
-		k.bands = nil
-		k.close()
+		k.Close()
 	}
 }

@@ -108,7 +108,10 @@ void find_w_rows(uint me) {
 // load_w loads four weights of load i of a step, or their codes where the scale is the row's.
 vec4 load_w(uint i, uint k) {
 #ifdef WEIGHTS_QUANTIZED
-    vec4 v = load_codes4(w_rows[i], k); // BK divides 32, so k is below P
+    if (k >= push.in_width) {
+        return vec4(0.0);
+    }
+    vec4 v = load_codes4(w_rows[i], k);
 #ifdef WEIGHTS_Q4
     v *= scale_of(load_scale_bits(w_scales[i], k / 32u), false);
 #endif

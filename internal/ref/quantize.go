@@ -105,7 +105,7 @@ func (f WeightFormat) scale(extreme float64) float64 {
 		return float64(float32(math.Abs(extreme)) * inverse)
 	}
 	scale := RoundBits(extreme/-8, 5)
-	const unit = 0x1p-24 // of subnormal float16
+	const unit = 0x1p-24                         // of subnormal float16
 	return math.RoundToEven(scale/unit)*unit + 0 // never −0
 }
 
