@@ -80,8 +80,8 @@ type ParallelLinear struct {
 }
 
 // NewParallelLinear allocates the weights: E·(In·Out + Out with Bias) values in as many tensors as the device's largest
-// allocation asks for; in a quantized format E·Weights.ExpertBytes bytes for the matrices. It fails with a *ConfigError, or with vk.ErrOutOfMemory when one expert exceeds the largest
-// allocation or all of them the memory.
+// allocation asks for; in a quantized format E·Weights.ExpertBytes bytes for the matrices. It fails with a *ConfigError, or with
+// vk.ErrOutOfMemory when one expert exceeds the largest allocation or all of them the memory.
 func NewParallelLinear(dev *vk.Device, cfg ParallelLinearConfig) (*ParallelLinear, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
 	}
-	if tile.BM != r.BlockM {
+	if tile.BM != r.BlockM && l.matrices.BM != r.BlockM {
 		return rec.Fail(&vk.ShapeError{Op: "ParallelLinear.Forward", Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", tile.BM),
 			Got: fmt.Sprintf("%d: it was recorded before UseTuning", r.BlockM)})
 	}

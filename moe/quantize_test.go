@@ -293,6 +293,18 @@ func TestQuantizedWeightsAreForInference(t *testing.T) {
 		fails(func(rec *vk.Recorder) error { return l.DenseBackward(rec, x, x, LinearGrads{X: dx}) })
 		fails(func(rec *vk.Recorder) error { return l.Transposed().Forward(rec, routing, x, dx, LinearOptions{}) })
 		fails(func(rec *vk.Recorder) error { return l.Transposed().Dense(rec, x, dx) })
+		mlp, err := NewMLP(dev, MLPConfig{Experts: 2, TopK: 1, Width: 32, Hidden: 32, DType: vk.BF16, Weights: format})
+		require.NoError(t, err)
+		k.OnClose(mlp.Close)
+		fails(func(*vk.Recorder) error { _, err := mlp.NewGrads(); return err })
+		fails(func(rec *vk.Recorder) error {
+			y, err := dev.NewTensor(vk.BF16, 3, 32)
+			require.NoError(t, err)
+			k.OnClose(y.Close)
+			saved, err := mlp.Forward(rec, x, y)
+			require.NoError(t, err)
+			return mlp.Backward(rec, saved, x, y, MLPGrads{})
+		})
 		_, err = NewParallelLinearFromExperts(dev, cfg, []*vk.Tensor{x}, nil)
 		require.ErrorAs(t, err, &config)
 

@@ -164,16 +164,22 @@ func TestTensorPathOfQuantizedWeights(t *testing.T) {
 	for _, dtype := range matrixTypes(t) {
 		for _, format := range []WeightFormat{WeightsInt8, WeightsQ4} {
 			st := storage{x: dtype, w: dtype, y: dtype, format: format}
-			for i, tile := range tensorTiles(dtype) {
+			tiles := tensorTiles(dtype)
+			shapes := []struct{ tokens, experts, k, in, out int }{{37, 3, 2, 24, 16}, {70, 8, 4, 104, 72}, {9, 64, 8, 1032, 40}, {130, 4, 2, 64, 128}}
+			if software(dev) { // each tile takes lavapipe seconds to compile, and once more for widths that it divides
+				tiles, shapes = tiles[1:2], shapes[:3]
+			}
+			for i, tile := range tiles {
 				st.part = i % 3
-				for j, s := range []struct{ tokens, experts, k, in, out int }{{37, 3, 2, 24, 16}, {70, 8, 4, 104, 72}, {130, 4, 2, 64, 128}, {9, 64, 8, 1032, 40}} {
+				for j, s := range shapes {
 					layout := ref.Layouts[(i+j)%len(ref.Layouts)]
 					c := linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[(i+j)%len(spreads)], layout, j&1 != 0, i&1 != 0, (i+j)%2 == 1, 0,
 						Tile{}, small}
-					fits := c.checkTensorIn(t, st, tile, false)
-					require.True(t, fits || i > 0)
+					require.True(t, c.checkTensorIn(t, st, tile, false) || i > 1)
 				}
 			}
+			require.True(t, linearCase{130, 4, 2, 64, 128, spreads[0], ref.Layouts[0], true, true, false, 0, Tile{}, small}.
+				checkTensorIn(t, st, tensorTiles(dtype)[0], false))
 			for flags, layout := range ref.Layouts {
 				require.True(t, linearCase{45, 5, 3, 40, 56, spreads[flags%len(spreads)], layout, flags&1 != 0, flags&2 != 0, flags&4 != 0, 0,
 					Tile{}, signs}.checkTensorIn(t, st, tensorTiles(dtype)[1], true))
