@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/internal/spirv"
@@ -177,7 +178,7 @@ func TestFlashMemoryIsNotQuadratic(t *testing.T) {
 }
 
 // blockBytes rounds up to what an allocation takes.
-func blockBytes(n int) uint64 { return uint64(ceilDiv(n, 256) * 256) }
+func blockBytes(n int) uint64 { return uint64(check.CeilDiv(n, 256) * 256) }
 
 // TestFlashEndsNoLoopEarly would show a driver that ends loops early (see maxLoop): as many heads as keep a software device
 // busy each see more keys than one work-group can go through, all with the score 0 and the value 1.

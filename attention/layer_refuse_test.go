@@ -7,7 +7,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vkmoe/vkmoe/internal/gputest"
-	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -59,7 +58,7 @@ func TestLayerConfigsAreValidated(t *testing.T) {
 func requireConfigError(t *testing.T, err error, what string) {
 	t.Helper()
 	switch err.(type) {
-	case *ConfigError, *moe.ConfigError:
+	case *ConfigError:
 	default:
 		require.Fail(t, "no ConfigError", "%s: %v", what, err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/spirv"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -34,10 +35,15 @@ func pipelines() []vk.PipelineSpec {
 	}
 	list = append(list, storagePipelines()...)
 	list = append(list, decodePipelines()...)
+	for _, format := range quantFormats {
+		for dtype := vk.F32; dtype <= vk.BF16; dtype++ {
+			add(quantizeKernels[format][dtype], shaders.QuantizeSpec{Threads: quantizeThreads}.Values())
+		}
+	}
 	for _, a := range activations {
 		for _, wide := range []bool{false, true} {
-			shape := chooseElementwise(1024, wide)
-			add(shaders.ActivationF32, shaders.ActivationSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: wide,
+			grid := check.NewGrid(1024, wide)
+			add(shaders.ActivationF32, shaders.ActivationSpec{Columns: grid.Columns, Rows: grid.Rows, Quads: grid.Quads,
 				Mode: a.mode, Gated: a.gated}.Values())
 		}
 	}
@@ -64,7 +70,7 @@ func storagePipelines() []vk.PipelineSpec {
 		for _, band := range builtInBands() {
 			for _, all := range []bool{false, true} {
 				spec := band.Wide.spec()
-				spec.XQuads, spec.WQuads, spec.Transposed = all, all, all
+				spec.XQuads, spec.WQuads, spec.Transposed = all, all, all && types.format == WeightsFull
 				add(linearKernels[types], spec.Values())
 			}
 		}

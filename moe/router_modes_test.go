@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
@@ -168,15 +169,15 @@ func TestSigmoidRoutersOfUnusualLogits(t *testing.T) {
 func TestRoutersStayBelowTheLoopLimitOfLavapipe(t *testing.T) {
 	for experts := 1; experts <= MaxExperts; experts++ {
 		lanes := topKLanes(true, experts)
-		own, groups := ceilDiv(experts, lanes), min(experts, MaxGroups)
-		require.Less(t, own*4+groups*ceilDiv(groups, lanes)+(own+8)*(MaxTopK+2), maxLoop, "choice, E=%d", experts)
+		own, groups := check.CeilDiv(experts, lanes), min(experts, MaxGroups)
+		require.Less(t, own*4+groups*check.CeilDiv(groups, lanes)+(own+8)*(MaxTopK+2), maxLoop, "choice, E=%d", experts)
 		require.Less(t, own*4+MaxTopK*4+64, maxLoop, "backward, E=%d", experts)
 		for _, tokens := range []int{1, 1 << 16, 1 << 20, 1 << 28} {
 			perBlock, blocks := statsBlocks(tokens, experts)
 			require.Less(t, perBlock/statsThreads*statsChunkLoops(experts)+experts, maxLoop, "statistics, E=%d T=%d", experts, tokens)
 			require.Less(t, blocks/(statsThreads/statsColumns), maxLoop, "sum of statistics, E=%d T=%d", experts, tokens)
 		}
-		require.Less(t, maxLossLayers*(ceilDiv(experts, statsThreads)+1), maxLoop, "losses, E=%d", experts)
+		require.Less(t, maxLossLayers*(check.CeilDiv(experts, statsThreads)+1), maxLoop, "losses, E=%d", experts)
 	}
 }
 

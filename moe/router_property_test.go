@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
@@ -27,7 +28,7 @@ func TestRandomRoutersEqualTheOracle(t *testing.T) {
 			cfg := RouterConfig{TopK: 1 + rng.Intn(min(experts, MaxTopK)), Mode: RouterMode(seed % 5), Scale: []float32{0, 2.5}[rng.Intn(2)]}
 			loss := LossConfig{Form: BalanceForm(rng.Intn(2)), Balance: 2, Z: 0.1}
 			if cfg.Mode.Sigmoid() {
-				least := ceilDiv(cfg.TopK, experts/groups)
+				least := check.CeilDiv(cfg.TopK, experts/groups)
 				cfg.Groups, cfg.TopGroups = groups, least+rng.Intn(groups-least+1)
 			}
 			requireRouter(t, rng, rng.Intn(50), experts, cfg, loss)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
@@ -51,7 +52,7 @@ func logitsOf(r *rand.Rand, tokens, experts int) []float32 {
 func TestTopKStaysBelowTheLoopLimitOfLavapipe(t *testing.T) {
 	for experts := 1; experts <= MaxExperts; experts++ {
 		lanes := topKLanes(true, experts)
-		require.Less(t, (ceilDiv(experts, lanes)+8)*(MaxTopK+2), maxLoop, "E=%d", experts)
+		require.Less(t, (check.CeilDiv(experts, lanes)+8)*(MaxTopK+2), maxLoop, "E=%d", experts)
 	}
 }
 

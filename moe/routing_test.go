@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
@@ -39,7 +40,7 @@ func (k *kit) guardedRouting(ids []int32, tokens, choices, experts int) *Routing
 	slots := tokens * choices
 	r := &Routing{Tokens: tokens, K: choices, Experts: experts, IDs: k.I32("ids", ids, tokens, choices)}
 	r.BlockM = chooseBlockM(dev, slots, experts)
-	r.TileBound = ceilDiv(slots, r.BlockM) + min(experts, slots)
+	r.TileBound = check.CeilDiv(slots, r.BlockM) + min(experts, slots)
 	_, blocks := sortBlocks(slots, experts)
 	r.Order = k.Output("order", vk.I32, slots)
 	r.Inverse = k.Output("inverse", vk.I32, slots)

@@ -87,31 +87,3 @@ func ChooseTile(dev *vk.Device, rows, experts, out int) Tile {
 func chooseBlockM(dev *vk.Device, rows, experts int) int {
 	return ChooseTile(dev, rows, experts, maxWidth).BM
 }
-
-// elementwise is the work-group shape of kernels over a [rows, width] matrix.
-type elementwise struct {
-	columns, rows int
-	quads         bool
-}
-
-// chooseElementwise fills a work-group of 64 with rows of a narrow matrix.
-func chooseElementwise(width int, quads bool) elementwise {
-	items := width
-	if quads {
-		items = width / 4
-	}
-	columns := 1
-	for columns < 64 && columns < items {
-		columns *= 2
-	}
-	return elementwise{columns: columns, rows: 64 / columns, quads: quads}
-}
-
-// groups is the number of work-groups.
-func (e elementwise) groups(rows, width int) uint64 {
-	per := e.columns
-	if e.quads {
-		per *= 4
-	}
-	return uint64(ceilDiv(rows, e.rows)) * uint64(ceilDiv(width, per))
-}

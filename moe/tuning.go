@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -88,7 +89,7 @@ func parseTuning(data []byte) (*Tuning, error) {
 // Validate reports what would make layers fail or fall outside what the kernels can do, as a *ConfigError.
 func (t *Tuning) Validate() error {
 	fail := func(field, want string, got any) error {
-		return &ConfigError{"Tuning", field, want, fmt.Sprint(got)}
+		return check.Config("Tuning", field, want, fmt.Sprint(got))
 	}
 	if t.Format != tuningFormat {
 		return fail("Format", fmt.Sprint(tuningFormat), t.Format)

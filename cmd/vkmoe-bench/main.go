@@ -57,7 +57,8 @@ type report struct {
 	API      string    `json:"api"`
 	Date     string    `json:"date"`
 	DType    string    `json:"dtype"`
-	Tuning   string    `json:"tuning,omitempty"` // which table chose the kernels
+	Weights  string    `json:"weights,omitempty"` // int8 or q4 where they are quantized
+	Tuning   string    `json:"tuning,omitempty"`  // which table chose the kernels
 	Ceilings *ceilings `json:"ceilings,omitempty"`
 	Results  []result  `json:"results"`
 
@@ -85,10 +86,11 @@ var subcommands = map[string]func(ctx context.Context, args []string) error{
 
 // runFlags are the flags of the timing of cases.
 type runFlags struct {
-	device, dtype, operation, out *string
-	parts, ceilings               *bool
-	reps                          *int
-	peers                         peerCommands
+	device, dtype, weights, operation, out *string
+
+	parts, ceilings *bool
+	reps            *int
+	peers           peerCommands
 }
 
 func parseRun(args []string) (*runFlags, []string, error) {
@@ -96,6 +98,7 @@ func parseRun(args []string) (*runFlags, []string, error) {
 	f := &runFlags{
 		device:    flags.String("device", "", "index or part of the name of the device"),
 		dtype:     flags.String("dtype", "bf16", "storage: f32, f16 or bf16"),
+		weights:   flags.String("weights", "full", "how forward's weights are stored: full, int8 or q4"),
 		operation: flags.String("op", "forward", "what is timed: "+operationNames),
 		parts:     flags.Bool("parts", false, "print the time of each kernel"),
 		ceilings:  flags.Bool("ceilings", true, "measure what the device can do first"),
@@ -124,6 +127,13 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	format, err := parseWeights(*f.weights)
+	if err != nil {
+		return err
+	}
+	if format != moe.WeightsFull && *f.operation != "forward" {
+		return fmt.Errorf("quantized weights are for the operation forward, not %s", *f.operation)
+	}
 	mixtures, err := chooseMomha(names)
 	if err != nil {
 		return err
@@ -140,13 +150,16 @@ func run(ctx context.Context, args []string) error {
 	}
 	defer dev.Close()
 	r := newReport(dev, storage)
+	if format != moe.WeightsFull {
+		r.Weights = format.String()
+	}
 	if mixtures != nil {
 		if r.Mixtures, err = runMomha(ctx, dev, mixtures, storage, *f.reps, *f.parts); err != nil {
 			return err
 		}
 		return r.write(*f.out)
 	}
-	if err := r.runCases(ctx, dev, f, storage, chosen); err != nil {
+	if err := r.runCases(ctx, dev, f, storage, format, chosen); err != nil {
 		return err
 	}
 	return r.write(*f.out)
@@ -172,7 +185,8 @@ func openTimed(name string) (*vk.Device, error) {
 }
 
 // runCases times cases, after the peers where there are some.
-func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtype vk.DType, chosen []benchCase) error {
+func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtype vk.DType, format moe.WeightFormat,
+	chosen []benchCase) error {
 	var err error
 	if r.Peers, err = f.peers.run(ctx, f, chosen); err != nil {
 		return err
@@ -185,9 +199,9 @@ func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtyp
 		fmt.Println(c)
 		r.Ceilings = &c
 	}
-	fmt.Printf("\n%s in %v\n\n%s\n", *f.operation, dtype, resultHeader)
+	fmt.Printf("\n%s in %v, %v weights\n\n%s\n", *f.operation, dtype, format, resultHeader)
 	for _, c := range chosen {
-		res, err := measure(ctx, newBench(dev, c, dtype), *f.operation, *f.reps)
+		res, err := measure(ctx, newBench(dev, c, dtype, format), *f.operation, *f.reps)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Name(), err)
 		}
@@ -227,4 +241,13 @@ func parseDType(name string) (vk.DType, error) {
 		}
 	}
 	return 0, fmt.Errorf("there is no dtype %q; there are f32, f16 and bf16", name)
+}
+
+func parseWeights(name string) (moe.WeightFormat, error) {
+	for _, f := range []moe.WeightFormat{moe.WeightsFull, moe.WeightsInt8, moe.WeightsQ4} {
+		if f.String() == name {
+			return f, nil
+		}
+	}
+	return 0, fmt.Errorf("there are no weights %q; there are full, int8 and q4", name)
 }

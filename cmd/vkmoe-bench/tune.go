@@ -130,7 +130,7 @@ func (t *tuner) ask(ctx context.Context, band int, step moe.TuningStep, mean int
 // score adds the logarithm of each candidate's time on a layer. Candidates whose results are wrong or that the device refuses
 // are out, with a word.
 func (t *tuner) score(ctx context.Context, shape benchCase, step moe.TuningStep, candidates []moe.TuningCandidate, scores []float64) (err error) {
-	b := newBench(t.dev, shape, t.dtypeOf(step))
+	b := newBench(t.dev, shape, t.dtypeOf(step), moe.WeightsFull)
 	l := &linear{bench: b}
 	var j job = l
 	if step == moe.TuneGradients {
