@@ -11,17 +11,11 @@ import (
 // the portable path does, so both serve the same routing.
 
 // decodeKernels are the variants of scatter2scatter_gemv.
-var decodeKernels = map[linearTypes]*vk.Kernel{
-	{vk.F32, vk.F32, vk.F32}:    shaders.Scatter2scatterGemvF32,
-	{vk.F16, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF16,
-	{vk.F16, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF16F16F32,
-	{vk.F32, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF32F16F16,
-	{vk.F32, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF32F16F32,
-	{vk.BF16, vk.BF16, vk.BF16}: shaders.Scatter2scatterGemvBf16,
-	{vk.BF16, vk.BF16, vk.F32}:  shaders.Scatter2scatterGemvBf16Bf16F32,
-	{vk.F32, vk.BF16, vk.BF16}:  shaders.Scatter2scatterGemvF32Bf16Bf16,
-	{vk.F32, vk.BF16, vk.F32}:   shaders.Scatter2scatterGemvF32Bf16F32,
-}
+var decodeKernels = newLinearKernels(
+	shaders.Scatter2scatterGemvF32, shaders.Scatter2scatterGemvF16, shaders.Scatter2scatterGemvF16F16F32,
+	shaders.Scatter2scatterGemvF32F16F16, shaders.Scatter2scatterGemvF32F16F32,
+	shaders.Scatter2scatterGemvBf16, shaders.Scatter2scatterGemvBf16Bf16F32,
+	shaders.Scatter2scatterGemvF32Bf16Bf16, shaders.Scatter2scatterGemvF32Bf16F32)
 
 // A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
 // of x at a time.

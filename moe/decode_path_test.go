@@ -104,15 +104,7 @@ func TestDecodePathRepeatsItsBits(t *testing.T) {
 	k := newKit(t)
 	k.vectors = vectorTiles()[0]
 	run := linearCase{20, 8, 2, 1000, 65, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k, uniform(vk.BF16))
-	var first []uint32
-	for range 20 {
-		k.Run()
-		got := gputest.Words(t, run.y)
-		if first == nil {
-			first = got
-		}
-		require.Equal(t, first, got)
-	}
+	k.RunAlike(run.y)
 }
 
 // TestDecodePathIsChosen: GPUs take it for few rows, and what makes it fall back.

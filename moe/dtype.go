@@ -7,7 +7,7 @@ import (
 )
 
 // byStorage is a kernel's variants for F32, F16 and BF16.
-type byStorage [3]*vk.Kernel
+type byStorage = check.ByStorage
 
 var (
 	activationKernels = byStorage{shaders.ActivationF32, shaders.ActivationF16, shaders.ActivationBf16}
@@ -17,18 +17,27 @@ var (
 // linearTypes are the dtypes of x, of the weights and of y.
 type linearTypes struct{ x, w, y vk.DType }
 
-// linearKernels are the variants of scatter2scatter.
-var linearKernels = map[linearTypes]*vk.Kernel{
-	{vk.F32, vk.F32, vk.F32}:    shaders.Scatter2scatterF32,
-	{vk.F16, vk.F16, vk.F16}:    shaders.Scatter2scatterF16,
-	{vk.F16, vk.F16, vk.F32}:    shaders.Scatter2scatterF16F16F32,
-	{vk.F32, vk.F16, vk.F16}:    shaders.Scatter2scatterF32F16F16,
-	{vk.F32, vk.F16, vk.F32}:    shaders.Scatter2scatterF32F16F32,
-	{vk.BF16, vk.BF16, vk.BF16}: shaders.Scatter2scatterBf16,
-	{vk.BF16, vk.BF16, vk.F32}:  shaders.Scatter2scatterBf16Bf16F32,
-	{vk.F32, vk.BF16, vk.BF16}:  shaders.Scatter2scatterF32Bf16Bf16,
-	{vk.F32, vk.BF16, vk.F32}:   shaders.Scatter2scatterF32Bf16F32,
+// newLinearKernels lists the variants of a kernel for linear maps, named after x, the weights and y, or one dtype for all three.
+func newLinearKernels(f32, f16, f16f16f32, f32f16f16, f32f16f32, bf16, bf16bf16f32, f32bf16bf16, f32bf16f32 *vk.Kernel) map[linearTypes]*vk.Kernel {
+	return map[linearTypes]*vk.Kernel{
+		{vk.F32, vk.F32, vk.F32}:    f32,
+		{vk.F16, vk.F16, vk.F16}:    f16,
+		{vk.F16, vk.F16, vk.F32}:    f16f16f32,
+		{vk.F32, vk.F16, vk.F16}:    f32f16f16,
+		{vk.F32, vk.F16, vk.F32}:    f32f16f32,
+		{vk.BF16, vk.BF16, vk.BF16}: bf16,
+		{vk.BF16, vk.BF16, vk.F32}:  bf16bf16f32,
+		{vk.F32, vk.BF16, vk.BF16}:  f32bf16bf16,
+		{vk.F32, vk.BF16, vk.F32}:   f32bf16f32,
+	}
 }
+
+// linearKernels are the variants of scatter2scatter.
+var linearKernels = newLinearKernels(
+	shaders.Scatter2scatterF32, shaders.Scatter2scatterF16, shaders.Scatter2scatterF16F16F32,
+	shaders.Scatter2scatterF32F16F16, shaders.Scatter2scatterF32F16F32,
+	shaders.Scatter2scatterBf16, shaders.Scatter2scatterBf16Bf16F32,
+	shaders.Scatter2scatterF32Bf16Bf16, shaders.Scatter2scatterF32Bf16F32)
 
 // convertKernels are the variants of convert by the dtypes of source and destination.
 var convertKernels = map[[2]vk.DType]*vk.Kernel{
