@@ -208,7 +208,14 @@ func demo(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 	}
 	if inWindow {
 		err = runWindow(ctx, s, windowOptions{Frames: o.Frames, Prompt: o.Prompt})
-	} else {
+		if errors.Is(err, errNoWindow) && o.Window {
+			err = unusable(err)
+		} else if errors.Is(err, errNoWindow) {
+			fmt.Fprintf(stderr, "vkmoe-demo: %v; going on without it\n", err)
+			inWindow, err = false, nil
+		}
+	}
+	if !inWindow {
 		err = runHeadless(ctx, s, o, stdout, stderr)
 	}
 	// What has been learned is saved also where something else failed.
