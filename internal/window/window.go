@@ -52,7 +52,6 @@ func Open(title string, width, height int) (_ *Window, err error) {
 		if err == nil && reason == nil {
 			return
 		}
-		glfw.Terminate()
 		text := strings.TrimSpace(said.String())
 		if text == "" {
 			text = strings.TrimSpace(fmt.Sprint(errors.Join(err, asError(reason))))
@@ -62,7 +61,8 @@ func Open(title string, width, height int) (_ *Window, err error) {
 	if err := glfw.Init(); err != nil {
 		return nil, err
 	}
-	if !glfw.VulkanSupported() { // panics where Init failed
+	glfw.DefaultWindowHints() // panics where Init failed
+	if !glfw.VulkanSupported() {
 		return nil, errors.New("the window system's library finds no Vulkan")
 	}
 	glfw.WindowHint(glfw.ClientAPI, glfw.NoAPI)
