@@ -30,6 +30,8 @@ var mayImport = map[string][]string{
 	"internal/safetensors": {},
 	"internal/picture":     {},
 	"internal/canvas":      {},
+	"internal/dashboard":   {"internal/canvas"},
+	"internal/session":     {"internal/dashboard", "internal/safetensors", "model", "model/train", "model/tokenizer", "attention", "moe", "vk"},
 	"internal/present":     {"internal/canvas", "vk"},
 	"internal/window":      {},
 	"internal/xtest":       {},
