@@ -44,10 +44,12 @@ func Open(title string, width, height int) (_ *Window, err error) {
 	}
 	// go-gl logs the errors of the window system and goes on, and panics for what comes of that.
 	var said bytes.Buffer
-	before := log.Writer()
+	writer, flags := log.Writer(), log.Flags()
 	log.SetOutput(&said)
+	log.SetFlags(0)
 	defer func() {
-		log.SetOutput(before)
+		log.SetOutput(writer)
+		log.SetFlags(flags)
 		reason := recover()
 		if err == nil && reason == nil {
 			return
