@@ -12,15 +12,22 @@ import (
 
 // decodeKernels are the variants of scatter2scatter_gemv.
 var decodeKernels = map[linearTypes]*vk.Kernel{
-	{vk.F32, vk.F32, vk.F32}:    shaders.Scatter2scatterGemvF32,
-	{vk.F16, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF16,
-	{vk.F16, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF16F16F32,
-	{vk.F32, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF32F16F16,
-	{vk.F32, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF32F16F32,
-	{vk.BF16, vk.BF16, vk.BF16}: shaders.Scatter2scatterGemvBf16,
-	{vk.BF16, vk.BF16, vk.F32}:  shaders.Scatter2scatterGemvBf16Bf16F32,
-	{vk.F32, vk.BF16, vk.BF16}:  shaders.Scatter2scatterGemvF32Bf16Bf16,
-	{vk.F32, vk.BF16, vk.F32}:   shaders.Scatter2scatterGemvF32Bf16F32,
+	{vk.F32, vk.F32, vk.F32, WeightsFull}:    shaders.Scatter2scatterGemvF32,
+	{vk.F16, vk.F16, vk.F16, WeightsFull}:    shaders.Scatter2scatterGemvF16,
+	{vk.F16, vk.F16, vk.F32, WeightsFull}:    shaders.Scatter2scatterGemvF16F16F32,
+	{vk.F32, vk.F16, vk.F16, WeightsFull}:    shaders.Scatter2scatterGemvF32F16F16,
+	{vk.F32, vk.F16, vk.F32, WeightsFull}:    shaders.Scatter2scatterGemvF32F16F32,
+	{vk.BF16, vk.BF16, vk.BF16, WeightsFull}: shaders.Scatter2scatterGemvBf16,
+	{vk.BF16, vk.BF16, vk.F32, WeightsFull}:  shaders.Scatter2scatterGemvBf16Bf16F32,
+	{vk.F32, vk.BF16, vk.BF16, WeightsFull}:  shaders.Scatter2scatterGemvF32Bf16Bf16,
+	{vk.F32, vk.BF16, vk.F32, WeightsFull}:   shaders.Scatter2scatterGemvF32Bf16F32,
+
+	{vk.F32, vk.F32, vk.F32, WeightsInt8}:    shaders.Scatter2scatterGemvF32Int8,
+	{vk.F16, vk.F16, vk.F16, WeightsInt8}:    shaders.Scatter2scatterGemvF16Int8,
+	{vk.BF16, vk.BF16, vk.BF16, WeightsInt8}: shaders.Scatter2scatterGemvBf16Int8,
+	{vk.F32, vk.F32, vk.F32, WeightsQ4}:      shaders.Scatter2scatterGemvF32Q4,
+	{vk.F16, vk.F16, vk.F16, WeightsQ4}:      shaders.Scatter2scatterGemvF16Q4,
+	{vk.BF16, vk.BF16, vk.BF16, WeightsQ4}:   shaders.Scatter2scatterGemvBf16Q4,
 }
 
 // A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
@@ -53,9 +60,9 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
 // decodeDispatch makes a dispatch one of the decode path for tiles of blockM rows and returns how many columns a tile has, or
 // false where the path does not apply.
 func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int, x, y *vk.Tensor, d *vk.Dispatch) (int, bool) {
-	kernel := decodeKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}]
-	values := int(16 / l.Config.DType.Bytes())
-	if t.Threads == 0 || kernel == nil || l.Config.InOut || l.Config.In%values != 0 || x.Address()%16 != 0 || !l.Weight.aligned(16) {
+	kernel := decodeKernels[l.types(x, y)]
+	values := l.Config.Weights.chunkValues(l.Config.DType)
+	if t.Threads == 0 || kernel == nil || l.transposed() || l.Config.In%values != 0 || x.Address()%16 != 0 || !l.Weight.aligned(16) {
 		return 0, false
 	}
 	shared := 4 * t.Threads * (t.Outputs*t.Columns + 1)

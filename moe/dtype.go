@@ -14,20 +14,30 @@ var (
 	combineKernels    = byStorage{shaders.CombineF32, shaders.CombineF16, shaders.CombineBf16}
 )
 
-// linearTypes are the dtypes of x, of the weights and of y.
-type linearTypes struct{ x, w, y vk.DType }
+// linearTypes are the dtypes of x, of the layer and of y, and the format of the weights.
+type linearTypes struct {
+	x, w, y vk.DType
+	format  WeightFormat
+}
 
 // linearKernels are the variants of scatter2scatter.
 var linearKernels = map[linearTypes]*vk.Kernel{
-	{vk.F32, vk.F32, vk.F32}:    shaders.Scatter2scatterF32,
-	{vk.F16, vk.F16, vk.F16}:    shaders.Scatter2scatterF16,
-	{vk.F16, vk.F16, vk.F32}:    shaders.Scatter2scatterF16F16F32,
-	{vk.F32, vk.F16, vk.F16}:    shaders.Scatter2scatterF32F16F16,
-	{vk.F32, vk.F16, vk.F32}:    shaders.Scatter2scatterF32F16F32,
-	{vk.BF16, vk.BF16, vk.BF16}: shaders.Scatter2scatterBf16,
-	{vk.BF16, vk.BF16, vk.F32}:  shaders.Scatter2scatterBf16Bf16F32,
-	{vk.F32, vk.BF16, vk.BF16}:  shaders.Scatter2scatterF32Bf16Bf16,
-	{vk.F32, vk.BF16, vk.F32}:   shaders.Scatter2scatterF32Bf16F32,
+	{vk.F32, vk.F32, vk.F32, WeightsFull}:    shaders.Scatter2scatterF32,
+	{vk.F16, vk.F16, vk.F16, WeightsFull}:    shaders.Scatter2scatterF16,
+	{vk.F16, vk.F16, vk.F32, WeightsFull}:    shaders.Scatter2scatterF16F16F32,
+	{vk.F32, vk.F16, vk.F16, WeightsFull}:    shaders.Scatter2scatterF32F16F16,
+	{vk.F32, vk.F16, vk.F32, WeightsFull}:    shaders.Scatter2scatterF32F16F32,
+	{vk.BF16, vk.BF16, vk.BF16, WeightsFull}: shaders.Scatter2scatterBf16,
+	{vk.BF16, vk.BF16, vk.F32, WeightsFull}:  shaders.Scatter2scatterBf16Bf16F32,
+	{vk.F32, vk.BF16, vk.BF16, WeightsFull}:  shaders.Scatter2scatterF32Bf16Bf16,
+	{vk.F32, vk.BF16, vk.F32, WeightsFull}:   shaders.Scatter2scatterF32Bf16F32,
+
+	{vk.F32, vk.F32, vk.F32, WeightsInt8}:    shaders.Scatter2scatterF32Int8,
+	{vk.F16, vk.F16, vk.F16, WeightsInt8}:    shaders.Scatter2scatterF16Int8,
+	{vk.BF16, vk.BF16, vk.BF16, WeightsInt8}: shaders.Scatter2scatterBf16Int8,
+	{vk.F32, vk.F32, vk.F32, WeightsQ4}:      shaders.Scatter2scatterF32Q4,
+	{vk.F16, vk.F16, vk.F16, WeightsQ4}:      shaders.Scatter2scatterF16Q4,
+	{vk.BF16, vk.BF16, vk.BF16, WeightsQ4}:   shaders.Scatter2scatterBf16Q4,
 }
 
 // convertKernels are the variants of convert by the dtypes of source and destination.

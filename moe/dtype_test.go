@@ -25,6 +25,7 @@ func bankOf(t testing.TB, x *vk.Tensor) *ExpertBank {
 type storage struct {
 	x, w, y vk.DType
 	part    int // experts per tensor of a bank, 0 for all
+	format  WeightFormat
 }
 
 // bank makes banded weights [E, …].

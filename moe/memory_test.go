@@ -24,11 +24,18 @@ func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
 		{Experts: 4, TopK: 1, Width: 40, Hidden: 64, SharedHidden: 24, Activation: GELU, DType: vk.F16}, // narrower
 		{Experts: 8, TopK: 4, Width: 32, Hidden: 16, SharedHidden: 300, SharedGate: true, DType: vk.BF16},
 		{Experts: 8, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, Activation: ReLU},
+		{Experts: 5, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, DType: vk.F16, Bias: true, Weights: WeightsInt8},
+		{Experts: 5, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, DType: vk.F16, InOut: true, Weights: WeightsQ4},
 	} {
 		before := dev.Memory().LiveBytes
 		m, err := NewMLP(dev, cfg)
 		require.NoError(t, err)
 		require.Equal(t, cfg.WeightBytes(), dev.Memory().LiveBytes-before)
+		if cfg.Weights != WeightsFull { // no gradients
+			requirePassBytes(t, m, &MLPGrads{}, 100, Pass{Save: SaveNothing})
+			require.NoError(t, m.Close())
+			continue
+		}
 		before = dev.Memory().LiveBytes
 		g, err := m.NewGrads()
 		require.NoError(t, err)

@@ -3,14 +3,15 @@ package moe
 import "github.com/vkmoe/vkmoe/vk"
 
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256: with w the dtype's
-// bytes, w·(E·D + E·D·(H or 2H) + E·H·D) and the biases and shared experts. Their gradients (NewGrads) take as much, but for
+// bytes, w·(E·D + E·D·(H or 2H) + E·H·D) and the biases and shared experts; of quantized matrices WeightFormat.ExpertBytes for each
+// expert. Their gradients (NewGrads) take as much, but for
 // CorrectionBias, which has none.
 func (c MLPConfig) WeightBytes() uint64 {
 	m := MLP{Config: c}
 	n := uint64(0)
 	for _, part := range m.parts() {
 		p := part.cfg
-		n += tensorBytes(c.DType.Bytes(), p.Experts, p.In, p.Out)
+		n += tensorBytes(p.Weights.ExpertBytes(c.DType, p.In, p.Out), p.Experts)
 		if p.Bias {
 			n += tensorBytes(c.DType.Bytes(), p.Experts, p.Out)
 		}

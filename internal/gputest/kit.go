@@ -179,6 +179,16 @@ func (k *Kit) Overwritten(t *vk.Tensor) {
 	k.find("tensor", func(b *banded) bool { return b.view == t }).output = true
 }
 
+// Settle makes an input of an output: what it holds now stays. Its bands must be whole.
+func (k *Kit) Settle(t *vk.Tensor) {
+	k.T.Helper()
+	b := k.find("tensor", func(b *banded) bool { return b.view == t })
+	got, end := Words(k.T, b.root), len(b.want)-guard
+	require.Equal(k.T, b.want[:b.front], got[:b.front], "%s: the band before it changed", b.name)
+	require.Equal(k.T, b.want[end:], got[end:], "%s: the band behind it changed", b.name)
+	b.want, b.output = got, false
+}
+
 // Partial lets the kernel leave elements of an output alone, which it names.
 func (k *Kit) Partial(output string) {
 	k.T.Helper()
