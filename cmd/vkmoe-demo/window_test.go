@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"image"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,7 +39,21 @@ type stage struct {
 	file   string // where the run is saved
 }
 
-// setStage opens everything at a number of pixels per logical unit. At the end it is closed and validation has found nothing.
+// tinySession is a run that takes milliseconds a step. At the end it is closed and validation has found nothing.
+func tinySession(t *testing.T, file string, steps int) *session.Session {
+	t.Helper()
+	s, err := session.Open(t.Context(), session.Config{
+		Text: []byte(strings.Repeat("All Bodies emit Light. ", 60)), TextName: "a line of Opticks", Written: 30, File: file, Steps: steps,
+		Sizes: session.Sizes{Layers: 2, Width: 32, Experts: 4, Heads: 1, HeadWidth: 8, Hidden: 16, Batch: 2, Length: 32, Every: 4, Rate: 1e-2}})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, s.Close())
+		require.Empty(t, vk.ValidationMessages())
+	})
+	return s
+}
+
+// setStage opens everything at a number of pixels per logical unit, and closes it at the end.
 func setStage(t *testing.T, scale int) *stage {
 	t.Helper()
 	screen, err := xtest.Start(1500, 1100, 96*scale)
@@ -46,14 +61,7 @@ func setStage(t *testing.T, scale int) *stage {
 	t.Cleanup(screen.Stop)
 	t.Setenv("DISPLAY", screen.Display)
 	st := &stage{t: t, screen: screen, file: filepath.Join(t.TempDir(), session.FileName)}
-	s, err := session.Open(t.Context(), session.Config{
-		Text: []byte(strings.Repeat("All Bodies emit Light. ", 60)), TextName: "a line of Opticks", Written: 30, File: st.file,
-		Sizes: session.Sizes{Layers: 2, Width: 32, Experts: 4, Heads: 1, HeadWidth: 8, Hidden: 16, Batch: 2, Length: 32, Every: 4, Rate: 1e-2}})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, s.Close())
-		require.Empty(t, vk.ValidationMessages())
-	})
+	s := tinySession(t, st.file, 0)
 	xtest.OnMain(func() { st.view, err = openView(s, windowOptions{}) })
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -365,4 +373,22 @@ func TestProgramWithoutADisplay(t *testing.T) {
 		require.Equal(t, exitUnusable, exitOf(t, cmd), said)
 		require.Contains(t, said.String(), "display")
 	}
+}
+
+// A display that turns out not to be there is no reason to train nothing, unless a window was asked for.
+func TestNoWindowAfterAll(t *testing.T) {
+	t.Setenv("DISPLAY", ":7654")
+	o := &options{Out: t.TempDir(), Steps: 2, Prompt: "Light"}
+	s := tinySession(t, "", o.Steps)
+	var said bytes.Buffer
+	var err error
+	xtest.OnMain(func() { err = show(t.Context(), s, o, true, io.Discard, &said) })
+	require.NoError(t, err)
+	require.Contains(t, said.String(), "Failed to open display :7654; going on without a window")
+	require.FileExists(t, filepath.Join(o.Out, pictureFile))
+
+	o.Window = true
+	xtest.OnMain(func() { err = show(t.Context(), s, o, true, io.Discard, &said) })
+	require.ErrorIs(t, err, errNoWindow)
+	require.Equal(t, exitUnusable, exitCode(err, true, &said))
 }
