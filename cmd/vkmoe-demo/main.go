@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -183,6 +184,9 @@ func (o *options) config() (session.Config, error) {
 	text, name, err := loadText(o.Text)
 	if err != nil {
 		return session.Config{}, err
+	}
+	if o.Model != "" && o.Text == "" { // a checkpoint reads the beginning, which is a title page here
+		text = text[max(0, bytes.Index(text, []byte(firstChapter))):]
 	}
 	return session.Config{Device: o.Device, DType: dtype, Text: text, TextName: name, Steps: o.Steps, K: o.K, Dense: o.Dense, Seed: o.Seed,
 		Model: o.Model, Resume: o.Resume, File: filepath.Join(o.Out, session.FileName), Autosave: 30 * time.Second}, nil
