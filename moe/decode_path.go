@@ -11,24 +11,14 @@ import (
 // the portable path does, so both serve the same routing.
 
 // decodeKernels are the variants of scatter2scatter_gemv.
-var decodeKernels = map[linearTypes]*vk.Kernel{
-	{vk.F32, vk.F32, vk.F32, WeightsFull}:    shaders.Scatter2scatterGemvF32,
-	{vk.F16, vk.F16, vk.F16, WeightsFull}:    shaders.Scatter2scatterGemvF16,
-	{vk.F16, vk.F16, vk.F32, WeightsFull}:    shaders.Scatter2scatterGemvF16F16F32,
-	{vk.F32, vk.F16, vk.F16, WeightsFull}:    shaders.Scatter2scatterGemvF32F16F16,
-	{vk.F32, vk.F16, vk.F32, WeightsFull}:    shaders.Scatter2scatterGemvF32F16F32,
-	{vk.BF16, vk.BF16, vk.BF16, WeightsFull}: shaders.Scatter2scatterGemvBf16,
-	{vk.BF16, vk.BF16, vk.F32, WeightsFull}:  shaders.Scatter2scatterGemvBf16Bf16F32,
-	{vk.F32, vk.BF16, vk.BF16, WeightsFull}:  shaders.Scatter2scatterGemvF32Bf16Bf16,
-	{vk.F32, vk.BF16, vk.F32, WeightsFull}:   shaders.Scatter2scatterGemvF32Bf16F32,
-
-	{vk.F32, vk.F32, vk.F32, WeightsInt8}:    shaders.Scatter2scatterGemvF32Int8,
-	{vk.F16, vk.F16, vk.F16, WeightsInt8}:    shaders.Scatter2scatterGemvF16Int8,
-	{vk.BF16, vk.BF16, vk.BF16, WeightsInt8}: shaders.Scatter2scatterGemvBf16Int8,
-	{vk.F32, vk.F32, vk.F32, WeightsQ4}:      shaders.Scatter2scatterGemvF32Q4,
-	{vk.F16, vk.F16, vk.F16, WeightsQ4}:      shaders.Scatter2scatterGemvF16Q4,
-	{vk.BF16, vk.BF16, vk.BF16, WeightsQ4}:   shaders.Scatter2scatterGemvBf16Q4,
-}
+var decodeKernels = newLinearKernels([...]*vk.Kernel{
+	shaders.Scatter2scatterGemvF32, shaders.Scatter2scatterGemvF16, shaders.Scatter2scatterGemvF16F16F32,
+	shaders.Scatter2scatterGemvF32F16F16, shaders.Scatter2scatterGemvF32F16F32,
+	shaders.Scatter2scatterGemvBf16, shaders.Scatter2scatterGemvBf16Bf16F32,
+	shaders.Scatter2scatterGemvF32Bf16Bf16, shaders.Scatter2scatterGemvF32Bf16F32,
+	shaders.Scatter2scatterGemvF32Int8, shaders.Scatter2scatterGemvF16Int8, shaders.Scatter2scatterGemvBf16Int8,
+	shaders.Scatter2scatterGemvF32Q4, shaders.Scatter2scatterGemvF16Q4, shaders.Scatter2scatterGemvBf16Q4,
+})
 
 // A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
 // of x at a time.

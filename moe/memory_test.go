@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -125,12 +126,12 @@ func TestMemoryIsNoMoreThanScatterMoEs(t *testing.T) {
 	for _, a := range anchors {
 		cfg := MLPConfig{Experts: a.experts, TopK: a.k, Width: a.width, Hidden: a.hidden, Activation: a.activation,
 			DType: vk.BF16}
-		rows := tensorBytes(2, a.tokens, a.width)
+		rows := check.TensorBytes(2, a.tokens, a.width)
 		blockM := classTunings()[classTensor].band(a.tokens*a.k, a.experts).Wide.BM
 		forward := rows + cfg.PassBytes(a.tokens, blockM, Pass{Save: SaveNothing, Routed: true})
-		up := tensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
-		down := tensorBytes(2, a.experts, a.width, a.hidden)
-		training := rows + up + down + tensorBytes(4, a.tokens, a.k) + // with the gates' gradient
+		up := check.TensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
+		down := check.TensorBytes(2, a.experts, a.width, a.hidden)
+		training := rows + up + down + check.TensorBytes(4, a.tokens, a.k) + // with the gates' gradient
 			cfg.PassBytes(a.tokens, blockM, Pass{Save: RecomputeActivation, Routed: true, Backward: true, Workspace: true})
 		if !a.inPlace {
 			training += rows

@@ -92,7 +92,7 @@ func (l layer) requireStages(t testing.TB, s *MLPSaved, x, y []float32, tokens i
 	gotZ := gputest.Download[float32](t, s.Z)
 	gputest.RequireClose(t, gotZ, z.Y, z.Bound(dtype, c.Width+storage{format: c.Weights}.roundings()), "z")
 	if c.Interleaved {
-		gotZ = apart(gotZ, c.Hidden)
+		gotZ = ref.Separate(gotZ, len(gotZ)/(2*c.Hidden), c.Hidden, false)
 	}
 	h := refActivate(c.Activation, gotZ, tokens*c.TopK, c.Hidden)
 	gotH := gputest.Download[float32](t, s.H)

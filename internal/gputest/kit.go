@@ -3,6 +3,7 @@ package gputest
 import (
 	"context"
 	"math"
+	"math/rand"
 	"slices"
 	"testing"
 
@@ -173,6 +174,16 @@ func (k *Kit) InOut(name string, dtype vk.DType, data []float32, shape ...int) *
 	return t
 }
 
+// Sum is an output that holds random values at first, which it returns: for what a kernel adds to.
+func (k *Kit) Sum(name string, dtype vk.DType, r *rand.Rand, shape ...int) (*vk.Tensor, []float32) {
+	n := 1
+	for _, s := range shape {
+		n *= s
+	}
+	start := vk.Round(dtype, Normal(r, n))
+	return k.InOut(name, dtype, start, shape...), start
+}
+
 // Overwritten makes an output of an input, for kernels that work in place.
 func (k *Kit) Overwritten(t *vk.Tensor) {
 	k.T.Helper()
@@ -218,6 +229,22 @@ func (k *Kit) Run() {
 	k.T.Helper()
 	require.NoError(k.T, k.Rec.Run(k.Ctx))
 	k.Verify()
+}
+
+// RunAlike runs the recording twenty times, after each of which the outputs must hold the same bits.
+func (k *Kit) RunAlike(outputs ...*vk.Tensor) {
+	k.T.Helper()
+	var first [][]uint32
+	for run := range 20 {
+		k.Run()
+		for i, output := range outputs {
+			got := Words(k.T, output)
+			if run == 0 {
+				first = append(first, got)
+			}
+			require.True(k.T, slices.Equal(first[i], got), "output %d in run %d", i, run)
+		}
+	}
 }
 
 // Verify checks inputs, bands and outputs after a run.

@@ -215,15 +215,15 @@ func TestOpenRefuses(t *testing.T) {
 	notOurs := filepath.Join(t.TempDir(), "other")
 	require.NoError(t, os.WriteFile(notOurs, []byte("no safetensors"), 0o600))
 	for want, spoil := range map[string]func(*Config){
-		"Steps is -1":            func(c *Config) { c.Steps = -1 },
-		"K is 9, want 1 to 4":    func(c *Config) { c.K = 9 },
-		"Text is 5 bytes, want about":        func(c *Config) { c.Text = []byte("short") },
-		"Written is 9999":        func(c *Config) { c.Written = 9999 },
-		"a batch":                func(c *Config) { c.Sizes.Batch = 0 },
-		"no such device":         func(c *Config) { c.Device = "no such device" },
-		"no such file":           func(c *Config) { c.Resume = "missing" },
-		notOurs:                  func(c *Config) { c.Resume = notOurs },
-		"checkpoint's tokenizer": func(c *Config) { c.Model = t.TempDir() },
+		"Steps is -1":                 func(c *Config) { c.Steps = -1 },
+		"K is 9, want 1 to 4":         func(c *Config) { c.K = 9 },
+		"Text is 5 bytes, want about": func(c *Config) { c.Text = []byte("short") },
+		"Written is 9999":             func(c *Config) { c.Written = 9999 },
+		"a batch":                     func(c *Config) { c.Sizes.Batch = 0 },
+		"no such device":              func(c *Config) { c.Device = "no such device" },
+		"no such file":                func(c *Config) { c.Resume = "missing" },
+		notOurs:                       func(c *Config) { c.Resume = notOurs },
+		"checkpoint's tokenizer":      func(c *Config) { c.Model = t.TempDir() },
 	} {
 		cfg := good
 		spoil(&cfg)
