@@ -25,6 +25,9 @@ var decodeKernels = map[linearTypes]*vk.Kernel{
 // of x at a time.
 type vectorTile struct{ Threads, Team, Outputs, Columns int }
 
+// askedVectors is the tile of a layer that asks for the decode path: what fits every device.
+var askedVectors = vectorTile{128, 32, 4, 4}
+
 // BN is the number of outputs of a work-group.
 func (t vectorTile) BN() int { return t.Threads / t.Team * t.Outputs }
 
@@ -33,7 +36,11 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
 	if l.vectors != (vectorTile{}) || l.tile != (Tile{}) || l.matrices != (tensorTile{}) {
 		return l.vectors
 	}
-	if l.Config.Path != PathAuto {
+	switch l.Config.Path {
+	case PathAuto:
+	case PathDecode:
+		return askedVectors
+	default:
 		return vectorTile{}
 	}
 	return chooseRule(classOf(dev), rows, l.Config.Experts).vectors

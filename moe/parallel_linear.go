@@ -46,7 +46,7 @@ func (c ParallelLinearConfig) Validate() error {
 		inRange("ParallelLinearConfig", "In", c.In, 1, maxWidth),
 		inRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
 		storageDType("ParallelLinearConfig", c.DType),
-		inRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathCoopMat)),
+		inRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathDecode)),
 	)
 	if err == nil && c.In*c.Out >= 1<<31 {
 		err = &ConfigError{"ParallelLinearConfig", "In·Out", "below 2^31", fmt.Sprint(c.In * c.Out)}
@@ -258,13 +258,17 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	}
 	columns := tile.BN
 	dev := rec.Device()
+	decodes := false
 	if bn, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, &d); ok {
-		columns = bn
+		columns, decodes = bn, true
 	} else if bn, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, &d); ok {
 		columns = bn
 	}
-	if l.Config.Path == PathCoopMat && d.Kernel != tensorKernels[l.Config.DType] {
-		return rec.Fail(l.noTensorPath(rec.Device()))
+	switch {
+	case l.Config.Path == PathCoopMat && d.Kernel != tensorKernels[l.Config.DType]:
+		return rec.Fail(l.noTensorPath(dev))
+	case l.Config.Path == PathDecode && !decodes:
+		return rec.Fail(l.noDecodePath(dev))
 	}
 	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
 }

@@ -53,7 +53,7 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	switch {
 	case l.matrices != (tensorTile{}):
 		return l.matrices
-	case l.tile != (Tile{}) || l.Config.Path == PathPortable:
+	case l.tile != (Tile{}) || l.Config.Path == PathPortable || l.Config.Path == PathDecode:
 		return tensorTile{}
 	}
 	rule := chooseRule(classOf(dev), rows, l.Config.Experts)
@@ -134,7 +134,7 @@ func (l *ParallelLinear) onTensors(dev *vk.Device, a, b *vk.Tensor, c *ExpertBan
 // width or an address rules that out.
 func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *ExpertBank, d *vk.Dispatch) (tensorTile, bool) {
 	t := l.matrices
-	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable {
+	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable && l.Config.Path != PathDecode {
 		if t = xtyMatrices; classOf(dev) != classTensor {
 			t = tensorTile{}
 			if l.Config.Path == PathCoopMat {
