@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -115,7 +116,7 @@ func decodeHeads(rec *vk.Recorder, cfg FlashConfig, in FlashInput, cache *KVCach
 // have. One without a Window serves an attention with one, but not the reverse. y must not be part of it.
 func checkCache(dev *vk.Device, op string, cache *KVCache, cfg FlashConfig, y *vk.Tensor) error {
 	if !cfg.Causal {
-		return configError(op, "Causal", "true with a cache", "false")
+		return check.Config(op, "Causal", "true with a cache", "false")
 	}
 	if err := cache.check(dev, op); err != nil {
 		return err

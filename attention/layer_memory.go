@@ -1,5 +1,7 @@
 package attention
 
+import "github.com/vkmoe/vkmoe/internal/check"
+
 import "github.com/vkmoe/vkmoe/moe"
 
 // A LayerPass is what PassBytes of a SelfAttentionConfig or an MLAConfig estimates.
@@ -31,7 +33,7 @@ func (m *passMemory) norm(heads, width int) {
 	rows := m.tokens * heads
 	m.floats(rows)
 	if rows > normPerBlock {
-		m.floats(ceilDiv(rows, normPerBlock), width)
+		m.floats(check.CeilDiv(rows, normPerBlock), width)
 	}
 }
 
@@ -77,7 +79,7 @@ func (c SelfAttentionConfig) PassBytes(tokens int, p LayerPass) uint64 {
 	}
 	m.rows(query, query, key, key)
 	if c.Sinks {
-		m.floats(ceilDiv(tokens, sinkBlock), c.Heads)
+		m.floats(check.CeilDiv(tokens, sinkBlock), c.Heads)
 	}
 	if query, key := c.normWidths(); query > 0 {
 		m.norm(c.queryWidth()/query, query)

@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -270,10 +271,10 @@ func (m *Mixture) check(dev *vk.Device, op string, x, y *vk.Tensor, seq Sequence
 		return 0, &vk.ShapeError{Op: op, Arg: "x", Want: "a matrix", Got: fmt.Sprint(x)}
 	}
 	tokens = x.Dim(0)
-	err = firstError(
-		checkTensor(dev, op, "x", x, c.DType, tokens, c.Width),
-		checkTensor(dev, op, "y", y, c.DType, tokens, c.Width),
-		inRange("MixtureOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
+	err = check.First(
+		check.Tensor(dev, op, "x", x, c.DType, tokens, c.Width),
+		check.Tensor(dev, op, "y", y, c.DType, tokens, c.Width),
+		check.InRange("MixtureOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
 		m.checkParts(dev, op),
 		checkSequences(dev, op, tokens, seq),
 	)
@@ -297,10 +298,10 @@ func (m *Mixture) checkParts(dev *vk.Device, op string) error {
 	c := m.Config
 	var err error
 	if c.OutputBias {
-		err = checkTensor(dev, op, "OutputBias", m.outputBias(), c.DType, 1, c.Width)
+		err = check.Tensor(dev, op, "OutputBias", m.outputBias(), c.DType, 1, c.Width)
 	}
 	if err == nil && c.Sinks {
-		err = checkTensor(dev, op, "Sinks", m.Sinks, vk.F32, c.heads())
+		err = check.Tensor(dev, op, "Sinks", m.Sinks, vk.F32, c.heads())
 	}
 	return err
 }

@@ -1,5 +1,7 @@
 package attention
 
+import "github.com/vkmoe/vkmoe/internal/check"
+
 import "github.com/vkmoe/vkmoe/moe"
 
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256: with w the dtype's bytes,
@@ -88,7 +90,7 @@ func (c MixtureConfig) PassBytes(tokens, blockM int, p MixturePass) uint64 {
 			n += projections
 		}
 		if c.Sinks {
-			n += tensorBytes(4, ceilDiv(tokens, sinkBlock), c.heads())
+			n += tensorBytes(4, check.CeilDiv(tokens, sinkBlock), c.heads())
 		}
 		if !p.Routed {
 			n += tensorBytes(4, tokens, c.Experts) + tensorBytes(4, rows)
@@ -119,5 +121,5 @@ func (c MixtureConfig) blockElements(tokens int, save moe.Save, direct bool) int
 // tokensPerBlock is how many tokens' results are in a block at a time: as few times as it must be, and about as many each time.
 func (c MixtureConfig) tokensPerBlock(tokens, elements int) int {
 	most := max(1, elements/(c.TopK*c.Width))
-	return max(1, ceilDiv(tokens, max(1, ceilDiv(tokens, most))))
+	return max(1, check.CeilDiv(tokens, max(1, check.CeilDiv(tokens, most))))
 }

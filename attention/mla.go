@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -35,19 +36,19 @@ type MLAConfig struct {
 // Validate reports the first field that makes no sense as a *ConfigError, or as a *moe.ConfigError of a projection.
 func (c MLAConfig) Validate() error {
 	const name = "MLAConfig"
-	err := firstError(
-		inRange(name, "QueryRank", c.QueryRank, 0, maxRowWidth),
-		inRange(name, "KVRank", c.KVRank, 1, maxRowWidth),
-		inRange(name, "PlainWidth", c.PlainWidth, 1, MaxHeadWidth),
-		inRange(name, "TurnedWidth", c.TurnedWidth, 2, MaxHeadWidth),
+	err := check.First(
+		check.InRange(name, "QueryRank", c.QueryRank, 0, maxRowWidth),
+		check.InRange(name, "KVRank", c.KVRank, 1, maxRowWidth),
+		check.InRange(name, "PlainWidth", c.PlainWidth, 1, MaxHeadWidth),
+		check.InRange(name, "TurnedWidth", c.TurnedWidth, 2, MaxHeadWidth),
 		c.flash(nil).Validate(),
 	)
 	if err == nil && !(c.Eps >= 0) {
-		err = configError(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
+		err = check.Config(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
 	}
 	l := MLA{Config: c}
 	for _, part := range l.parts() {
-		err = firstError(err, part.cfg.Validate())
+		err = check.First(err, part.cfg.Validate())
 	}
 	return err
 }
@@ -103,9 +104,9 @@ func NewMLA(dev *vk.Device, cfg MLAConfig, rope *RoPE) (*MLA, error) {
 	case err != nil:
 		return nil, err
 	case rope == nil:
-		return nil, configError("MLA", "RoPE", "a RoPE", "nil")
+		return nil, check.Config("MLA", "RoPE", "a RoPE", "nil")
 	case rope.Config.Width != cfg.TurnedWidth:
-		return nil, configError("RoPEConfig", "Width", fmt.Sprintf("TurnedWidth %d", cfg.TurnedWidth), fmt.Sprint(rope.Config.Width))
+		return nil, check.Config("RoPEConfig", "Width", fmt.Sprintf("TurnedWidth %d", cfg.TurnedWidth), fmt.Sprint(rope.Config.Width))
 	}
 	l := &MLA{Config: cfg, RoPE: rope}
 	for _, part := range l.parts() {

@@ -3,6 +3,7 @@ package attention
 import (
 	"errors"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -184,10 +185,10 @@ func (l *MLA) checkBackward(dev *vk.Device, op string, s *MLASaved, x, dy *vk.Te
 	c := l.Config
 	tokens, err := checkLayerRows(dev, op, x, dy, c.Width, c.DType, s.Sequences)
 	if err == nil {
-		err = firstError(
+		err = check.First(
 			checkVectors(dev, op, l.vectors()),
-			checkTensor(dev, op, "saved.Heads", s.Heads, c.DType, tokens, c.Heads*c.ValueWidth),
-			checkTensor(dev, op, "saved.LSE", s.LSE, vk.F32, tokens, c.Heads),
+			check.Tensor(dev, op, "saved.Heads", s.Heads, c.DType, tokens, c.Heads*c.ValueWidth),
+			check.Tensor(dev, op, "saved.LSE", s.LSE, vk.F32, tokens, c.Heads),
 		)
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package attention
 import (
 	"slices"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -177,8 +178,8 @@ func (l *MLA) project(rec *vk.Recorder, x *vk.Tensor, seq Sequences, p MLAStages
 func (l *MLA) checkForward(dev *vk.Device, op string, x, y *vk.Tensor, seq Sequences, o MLAOptions) (int, error) {
 	tokens, err := checkLayerRows(dev, op, x, y, l.Config.Width, l.Config.DType, seq)
 	if err == nil {
-		err = firstError(
-			inRange("MLAOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
+		err = check.First(
+			check.InRange("MLAOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
 			checkVectors(dev, op, l.vectors()),
 		)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -43,16 +44,16 @@ type SelfAttentionConfig struct {
 // Validate reports the first field that makes no sense as a *ConfigError, or as a *moe.ConfigError of a projection.
 func (c SelfAttentionConfig) Validate() error {
 	const name = "SelfAttentionConfig"
-	err := firstError(
+	err := check.First(
 		c.flash().Validate(),
-		inRange(name, "QKNorm", int(c.QKNorm), 0, int(NormRow)),
+		check.InRange(name, "QKNorm", int(c.QKNorm), 0, int(NormRow)),
 	)
 	if err == nil && !(c.Eps >= 0) {
-		err = configError(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
+		err = check.Config(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
 	}
 	l := SelfAttention{Config: c}
 	for _, part := range l.parts() {
-		err = firstError(err, part.cfg.Validate())
+		err = check.First(err, part.cfg.Validate())
 	}
 	return err
 }
@@ -99,7 +100,7 @@ type SelfAttention struct {
 func NewSelfAttention(dev *vk.Device, cfg SelfAttentionConfig, rope *RoPE) (*SelfAttention, error) {
 	err := cfg.Validate()
 	if err == nil && rope != nil && rope.Config.Width > cfg.HeadWidth {
-		err = configError("RoPEConfig", "Width", fmt.Sprintf("at most HeadWidth %d", cfg.HeadWidth), fmt.Sprint(rope.Config.Width))
+		err = check.Config("RoPEConfig", "Width", fmt.Sprintf("at most HeadWidth %d", cfg.HeadWidth), fmt.Sprint(rope.Config.Width))
 	}
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package attention
 import (
 	"errors"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -128,10 +129,10 @@ func (l *SelfAttention) checkBackward(dev *vk.Device, op string, s *SelfAttentio
 	c := l.Config
 	tokens, err := checkLayerRows(dev, op, x, dy, c.Width, c.DType, s.Sequences)
 	if err == nil {
-		err = firstError(
+		err = check.First(
 			checkVectors(dev, op, l.vectors()),
-			checkTensor(dev, op, "saved.Heads", s.Heads, c.DType, tokens, c.queryWidth()),
-			checkTensor(dev, op, "saved.LSE", s.LSE, vk.F32, tokens, c.Heads),
+			check.Tensor(dev, op, "saved.Heads", s.Heads, c.DType, tokens, c.queryWidth()),
+			check.Tensor(dev, op, "saved.LSE", s.LSE, vk.F32, tokens, c.Heads),
 		)
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -162,8 +163,8 @@ func (l *SelfAttention) sides() [2]side {
 func (l *SelfAttention) checkForward(dev *vk.Device, op string, x, y *vk.Tensor, seq Sequences, o SelfAttentionOptions) (int, error) {
 	tokens, err := checkLayerRows(dev, op, x, y, l.Config.Width, l.Config.DType, seq)
 	if err == nil {
-		err = firstError(
-			inRange("SelfAttentionOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
+		err = check.First(
+			check.InRange("SelfAttentionOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
 			checkVectors(dev, op, l.vectors()),
 		)
 	}
@@ -179,9 +180,9 @@ func checkLayerRows(dev *vk.Device, op string, x, y *vk.Tensor, width int, dtype
 		return 0, &vk.ShapeError{Op: op, Arg: "x", Want: fmt.Sprintf("[T,%d]", width), Got: fmt.Sprint(x)}
 	}
 	tokens := x.Dim(0)
-	return tokens, firstError(
-		checkTensor(dev, op, "x", x, dtype, tokens, width),
-		checkTensor(dev, op, "y", y, dtype, tokens, width),
+	return tokens, check.First(
+		check.Tensor(dev, op, "x", x, dtype, tokens, width),
+		check.Tensor(dev, op, "y", y, dtype, tokens, width),
 		checkSequences(dev, op, tokens, seq),
 	)
 }
@@ -189,7 +190,7 @@ func checkLayerRows(dev *vk.Device, op string, x, y *vk.Tensor, width int, dtype
 // checkVectors checks a layer's weights that are no matrices; the linear maps check theirs.
 func checkVectors(dev *vk.Device, op string, vectors []vectorPart) error {
 	for _, v := range vectors {
-		if err := checkTensor(dev, op, v.name, *v.tensor, v.dtype, v.length); err != nil {
+		if err := check.Tensor(dev, op, v.name, *v.tensor, v.dtype, v.length); err != nil {
 			return err
 		}
 	}

@@ -73,17 +73,17 @@ func checkCrossEntropy(rec *vk.Recorder, op string, logits, targets, losses, gra
 		check.Tensor(dev, op, "logits", logits, vk.F32, rows, vocabulary),
 		check.Tensor(dev, op, "targets", targets, vk.I32, rows),
 		check.Tensor(dev, op, "losses", losses, vk.F32, rows),
-		check.Apart(op, "losses", losses, logits, targets, count, gradient),
+		check.Apart(op, "losses", losses, check.Inputs{"logits": logits, "targets": targets, "count": count, "gradient": gradient}),
 	)
 	if err == nil && gradient != nil {
 		err = check.First(
 			check.Storage(op, "gradient", gradient),
 			check.Tensor(dev, op, "gradient", gradient, gradient.DType(), rows, vocabulary),
 			check.Tensor(dev, op, "count", count, vk.U32, 1),
-			check.Apart(op, "gradient", gradient, targets, count),
+			check.Apart(op, "gradient", gradient, check.Inputs{"targets": targets, "count": count}),
 		)
 		if err == nil && (gradient.DType() != vk.F32 || gradient.Address() != logits.Address()) {
-			err = check.Apart(op, "gradient", gradient, logits)
+			err = check.Apart(op, "gradient", gradient, check.Inputs{"logits": logits})
 		}
 	}
 	if err == nil && (vocabulary < 1 || dev.Adapter().Type == vk.Software && vocabulary > maxSoftwareVocabulary) {
@@ -101,7 +101,7 @@ func CountTargets(rec *vk.Recorder, targets, count *vk.Tensor, vocabulary int) e
 		err = check.First(
 			check.Tensor(rec.Device(), op, "targets", targets, vk.I32, targets.Dim(0)),
 			check.Tensor(rec.Device(), op, "count", count, vk.U32, 1),
-			check.Apart(op, "count", count, targets),
+			check.Apart(op, "count", count, check.Inputs{"targets": targets}),
 		)
 	}
 	if err != nil {
@@ -129,7 +129,7 @@ func MeanLoss(rec *vk.Recorder, losses, count, mean *vk.Tensor) error {
 			check.Tensor(rec.Device(), op, "losses", losses, vk.F32, losses.Dim(0)),
 			check.Tensor(rec.Device(), op, "count", count, vk.U32, 1),
 			check.Tensor(rec.Device(), op, "mean", mean, vk.F32, 1),
-			check.Apart(op, "mean", mean, losses, count),
+			check.Apart(op, "mean", mean, check.Inputs{"losses": losses, "count": count}),
 		)
 	}
 	if err != nil {
@@ -177,7 +177,7 @@ func HeadCrossEntropy(rec *vk.Recorder, head *moe.ParallelLinear, x, targets, me
 	err = check.First(
 		check.Tensor(rec.Device(), op, "x", x, cfg.DType, tokens, cfg.In),
 		check.Optional(rec.Device(), op, "X", h.X, cfg.DType, tokens, cfg.In),
-		check.Apart(op, "X", h.X, x),
+		check.Apart(op, "X", h.X, check.Inputs{"x": x}),
 	)
 	if err != nil {
 		return nil, rec.Fail(err)

@@ -22,6 +22,7 @@ type Decoder struct {
 	head      *moe.ParallelLinear
 	layers    []*layer
 	ropes     []*attention.RoPE
+	config    []byte // the config.json of the checkpoint that it was loaded from, or nil
 
 	embeddingGrad, normGrad, headGrad *vk.Tensor
 }

@@ -41,7 +41,7 @@ func Embed(rec *vk.Recorder, table, ids, y *vk.Tensor, scale float32) error {
 			check.Tensor(rec.Device(), op, "table", table, table.DType(), table.Shape()...),
 			check.Tensor(rec.Device(), op, "ids", ids, vk.I32, tokens),
 			check.Tensor(rec.Device(), op, "y", y, table.DType(), tokens, width),
-			check.Apart(op, "y", y, table, ids),
+			check.Apart(op, "y", y, check.Inputs{"table": table, "ids": ids}),
 		)
 	}
 	if err == nil && table.Elements() == 0 {
@@ -137,7 +137,7 @@ func checkEmbedBackward(rec *vk.Recorder, op string, ids, dy, dTable *vk.Tensor)
 		check.Tensor(rec.Device(), op, "ids", ids, vk.I32, tokens),
 		check.Tensor(rec.Device(), op, "dy", dy, dy.DType(), tokens, width),
 		check.Tensor(rec.Device(), op, "dTable", dTable, dTable.DType(), dTable.Shape()...),
-		check.Apart(op, "dTable", dTable, ids, dy),
+		check.Apart(op, "dTable", dTable, check.Inputs{"ids": ids, "dy": dy}),
 	)
 	switch {
 	case err != nil:

@@ -39,6 +39,7 @@ func LoadDecoder(ctx context.Context, dev *vk.Device, c *Checkpoint, dtype vk.DT
 	if err != nil {
 		return nil, err
 	}
+	d.config = c.Config.text
 	list := d.Tensors()
 	if len(list) != len(names) { // a tensor without a place on the device would leave weights undefined
 		panic(fmt.Sprintf("model: %d tensors of %s have a place on the device, its checkpoints hold %d", len(list), cfg.Type, len(names)))
@@ -196,8 +197,8 @@ func LoadTensor(ctx context.Context, source tensorSource, t NamedTensor) error {
 }
 
 // Save writes the decoder's weights to model.safetensors in dir, by the names of its Type and in their own dtypes, a few MiB
-// in host memory at a time. The folder is made where it is missing. Its config.json is the caller's affair: it is what the
-// decoder was made of.
+// in host memory at a time, and beside it the config.json of the checkpoint that it was loaded from; that of a decoder of
+// NewDecoder is the caller's affair. The folder is made where it is missing.
 func (d *Decoder) Save(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -206,7 +207,13 @@ func (d *Decoder) Save(ctx context.Context, dir string) error {
 	for _, t := range d.Tensors() {
 		entries = append(entries, TensorEntry(ctx, t))
 	}
-	return safetensors.WriteFile(filepath.Join(dir, safetensors.SingleFile), entries, map[string]string{"format": "pt"})
+	if err := safetensors.WriteFile(filepath.Join(dir, safetensors.SingleFile), entries, map[string]string{"format": "pt"}); err != nil {
+		return err
+	}
+	if d.config == nil {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(dir, ConfigFile), d.config, 0o644)
 }
 
 // TensorEntry is a tensor of a file whose values are on the device, and are read a few MiB at a time when it is written.

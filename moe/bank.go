@@ -7,6 +7,7 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -41,7 +42,7 @@ func NewExpertBank(dev *vk.Device, dtype vk.DType, shape ...int) (*ExpertBank, e
 	experts := shape[0]
 	parts := 1
 	if per := int(min(dev.Caps().MaxTensorBytes()/expert, uint64(experts))); per > 0 {
-		parts = ceilDiv(experts, per)
+		parts = check.CeilDiv(experts, per)
 	}
 	for i := range parts {
 		from, to := i*experts/parts, (i+1)*experts/parts
@@ -77,7 +78,7 @@ func BankOfExperts(dev *vk.Device, experts []*vk.Tensor) (*ExpertBank, error) {
 	shape := experts[0].Shape()
 	b := &ExpertBank{shape: append([]int{len(experts)}, shape...)}
 	for i, t := range experts {
-		if err := checkTensor(dev, op, fmt.Sprintf("expert %d", i), t, experts[0].DType(), shape...); err != nil {
+		if err := check.Tensor(dev, op, fmt.Sprintf("expert %d", i), t, experts[0].DType(), shape...); err != nil {
 			return nil, err
 		}
 		part, err := t.Reshape(append([]int{1}, shape...)...)
@@ -257,7 +258,7 @@ func (b *ExpertBank) check(dev *vk.Device, op, arg string, dtype vk.DType, shape
 		return &vk.ShapeError{Op: op, Arg: arg, Want: want, Got: b.String()}
 	}
 	for _, t := range b.tensors() {
-		if err := checkTensor(dev, op, arg, t, t.DType(), t.Shape()...); err != nil {
+		if err := check.Tensor(dev, op, arg, t, t.DType(), t.Shape()...); err != nil {
 			return err
 		}
 	}
@@ -267,7 +268,7 @@ func (b *ExpertBank) check(dev *vk.Device, op, arg string, dtype vk.DType, shape
 // checkApartFromBank reports an output that shares memory with a bank.
 func checkApartFromBank(op, outArg string, out *vk.Tensor, arg string, b *ExpertBank) error {
 	for _, t := range b.tensors() {
-		if err := checkApart(op, outArg, out, map[string]*vk.Tensor{arg: t}); err != nil {
+		if err := check.Apart(op, outArg, out, check.Inputs{arg: t}); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,8 @@
 package moe
 
 import (
+	"fmt"
+
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -23,7 +25,16 @@ var decodeKernels = map[linearTypes]*vk.Kernel{
 
 // A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
 // of x at a time.
-type vectorTile struct{ Threads, Team, Outputs, Columns int }
+type vectorTile struct {
+	Threads int `json:"threads"`
+	Team    int `json:"team"`
+	Outputs int `json:"outputs"`
+	Columns int `json:"columns"`
+}
+
+func (t vectorTile) String() string {
+	return fmt.Sprintf("%d invocations in teams of %d, %d outputs each, %d rows at a time", t.Threads, t.Team, t.Outputs, t.Columns)
+}
 
 // askedVectors is the tile of a layer that asks for the decode path: what fits every device.
 var askedVectors = vectorTile{128, 32, 4, 4}
@@ -43,7 +54,7 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
 	default:
 		return vectorTile{}
 	}
-	return chooseRule(classOf(dev), rows, l.Config.Experts).vectors
+	return tuning(dev).band(rows, l.Config.Experts).Vectors
 }
 
 // decodeDispatch makes a dispatch one of the decode path for tiles of blockM rows and returns how many columns a tile has, or

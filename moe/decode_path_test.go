@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -14,9 +15,9 @@ import (
 // vectorTiles are the tiles of the table and some that share work otherwise.
 func vectorTiles() []vectorTile {
 	tiles := []vectorTile{{32, 8, 2, 1}, {64, 64, 4, 3}, {64, 16, 2, 8}}
-	for _, rule := range tileRules {
-		if rule.vectors != (vectorTile{}) {
-			tiles = append(tiles, rule.vectors)
+	for _, band := range builtInBands() {
+		if band.Vectors != (vectorTile{}) {
+			tiles = append(tiles, band.Vectors)
 		}
 	}
 	return tiles
@@ -26,7 +27,7 @@ func vectorTiles() []vectorTile {
 func (c linearCase) checkVectors(t *testing.T, st storage, tile vectorTile, exact bool) {
 	t.Helper()
 	k := newKit(t)
-	defer k.close()
+	defer k.Close()
 	k.vectors = tile
 	run := c.recordIn(k, st)
 	var d vk.Dispatch
@@ -34,13 +35,13 @@ func (c linearCase) checkVectors(t *testing.T, st storage, tile vectorTile, exac
 	require.True(t, ok, "the decode path must be taken")
 	require.Same(t, decodeKernels[linearTypes{st.x, st.w, st.y}], d.Kernel)
 	require.Equal(t, tile.BN(), columns)
-	k.run()
+	k.Run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	bound := want.Bound(storageTypes[st.y], c.in)
+	bound := want.Bound(gputest.Oracle(st.y), c.in)
 	if exact {
 		bound = nil
 	}
-	requireClose(t, download[float32](t, run.y), want.Y, bound, fmt.Sprintf("%v %+v %+v", c, st, tile))
+	gputest.RequireClose(t, gputest.Download[float32](t, run.y), want.Y, bound, fmt.Sprintf("%v %+v %+v", c, st, tile))
 }
 
 func TestDecodePath(t *testing.T) {
@@ -74,28 +75,28 @@ func TestDecodePathAccumulates(t *testing.T) {
 		run := linearCase{6, 3, 2, 16, 7, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, signs}.recordIn(k, uniform(dtype))
 		once := ref.Scatter2scatter(run.weights, run.x, run.routing, ref.Layout{}, run.gates)
 		run.opts.Accumulate = true
-		require.NoError(t, run.layer.Forward(k.rec, run.device, run.xs, run.y, run.opts))
-		k.run()
+		require.NoError(t, run.layer.Forward(k.Rec, run.device, run.xs, run.y, run.opts))
+		k.Run()
 		for i := range once.Y {
 			once.Y[i] *= 2
 		}
-		requireClose(t, download[float32](t, run.y), once.Y, nil, dtype.String())
-		k.close()
+		gputest.RequireClose(t, gputest.Download[float32](t, run.y), once.Y, nil, dtype.String())
+		k.Close()
 	}
 }
 
 func TestDecodePathOfDenseRows(t *testing.T) {
 	for rows := range 6 {
 		k := newKit(t)
-		weights := ref.Linear[float32]{Experts: 1, In: 24, Out: 19, Weight: halves(rand.New(rand.NewSource(int64(rows))), 24*19)}
-		xs := halves(rand.New(rand.NewSource(int64(rows+10))), rows*24)
+		weights := ref.Linear[float32]{Experts: 1, In: 24, Out: 19, Weight: gputest.Halves(rand.New(rand.NewSource(int64(rows))), 24*19)}
+		xs := gputest.Halves(rand.New(rand.NewSource(int64(rows+10))), rows*24)
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 24, Out: 19}, vectors: vectorTiles()[rows%3]}
-		l.Weight = bankOf(t, k.f32("weight", weights.Weight, 1, 19, 24))
-		y := k.output("y", vk.F32, rows, 19)
-		require.NoError(t, l.Dense(k.rec, k.f32("x", xs, rows, 24), y))
-		k.run()
-		requireClose(t, download[float32](t, y), ref.DenseLinear(weights, xs, rows).Y, nil, fmt.Sprint(rows))
-		k.close()
+		l.Weight = bankOf(t, k.F32("weight", weights.Weight, 1, 19, 24))
+		y := k.Output("y", vk.F32, rows, 19)
+		require.NoError(t, l.Dense(k.Rec, k.F32("x", xs, rows, 24), y))
+		k.Run()
+		gputest.RequireClose(t, gputest.Download[float32](t, y), ref.DenseLinear(weights, xs, rows).Y, nil, fmt.Sprint(rows))
+		k.Close()
 	}
 }
 
@@ -105,8 +106,8 @@ func TestDecodePathRepeatsItsBits(t *testing.T) {
 	run := linearCase{20, 8, 2, 1000, 65, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k, uniform(vk.BF16))
 	var first []uint32
 	for range 20 {
-		k.run()
-		got := words(t, run.y)
+		k.Run()
+		got := gputest.Words(t, run.y)
 		if first == nil {
 			first = got
 		}
@@ -118,8 +119,8 @@ func TestDecodePathRepeatsItsBits(t *testing.T) {
 func TestDecodePathIsChosen(t *testing.T) {
 	k := newKit(t)
 	tile := vectorTiles()[0]
-	x := k.f32("x", make([]float32, 64), 1, 64)
-	w := bankOf(t, k.f32("w", make([]float32, 64*64), 1, 64, 64))
+	x := k.F32("x", make([]float32, 64), 1, 64)
+	w := bankOf(t, k.F32("w", make([]float32, 64*64), 1, 64, 64))
 	fits := func(change func(l *ParallelLinear)) bool {
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 64, Out: 64}, Weight: w}
 		change(l)
@@ -134,8 +135,8 @@ func TestDecodePathIsChosen(t *testing.T) {
 	x = odd
 	require.False(t, fits(func(*ParallelLinear) {}), "an address that 16-byte loads cannot read")
 	for _, class := range []deviceClass{classPlain, classTensor} {
-		require.NotZero(t, chooseRule(class, 8, 64).vectors.Threads)
-		require.Zero(t, chooseRule(class, 8*64, 64).vectors.Threads)
-		require.Equal(t, chooseRule(class, 8, 64).wide.BM, chooseRule(class, 8*64, 64).wide.BM)
+		require.NotZero(t, classTunings()[class].band(8, 64).Vectors.Threads)
+		require.Zero(t, classTunings()[class].band(8*64, 64).Vectors.Threads)
+		require.Equal(t, classTunings()[class].band(8, 64).Wide.BM, classTunings()[class].band(8*64, 64).Wide.BM)
 	}
 }

@@ -23,6 +23,12 @@
 // error (a [Routing], an [MLPSaved]) are tensors of the recorder: they hold their contents once the recorder has run and
 // live until it is closed. A recorder may be submitted again, and then computes with what its inputs hold by then.
 //
+// # Tuning
+//
+// Which kernel multiplies, and with which tile, is decided by a [Tuning]: one per class of devices is built in, and vkmoe-bench
+// tune measures one for the device at hand, which [TuningOf] finds from then on. VKMOE_TUNING=off keeps to the built-in ones.
+// [ParallelLinear.Choice] says what was chosen. Another table may give other bits.
+//
 // # Gradients
 //
 // Backward passes are calls of their own: the forward pass leaves what they need in an [MLPSaved], and they use it up. Each

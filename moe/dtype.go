@@ -1,28 +1,10 @@
 package moe
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
-
-// isStorage reports whether weights and activations may be of a type.
-func isStorage(t vk.DType) bool { return t == vk.F32 || t == vk.F16 || t == vk.BF16 }
-
-// storageDType reports a DType field that is no storage type as a *ConfigError.
-func storageDType(config string, t vk.DType) error {
-	if isStorage(t) {
-		return nil
-	}
-	return &ConfigError{config, "DType", "f32, f16 or bf16", t.String()}
-}
-
-// checkStorage reports a tensor that is not nil and of no storage type.
-func checkStorage(op, arg string, t *vk.Tensor) error {
-	if isStorage(t.DType()) {
-		return nil
-	}
-	return &vk.ShapeError{Op: op, Arg: arg, Want: "f32, f16 or bf16", Got: t.String()}
-}
 
 // byStorage is a kernel's variants for F32, F16 and BF16.
 type byStorage [3]*vk.Kernel
@@ -66,9 +48,9 @@ func Convert(rec *vk.Recorder, src, dst *vk.Tensor) error {
 		return rec.Fail(&vk.ShapeError{Op: op, Arg: "src and dst", Want: "tensors", Got: "nil"})
 	}
 	k := convertKernels[[2]vk.DType{src.DType(), dst.DType()}]
-	err := firstError(
-		checkTensor(rec.Device(), op, "src", src, src.DType(), src.Shape()...),
-		checkTensor(rec.Device(), op, "dst", dst, dst.DType(), src.Shape()...),
+	err := check.First(
+		check.Tensor(rec.Device(), op, "src", src, src.DType(), src.Shape()...),
+		check.Tensor(rec.Device(), op, "dst", dst, dst.DType(), src.Shape()...),
 	)
 	if err == nil && k == nil {
 		err = &vk.ShapeError{Op: op, Arg: "dst", Want: "f32 from f16 or bf16, or the reverse",
@@ -78,7 +60,7 @@ func Convert(rec *vk.Recorder, src, dst *vk.Tensor) error {
 		err = &vk.ShapeError{Op: op, Arg: "src", Want: "fewer than 2^32 elements", Got: src.String()}
 	}
 	if err == nil {
-		err = checkApart(op, "dst", dst, map[string]*vk.Tensor{"src": src})
+		err = check.Apart(op, "dst", dst, check.Inputs{"src": src})
 	}
 	if err != nil {
 		return rec.Fail(err)
@@ -87,7 +69,7 @@ func Convert(rec *vk.Recorder, src, dst *vk.Tensor) error {
 		Kernel: k,
 		Spec:   shaders.ConvertSpec{Threads: convertThreads, Quads: quads(src, 4) && quads(dst, 4)}.Values(),
 		Push:   shaders.ConvertPush{Src: src.Address(), Dst: dst.Address(), Count: uint32(src.Elements())}.Bytes(),
-		Linear: uint64(ceilDiv(src.Elements(), 4*convertThreads)),
+		Linear: uint64(check.CeilDiv(src.Elements(), 4*convertThreads)),
 		Reads:  []*vk.Tensor{src},
 		Writes: []*vk.Tensor{dst},
 		FLOPs:  float64(src.Elements()),

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -44,10 +45,10 @@ func TestStorageProperties(t *testing.T) {
 func (c linearCase) bits(t *testing.T, st storage) []uint32 {
 	k := newKit(t)
 	run := c.recordIn(k, st)
-	k.run()
+	k.Run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	requireClose(t, download[float32](t, run.y), want.Y, want.Bound(storageTypes[st.y], c.in), fmt.Sprintf("%v %+v", c, st))
-	bits := words(t, run.y)
-	k.close()
+	gputest.RequireClose(t, gputest.Download[float32](t, run.y), want.Y, want.Bound(gputest.Oracle(st.y), c.in), fmt.Sprintf("%v %+v", c, st))
+	bits := gputest.Words(t, run.y)
+	k.Close()
 	return bits
 }

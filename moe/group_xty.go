@@ -3,6 +3,7 @@ package moe
 import (
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -129,7 +130,7 @@ func (l *ParallelLinear) groupXTY(rec *vk.Recorder, r *Routing, a, b operand, ga
 	return byRows(rows, rowsPer(rec.Device()), accumulate, func(skip, most uint32, accumulate bool) error {
 		push.Skip, push.Most, push.Flags = skip, most, flags|bit(xtyAccumulate, accumulate)
 		d.Push, d.FLOPs = push.Bytes(), 2*float64(min(total, int(most)))*float64(m)*float64(n)
-		return record(rec, d, uint64(experts)*uint64(ceilDiv(m, blockM))*uint64(ceilDiv(n, blockN)))
+		return check.Record(rec, d, uint64(experts)*uint64(check.CeilDiv(m, blockM))*uint64(check.CeilDiv(n, blockN)))
 	})
 }
 
@@ -158,13 +159,13 @@ func groupSum(rec *vk.Recorder, r *Routing, y operand, gates *vk.Tensor, sum *Ex
 	flags := push.Flags | bit(xtyAGrouped, y.grouped) | bit(xtyTable, table)
 	return byRows(rows, rowsPer(rec.Device()), accumulate, func(skip, most uint32, accumulate bool) error {
 		push.Skip, push.Most, push.Flags = skip, most, flags|bit(xtyAccumulate, accumulate)
-		return record(rec, vk.Dispatch{
+		return check.Record(rec, vk.Dispatch{
 			Kernel: groupSumKernels[[2]vk.DType{y.t.DType(), sum.DType()}],
 			Spec:   shaders.GroupSumSpec{Columns: sumColumns, Rows: sumRows}.Values(),
 			Push:   push.Bytes(),
 			Reads:  append(reads, sum.tensors()...), Writes: sum.parts, Label: label + " db",
 			FLOPs: float64(min(total, int(most))) * float64(width),
-		}, uint64(experts)*uint64(ceilDiv(width, sumColumns)))
+		}, uint64(experts)*uint64(check.CeilDiv(width, sumColumns)))
 	})
 }
 

@@ -105,7 +105,7 @@ func TestMemoryIsNoMoreThanScatterMoEs(t *testing.T) {
 		cfg := MLPConfig{Experts: a.experts, TopK: a.k, Width: a.width, Hidden: a.hidden, Activation: a.activation,
 			DType: vk.BF16}
 		rows := tensorBytes(2, a.tokens, a.width)
-		blockM := chooseRule(classTensor, a.tokens*a.k, a.experts).wide.BM
+		blockM := classTunings()[classTensor].band(a.tokens*a.k, a.experts).Wide.BM
 		forward := rows + cfg.PassBytes(a.tokens, blockM, Pass{Save: SaveNothing, Routed: true})
 		up := tensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
 		down := tensorBytes(2, a.experts, a.width, a.hidden)

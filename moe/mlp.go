@@ -3,6 +3,7 @@ package moe
 import (
 	"errors"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -44,15 +45,15 @@ type MLPConfig struct {
 
 // Validate reports the first field that makes no sense as a *ConfigError.
 func (c MLPConfig) Validate() error {
-	return firstError(
-		inRange("MLPConfig", "Experts", c.Experts, 1, MaxExperts),
-		inRange("MLPConfig", "TopK", c.TopK, 1, min(c.Experts, MaxTopK)),
-		inRange("MLPConfig", "Width", c.Width, 1, maxWidth),
-		inRange("MLPConfig", "Hidden", c.Hidden, 1, maxWidth/2),
-		inRange("MLPConfig", "Activation", int(c.Activation), 0, len(activations)-1),
+	return check.First(
+		check.InRange("MLPConfig", "Experts", c.Experts, 1, MaxExperts),
+		check.InRange("MLPConfig", "TopK", c.TopK, 1, min(c.Experts, MaxTopK)),
+		check.InRange("MLPConfig", "Width", c.Width, 1, maxWidth),
+		check.InRange("MLPConfig", "Hidden", c.Hidden, 1, maxWidth/2),
+		check.InRange("MLPConfig", "Activation", int(c.Activation), 0, len(activations)-1),
 		c.activation().Validate(),
-		storageDType("MLPConfig", c.DType),
-		inRange("MLPConfig", "SharedHidden", c.SharedHidden, 0, maxWidth/2),
+		check.DType("MLPConfig", c.DType),
+		check.InRange("MLPConfig", "SharedHidden", c.SharedHidden, 0, maxWidth/2),
 		c.checkRouter(),
 	)
 }
@@ -70,10 +71,10 @@ func (c MLPConfig) router(bias *vk.Tensor) RouterConfig {
 
 func (c MLPConfig) checkRouter() error {
 	if c.SharedGate && c.SharedHidden == 0 {
-		return &ConfigError{"MLPConfig", "SharedGate", "false without SharedHidden", "true"}
+		return check.Config("MLPConfig", "SharedGate", "false without SharedHidden", "true")
 	}
 	if c.CorrectionBias && !c.Mode.Sigmoid() {
-		return &ConfigError{"MLPConfig", "CorrectionBias", "false for " + c.Mode.String(), "true"}
+		return check.Config("MLPConfig", "CorrectionBias", "false for "+c.Mode.String(), "true")
 	}
 	return c.router(nil).Validate(c.Experts)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -240,15 +241,15 @@ func (m *MLP) checkBackward(dev *vk.Device, op string, s *MLPSaved, x, dy *vk.Te
 		return &vk.ShapeError{Op: op, Arg: "saved", Want: "what a forward pass that saves left", Got: "another"}
 	}
 	r := s.Routing
-	err := firstError(
+	err := check.First(
 		r.check(dev, op),
-		checkTensor(dev, op, "saved.Z", s.Z, c.DType, r.Slots(), c.Activation.columns(c.Hidden)),
-		checkOptional(dev, op, "saved.H", s.H, c.DType, r.Slots(), c.Hidden),
-		checkTensor(dev, op, "x", x, c.DType, r.Tokens, c.Width),
-		checkTensor(dev, op, "dy", dy, c.DType, r.Tokens, c.Width),
-		checkOptional(dev, op, "grads.X", g.X, c.DType, r.Tokens, c.Width),
-		checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
-		checkOptional(dev, op, "grads.Logits", g.Logits, vk.F32, r.Tokens, r.Experts),
+		check.Tensor(dev, op, "saved.Z", s.Z, c.DType, r.Slots(), c.Activation.columns(c.Hidden)),
+		check.Optional(dev, op, "saved.H", s.H, c.DType, r.Slots(), c.Hidden),
+		check.Tensor(dev, op, "x", x, c.DType, r.Tokens, c.Width),
+		check.Tensor(dev, op, "dy", dy, c.DType, r.Tokens, c.Width),
+		check.Optional(dev, op, "grads.X", g.X, c.DType, r.Tokens, c.Width),
+		check.Optional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
+		check.Optional(dev, op, "grads.Logits", g.Logits, vk.F32, r.Tokens, r.Experts),
 		m.checkGradBanks(dev, op, s, &g),
 	)
 	if err != nil {
@@ -292,7 +293,7 @@ func (m *MLP) checkGradBanks(dev *vk.Device, op string, s *MLPSaved, g *MLPGrads
 			return &vk.ShapeError{Op: op, Arg: fmt.Sprintf("grads.%s.Bias", part.name), Want: "nil: the layer has no bias",
 				Got: part.grads.Bias.String()}
 		}
-		err := firstError(
+		err := check.First(
 			part.layer.checkGradBank(dev, op, "grads."+part.name+".Weight", part.grads.Weight, part.layer.Weight),
 			part.layer.checkGradBank(dev, op, "grads."+part.name+".Bias", part.grads.Bias, part.layer.Bias),
 		)

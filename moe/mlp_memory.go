@@ -1,5 +1,7 @@
 package moe
 
+import "github.com/vkmoe/vkmoe/internal/check"
+
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256: with w the dtype's
 // bytes, w·(E·D + E·D·(H or 2H) + E·H·D) and the biases and shared experts. Their gradients (NewGrads) take as much, but for
 // CorrectionBias, which has none.
@@ -74,7 +76,7 @@ func (c MLPConfig) PassBytes(tokens, blockM int, p Pass) uint64 {
 	}
 	take := func(width int) {
 		if elements := slots * width; elements <= space {
-			space -= ceilDiv(elements, workspaceAlign) * workspaceAlign
+			space -= check.CeilDiv(elements, workspaceAlign) * workspaceAlign
 			return
 		}
 		n += tensorBytes(w, slots, width)
@@ -115,7 +117,7 @@ func RouteBytes(tokens, topK, experts, blockM int, routed bool) uint64 {
 // groupBytes is the scratch of the grouping of slots by expert.
 func groupBytes(slots, experts, blockM int) uint64 {
 	_, blocks := sortBlocks(slots, experts)
-	tiles := ceilDiv(slots, blockM) + min(experts, slots)
+	tiles := check.CeilDiv(slots, blockM) + min(experts, slots)
 	return 2*tensorBytes(4, slots) + tensorBytes(4, experts+1) + tensorBytes(4, tiles, 2) + 2*tensorBytes(4, 4) +
 		tensorBytes(4, blocks, experts+2)
 }

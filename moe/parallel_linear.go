@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -41,18 +42,18 @@ type ParallelLinearConfig struct {
 
 // Validate reports the first field that makes no sense as a *ConfigError.
 func (c ParallelLinearConfig) Validate() error {
-	err := firstError(
-		inRange("ParallelLinearConfig", "Experts", c.Experts, 1, MaxExperts),
-		inRange("ParallelLinearConfig", "In", c.In, 1, maxWidth),
-		inRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
-		storageDType("ParallelLinearConfig", c.DType),
-		inRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathDecode)),
+	err := check.First(
+		check.InRange("ParallelLinearConfig", "Experts", c.Experts, 1, MaxExperts),
+		check.InRange("ParallelLinearConfig", "In", c.In, 1, maxWidth),
+		check.InRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
+		check.DType("ParallelLinearConfig", c.DType),
+		check.InRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathDecode)),
 	)
 	if err == nil && c.In*c.Out >= 1<<31 {
-		err = &ConfigError{"ParallelLinearConfig", "In·Out", "below 2^31", fmt.Sprint(c.In * c.Out)}
+		err = check.Config("ParallelLinearConfig", "In·Out", "below 2^31", fmt.Sprint(c.In*c.Out))
 	}
 	if err == nil && c.Experts*max(c.In, c.Out) >= 1<<31 {
-		err = &ConfigError{"ParallelLinearConfig", "Experts·max(In, Out)", "below 2^31", fmt.Sprint(c.Experts * max(c.In, c.Out))}
+		err = check.Config("ParallelLinearConfig", "Experts·max(In, Out)", "below 2^31", fmt.Sprint(c.Experts*max(c.In, c.Out)))
 	}
 	return err
 }
@@ -178,6 +179,10 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
 	}
+	if tile.BM != r.BlockM {
+		return rec.Fail(&vk.ShapeError{Op: "ParallelLinear.Forward", Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", tile.BM),
+			Got: fmt.Sprintf("%d: it was recorded before UseTuning", r.BlockM)})
+	}
 	return l.dispatch(rec, tile, push, r.TileBound, r.Slots(), x, y,
 		opts.Gates, r.Order, r.Offsets, r.Tiles, r.TileArgs)
 }
@@ -193,11 +198,11 @@ func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOpt
 	const op = "ParallelLinear.Dense"
 	rows, _, err := matrix(op, "x", x)
 	if err == nil {
-		err = firstError(
-			inRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
+		err = check.First(
+			check.InRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
 			l.checkWeights(rec.Device(), op),
-			checkTensor(rec.Device(), op, "x", x, l.rowsDType(x), rows, l.Config.In),
-			checkTensor(rec.Device(), op, "y", y, l.rowsDType(y), rows, l.Config.Out),
+			check.Tensor(rec.Device(), op, "x", x, l.rowsDType(x), rows, l.Config.In),
+			check.Tensor(rec.Device(), op, "y", y, l.rowsDType(y), rows, l.Config.Out),
 		)
 	}
 	if err == nil {
@@ -213,7 +218,7 @@ func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOpt
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), rows, 1, l.Config.Out)
 	}
-	return l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y, opts.Gates)
+	return l.dispatch(rec, tile, push, check.CeilDiv(rows, tile.BM), rows, x, y, opts.Gates)
 }
 
 // The bits of scatter2scatter's flags.
@@ -256,21 +261,26 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
-	columns := tile.BN
-	dev := rec.Device()
-	decodes := false
-	if bn, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, &d); ok {
-		columns, decodes = bn, true
-	} else if bn, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, &d); ok {
-		columns = bn
-	}
+	path, columns := l.choosePath(rec.Device(), tile, rows, x, y, &d)
 	switch {
-	case l.Config.Path == PathCoopMat && d.Kernel != tensorKernels[l.Config.DType]:
-		return rec.Fail(l.noTensorPath(dev))
-	case l.Config.Path == PathDecode && !decodes:
-		return rec.Fail(l.noDecodePath(dev))
+	case l.Config.Path == PathCoopMat && path != PathCoopMat:
+		return rec.Fail(l.noTensorPath(rec.Device()))
+	case l.Config.Path == PathDecode && path != PathDecode:
+		return rec.Fail(l.noDecodePath(rec.Device()))
 	}
-	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
+	return check.Record(rec, d, uint64(tiles)*uint64(check.CeilDiv(l.Config.Out, columns)))
+}
+
+// choosePath makes a dispatch of the portable kernel one of a faster path where the device's table and the operands allow that. It
+// returns the path and how many columns a tile has.
+func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows int, x, y *vk.Tensor, d *vk.Dispatch) (Path, int) {
+	if columns, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, d); ok {
+		return PathDecode, columns
+	}
+	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, d); ok {
+		return PathCoopMat, columns
+	}
+	return PathPortable, tile.BN
 }
 
 func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {
@@ -292,8 +302,8 @@ func (l *ParallelLinear) rowsDType(t *vk.Tensor) vk.DType {
 
 // checkOutput reports an output that shares memory with the weights or an input.
 func (l *ParallelLinear) checkOutput(op string, y *vk.Tensor, inputs map[string]*vk.Tensor) error {
-	return firstError(
-		checkApart(op, "y", y, inputs),
+	return check.First(
+		check.Apart(op, "y", y, inputs),
 		checkApartFromBank(op, "y", y, "Weight", l.Weight),
 		checkApartFromBank(op, "y", y, "Bias", l.Bias),
 	)
@@ -308,23 +318,20 @@ func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, 
 		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("%d experts", l.Config.Experts),
 			Got: fmt.Sprintf("%d", r.Experts)}
 	}
-	if l.tile != (Tile{}) && l.tile.BM != r.BlockM {
-		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", l.tile.BM), Got: fmt.Sprint(r.BlockM)}
-	}
 	rows, fanIn := r.Slots(), 1
 	if opts.In == Scattered && x != nil && x.Rank() == 2 && x.Dim(0) == r.Tokens {
 		rows, fanIn = r.Tokens, r.K
 	}
-	err := firstError(
-		inRange("LinearOptions", "In", int(opts.In), 0, int(Grouped)),
-		inRange("LinearOptions", "Out", int(opts.Out), 0, int(Grouped)),
+	err := check.First(
+		check.InRange("LinearOptions", "In", int(opts.In), 0, int(Grouped)),
+		check.InRange("LinearOptions", "Out", int(opts.Out), 0, int(Grouped)),
 		l.checkWeights(dev, op),
 		r.check(dev, op),
-		checkTensor(dev, op, "x", x, l.rowsDType(x), rows, l.Config.In),
-		checkTensor(dev, op, "y", y, l.rowsDType(y), r.Slots(), l.Config.Out),
+		check.Tensor(dev, op, "x", x, l.rowsDType(x), rows, l.Config.In),
+		check.Tensor(dev, op, "y", y, l.rowsDType(y), r.Slots(), l.Config.Out),
 	)
 	if err == nil && opts.Gates != nil {
-		err = checkTensor(dev, op, "Gates", opts.Gates, vk.F32, r.Tokens, r.K)
+		err = check.Tensor(dev, op, "Gates", opts.Gates, vk.F32, r.Tokens, r.K)
 	}
 	if err == nil {
 		err = l.checkOutput(op, y, map[string]*vk.Tensor{"x": x, "Gates": opts.Gates, "Order": r.Order})
@@ -334,11 +341,11 @@ func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, 
 
 // check reports a routing with tensors that are closed or do not fit together.
 func (r *Routing) check(dev *vk.Device, op string) error {
-	return firstError(
-		checkTensor(dev, op, "routing.Order", r.Order, vk.I32, r.Slots()),
-		checkTensor(dev, op, "routing.Inverse", r.Inverse, vk.I32, r.Slots()),
-		checkTensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
-		checkTensor(dev, op, "routing.Tiles", r.Tiles, vk.I32, r.TileBound, 2),
-		checkTensor(dev, op, "routing.TileArgs", r.TileArgs, vk.U32, 4),
+	return check.First(
+		check.Tensor(dev, op, "routing.Order", r.Order, vk.I32, r.Slots()),
+		check.Tensor(dev, op, "routing.Inverse", r.Inverse, vk.I32, r.Slots()),
+		check.Tensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
+		check.Tensor(dev, op, "routing.Tiles", r.Tiles, vk.I32, r.TileBound, 2),
+		check.Tensor(dev, op, "routing.TileArgs", r.TileArgs, vk.U32, 4),
 	)
 }

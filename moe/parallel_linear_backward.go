@@ -1,5 +1,7 @@
 package moe
 
+import "github.com/vkmoe/vkmoe/internal/check"
+
 import "github.com/vkmoe/vkmoe/vk"
 
 // LinearGrads says where a backward pass leaves the gradients of a ParallelLinear; what is nil is not computed. They are
@@ -49,11 +51,11 @@ func (l *ParallelLinear) DenseBackward(rec *vk.Recorder, x, dy *vk.Tensor, g Lin
 	const op = "ParallelLinear.DenseBackward"
 	rows, _, err := matrix(op, "x", x)
 	if err == nil {
-		err = firstError(
-			inRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
+		err = check.First(
+			check.InRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
 			l.checkWeights(rec.Device(), op),
-			checkTensor(rec.Device(), op, "x", x, l.Config.DType, rows, l.Config.In),
-			checkTensor(rec.Device(), op, "dy", dy, l.Config.DType, rows, l.Config.Out),
+			check.Tensor(rec.Device(), op, "x", x, l.Config.DType, rows, l.Config.In),
+			check.Tensor(rec.Device(), op, "dy", dy, l.Config.DType, rows, l.Config.Out),
 			l.checkGrads(rec.Device(), op, g, x, dy),
 		)
 	}
@@ -182,12 +184,12 @@ func (l *ParallelLinear) checkBackward(dev *vk.Device, op string, r *Routing, x,
 	opts LinearOptions) (int, error) {
 	fanIn, err := l.checkForward(dev, op, r, x, dy, opts)
 	if err == nil {
-		err = firstError(
-			checkTensor(dev, op, "x", x, l.Config.DType, x.Shape()...),
-			checkTensor(dev, op, "dy", dy, l.Config.DType, dy.Shape()...),
+		err = check.First(
+			check.Tensor(dev, op, "x", x, l.Config.DType, x.Shape()...),
+			check.Tensor(dev, op, "dy", dy, l.Config.DType, dy.Shape()...),
 			l.checkGrads(dev, op, g, x, dy),
-			checkTensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
-			checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
+			check.Tensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
+			check.Optional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
 		)
 	}
 	return fanIn, err
@@ -199,8 +201,8 @@ func (l *ParallelLinear) checkGrads(dev *vk.Device, op string, g LinearGrads, x,
 	if g.Bias != nil && !c.Bias {
 		return &vk.ShapeError{Op: op, Arg: "grads.Bias", Want: "nil: the layer has no bias", Got: g.Bias.String()}
 	}
-	err := firstError(
-		checkOptional(dev, op, "grads.X", g.X, c.DType, x.Shape()...),
+	err := check.First(
+		check.Optional(dev, op, "grads.X", g.X, c.DType, x.Shape()...),
 		l.checkGradBank(dev, op, "grads.Weight", g.Weight, l.Weight),
 		l.checkGradBank(dev, op, "grads.Bias", g.Bias, l.Bias),
 	)

@@ -1,6 +1,8 @@
 package moe
 
 import (
+	"fmt"
+
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -23,7 +25,17 @@ var (
 )
 
 // A tensorTile is how the tensor path cuts a BM × BN tile: SM × SN subgroups, BK inputs at a time.
-type tensorTile struct{ BM, BN, BK, SM, SN int }
+type tensorTile struct {
+	BM int `json:"bm"`
+	BN int `json:"bn"`
+	BK int `json:"bk"`
+	SM int `json:"sm"`
+	SN int `json:"sn"`
+}
+
+func (t tensorTile) String() string {
+	return fmt.Sprintf("%d×%d×%d tiles, %d×%d subgroups", t.BM, t.BN, t.BK, t.SM, t.SN)
+}
 
 // matrixShape finds the device's cooperative matrices for products of a dtype added up in f32: the smallest that have
 // both at least 8 inputs and the least rows, so that small tiles exist.
@@ -56,11 +68,11 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	case l.tile != (Tile{}) || l.Config.Path == PathPortable || l.Config.Path == PathDecode:
 		return tensorTile{}
 	}
-	rule := chooseRule(classOf(dev), rows, l.Config.Experts)
-	if l.Config.Path == PathCoopMat && rule.matrices == (tensorTile{}) {
-		return tensorTile{rule.wide.BM, 32, 16, 1, 2}
+	band := tuning(dev).band(rows, l.Config.Experts)
+	if l.Config.Path == PathCoopMat && len(band.Matrices) == 0 {
+		return tensorTile{band.Wide.BM, 32, 16, 1, 2}
 	}
-	return rule.matrices
+	return fitting(band.Matrices, l.Config.In, l.Config.Out)
 }
 
 // tensorSpec turns a tile into the kernel's specialization for a layer, or returns false where the device, the dtype, a
@@ -115,9 +127,6 @@ func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Te
 	return t.BN, true
 }
 
-// xtyMatrices is the tile of weight gradients on the tensor path.
-var xtyMatrices = tensorTile{128, 128, 64, 2, 2}
-
 // xtySharedBytes is the shared memory of group_xty_coopmat: the tiles of a and b or the strips of results, and the indices of
 // two steps' rows.
 func (t tensorTile) xtySharedBytes(m int) int {
@@ -135,11 +144,10 @@ func (l *ParallelLinear) onTensors(dev *vk.Device, a, b *vk.Tensor, c *ExpertBan
 func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *ExpertBank, d *vk.Dispatch) (tensorTile, bool) {
 	t := l.matrices
 	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable && l.Config.Path != PathDecode {
-		if t = xtyMatrices; classOf(dev) != classTensor {
-			t = tensorTile{}
-			if l.Config.Path == PathCoopMat {
-				t = tensorTile{32, 32, 16, 2, 2}
-			}
+		tiles := tuning(dev).Gradients
+		t = fitting(tiles, b.Dim(1), a.Dim(1))
+		if len(tiles) == 0 && l.Config.Path == PathCoopMat {
+			t = tensorTile{32, 32, 16, 2, 2}
 		}
 	}
 	caps := dev.Caps()

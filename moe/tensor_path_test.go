@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -13,7 +14,7 @@ import (
 // tensorTypes are the 16-bit types whose products the device's cooperative matrices add up in f32.
 func tensorTypes(t *testing.T) []vk.DType {
 	t.Helper()
-	newKit(t).close() // skips without a device
+	newKit(t).Close() // skips without a device
 	var types []vk.DType
 	for _, dtype := range halfTypes {
 		if _, _, _, ok := matrixShape(dev.Caps(), dtype); ok && dev.Caps().Has(tensorKernels[dtype].Needs...) {
@@ -30,12 +31,12 @@ func tensorTypes(t *testing.T) []vk.DType {
 func tensorTiles(dtype vk.DType) []tensorTile {
 	m, n, _, _ := matrixShape(dev.Caps(), dtype)
 	tiles := []tensorTile{{m, 2 * n, 16, 1, 1}, {2 * m, 4 * n, 32, 2, 2}, {m, 4 * n, 32, 1, 2}, {4 * m, 2 * n, 64, 2, 1}}
-	for _, rule := range tileRules {
+	for _, band := range builtInBands() {
 		if software(dev) { // they take lavapipe half a minute to compile
 			break
 		}
-		if rule.matrices != (tensorTile{}) {
-			tiles = append(tiles, rule.matrices)
+		for _, matrices := range band.Matrices {
+			tiles = append(tiles, matrices.tensorTile)
 		}
 	}
 	return tiles
@@ -45,22 +46,22 @@ func tensorTiles(dtype vk.DType) []tensorTile {
 func (c linearCase) checkTensor(t *testing.T, dtype vk.DType, tile tensorTile, exact bool) bool {
 	t.Helper()
 	k := newKit(t)
-	defer k.close()
+	defer k.Close()
 	k.matrices = tile
 	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: c.in, Out: c.out, DType: dtype, InOut: c.inOut}}
-	probe := k.output("probe", dtype, 1, 8)
+	probe := k.Output("probe", dtype, 1, 8)
 	if _, ok := tensorSpec(dev, tile, l, probe, probe); !ok {
 		return false
 	}
-	k.bands = nil // the probe is not written
+	k.Partial("probe") // which is not written
 	run := c.recordIn(k, uniform(dtype))
-	k.run()
+	k.Run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	bound := want.Bound(storageTypes[dtype], c.in)
+	bound := want.Bound(gputest.Oracle(dtype), c.in)
 	if exact {
 		bound = nil
 	}
-	requireClose(t, download[float32](t, run.y), want.Y, bound, fmt.Sprintf("%v %v %+v", c, dtype, tile))
+	gputest.RequireClose(t, gputest.Download[float32](t, run.y), want.Y, bound, fmt.Sprintf("%v %v %+v", c, dtype, tile))
 	return true
 }
 
@@ -103,14 +104,14 @@ func TestTensorPathRepeatsItsBits(t *testing.T) {
 		run := linearCase{100, 8, 2, 104, 64, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k, uniform(dtype))
 		var first []uint32
 		for range 20 {
-			k.run()
-			got := words(t, run.y)
+			k.Run()
+			got := gputest.Words(t, run.y)
 			if first == nil {
 				first = got
 			}
 			require.Equal(t, first, got)
 		}
-		k.close()
+		k.Close()
 	}
 }
 
@@ -119,7 +120,7 @@ func TestTensorPathIsChosen(t *testing.T) {
 	for _, dtype := range tensorTypes(t) {
 		k := newKit(t)
 		tile := tensorTiles(dtype)[1]
-		x := k.output("x", dtype, 4, 64)
+		x := k.Output("x", dtype, 4, 64)
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 64, Out: 32, DType: dtype}}
 		_, ok := tensorSpec(dev, tile, l, x, x)
 		require.True(t, ok)

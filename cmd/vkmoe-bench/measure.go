@@ -239,15 +239,9 @@ func (d *deviation) relative() float64 { return math.Sqrt(d.diff / d.norm) }
 func uniform(rng *rand.Rand, dtype vk.DType, n int, scale float32) []float32 {
 	period := make([]float32, min(n, 1<<20+7))
 	for i := range period {
-		v := (2*rng.Float32() - 1) * scale
-		switch dtype {
-		case vk.F16:
-			v = vk.FromF16(vk.ToF16(v))
-		case vk.BF16:
-			v = vk.FromBF16(vk.ToBF16(v))
-		}
-		period[i] = v
+		period[i] = (2*rng.Float32() - 1) * scale
 	}
+	period = vk.Round(dtype, period)
 	out := make([]float32, n)
 	for i := 0; i < n; i += len(period) {
 		copy(out[i:], period)

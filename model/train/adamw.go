@@ -169,7 +169,7 @@ func (p Param) check(dev *vk.Device) error {
 		err = check.First(
 			check.Tensor(dev, op, p.Name, p.Value, p.Value.DType(), p.Value.Shape()...),
 			check.Tensor(dev, op, p.Name+".Grad", p.Grad, p.Grad.DType(), p.Value.Shape()...),
-			check.Apart(op, p.Name+".Grad", p.Grad, p.Value),
+			check.Apart(op, p.Name+".Grad", p.Grad, check.Inputs{p.Name: p.Value}),
 			check.Elements(op, p.Name, p.Value),
 		)
 	}

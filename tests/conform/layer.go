@@ -131,7 +131,7 @@ func (k *Kit) weights(dtype vk.DType, n, in int) []float32 {
 	for i := range data {
 		data[i] /= float32(math.Sqrt(float64(in)))
 	}
-	return rounded(dtype, data)
+	return vk.Round(dtype, data)
 }
 
 // replace gives a linear map of a layer banded weights instead of its own, and returns them as the oracle's.
@@ -161,7 +161,7 @@ func (k *Kit) replaceVector(name string, t **vk.Tensor) []float32 {
 	for i := range data {
 		data[i] = 1 + data[i]/4
 	}
-	data = rounded((*t).DType(), data)
+	data = vk.Round((*t).DType(), data)
 	dtype := (*t).DType()
 	k.must((*t).Close())
 	*t = k.Floats(name, dtype, data, len(data))

@@ -43,7 +43,7 @@ func (r *mlpRun) linear(name string, experts, in, out int, bias, inOut bool) (*m
 	for i := range data {
 		data[i] /= float32(in) / 4
 	}
-	o := ref.Linear[float32]{Experts: experts, In: in, Out: out, InOut: inOut, Weight: rounded(dtype, data)}
+	o := ref.Linear[float32]{Experts: experts, In: in, Out: out, InOut: inOut, Weight: vk.Round(dtype, data)}
 	l.Weight = c.bank(k, name, dtype, o.Weight, c.weightShape()...)
 	if bias {
 		o.Bias = k.Normal(dtype, experts*out)
@@ -157,7 +157,7 @@ func (r *mlpRun) result() ref.MLPResult {
 	k, cfg := r.k, r.cfg
 	in := r.xs
 	if r.jitter > 0 {
-		in = rounded(cfg.DType, ref.Jitter(r.xs, r.jitter, 7, 0, 0))
+		in = vk.Round(cfg.DType, ref.Jitter(r.xs, r.jitter, 7, 0, 0))
 	}
 	logits := ref.DenseLinear(r.oracle.Router, in, r.tokens)
 	if r.routed {

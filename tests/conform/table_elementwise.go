@@ -81,7 +81,7 @@ func (c activationCase) values(k *Kit, n int) []float32 {
 	for i := range out {
 		out[i] = float32(k.Rand.NormFloat64() * math.Exp(k.Rand.NormFloat64()))
 	}
-	return rounded(c.dtype, out)
+	return vk.Round(c.dtype, out)
 }
 
 // oracle computes h and dz.
@@ -191,10 +191,10 @@ func convert(k *Kit, from, to vk.DType, n int, values string, odd bool) func() {
 			}
 		}
 	}
-	data = rounded(from, data)
+	data = vk.Round(from, data)
 	dst := k.Output("dst", to, n)
 	k.must(moe.Convert(k.Rec, k.Floats("src", from, data, n), dst))
-	return func() { k.Close("dst", dst, ref.Widen(rounded(to, data)), nil) }
+	return func() { k.Close("dst", dst, ref.Widen(vk.Round(to, data)), nil) }
 }
 
 // jitterCases multiply by random numbers; results are the oracle's bits on a device that rounds to nearest, and within two
@@ -245,7 +245,7 @@ func activationUnusual(add func(Case)) {
 }
 
 func (c activationCase) unusual(k *Kit) func() {
-	z := rounded(c.dtype, []float32{float32(math.NaN()), 0, float32(math.Copysign(0, -1)), 30, -30, 88, -88, 7, -7, 7.5, 200, -200, 1})
+	z := vk.Round(c.dtype, []float32{float32(math.NaN()), 0, float32(math.Copysign(0, -1)), 30, -30, 88, -88, 7, -7, 7.5, 200, -200, 1})
 	c.width = len(z)
 	if c.cfg.Function.Gated() {
 		for i := range c.width {
