@@ -26,8 +26,15 @@ var layerLengths = []struct {
 	lengths []int
 }{{"ragged", []int{17, 1, 0, 40}}, {"n1", []int{1}}, {"n65", []int{65}}, {"none", []int{0, 0}}}
 
-// decodeSteps are what each step appends to two sequences: prompts, chunks, nothing for one or both, single tokens.
-var decodeSteps = [][]int{{9, 5}, {4, 0}, {1, 1}, {1, 1}, {3, 17}, {0, 0}, {1, 1}, {0, 2}}
+// decodeSteps are what each step appends to two sequences: prompts, chunks, nothing for one or both, single tokens. Steps of as many
+// rows share their kernels, which a CPU driver takes long to compile: the short ones are the required list's.
+var decodeSteps = []struct {
+	name  string
+	steps [][]int
+}{
+	{"short", [][]int{{3, 1}, {2, 2}, {0, 4}, {1, 3}, {4, 0}}},
+	{"steps", [][]int{{9, 5}, {4, 0}, {1, 1}, {1, 1}, {3, 17}, {0, 0}, {1, 1}, {0, 2}}},
+}
 
 // layerOptions are ways to make a pass: b_ the backward pass only, f_ the forward pass.
 var layerOptions = []struct {
@@ -77,11 +84,15 @@ func layerCases(add func(Case), op string, names []string, of func(i int) layer)
 					}
 				}
 			}
-			if l.decodes() {
-				c := layerCase{dtype: dtype, steps: decodeSteps}
-				emit("decode", "steps", "plain", i == d, func(k *Kit) func() { return l.decode(k, c) })
-				c.odd = true
-				emit("decode", "steps", "odd", false, func(k *Kit) func() { return l.decode(k, c) })
+			for j, n := range decodeSteps {
+				if !l.decodes() {
+					continue
+				}
+				for m, option := range layerOptions[:2] {
+					c := layerCase{dtype: dtype, steps: n.steps}
+					option.change(&c)
+					emit("decode", n.name, option.name, j == 0 && m == 0 && i == d, func(k *Kit) func() { return l.decode(k, c) })
+				}
 			}
 		}
 	}
@@ -113,6 +124,21 @@ func (c layerCase) whole() layerCase {
 		}
 	}
 	return c
+}
+
+// capacity is the least that a cache needs for the steps. With a window its rows are used again and again.
+func (c layerCase) capacity(window int) int {
+	most, whole := 0, 0
+	for b, n := range c.whole().lengths {
+		whole = max(whole, n)
+		for _, step := range c.steps {
+			most = max(most, step[b])
+		}
+	}
+	if window > 0 {
+		return min(whole, window-1+most)
+	}
+	return whole
 }
 
 // tolerance is the largest relative error (Frobenius norm) of a result: the growth of f32 roundings over all sums on the way,

@@ -136,13 +136,9 @@ func (m mixtureConfig) backward(k *Kit, c layerCase) func() {
 func (m mixtureConfig) decode(k *Kit, c layerCase) func() {
 	c.lengths = c.whole().lengths
 	r := m.setUp(k, c)
-	capacity := 40
-	if m.cfg.Window > 0 {
-		capacity = m.cfg.Window + 16 // rows are used again
-	}
 	var d decoding
 	var routings []*moe.Routing
-	d.record(k, c, r.layer.Config.CacheConfig(2, capacity), m.cfg.Width, r.xs, func(x, y *vk.Tensor, seq attention.Sequences) error {
+	d.record(k, c, r.layer.Config.CacheConfig(2, c.capacity(m.cfg.Window)), m.cfg.Width, r.xs, func(x, y *vk.Tensor, seq attention.Sequences) error {
 		saved, err := r.layer.Decode(k.Rec, d.cache, x, y, seq)
 		if err == nil {
 			routings = append(routings, saved.Routing)

@@ -123,7 +123,7 @@ func (m mlaConfig) decode(k *Kit, c layerCase) func() {
 	c.lengths = c.whole().lengths
 	r := m.setUp(k, c)
 	var d decoding
-	d.record(k, c, r.layer.Config.CacheConfig(2, 40), m.cfg.Width, r.xs, func(x, y *vk.Tensor, seq attention.Sequences) error {
+	d.record(k, c, r.layer.Config.CacheConfig(2, c.capacity(m.cfg.Window)), m.cfg.Width, r.xs, func(x, y *vk.Tensor, seq attention.Sequences) error {
 		return r.layer.Decode(k.Rec, d.cache, x, y, seq)
 	})
 	return func() {

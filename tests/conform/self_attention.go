@@ -102,12 +102,8 @@ func (s selfConfig) backward(k *Kit, c layerCase) func() {
 func (s selfConfig) decode(k *Kit, c layerCase) func() {
 	c.lengths = c.whole().lengths
 	r := s.setUp(k, c)
-	capacity := 40
-	if s.cfg.Window > 0 {
-		capacity = s.cfg.Window + 16 // rows are used again
-	}
 	var d decoding
-	d.record(k, c, r.layer.Config.CacheConfig(2, capacity), s.cfg.Width, r.xs, func(x, y *vk.Tensor, seq attention.Sequences) error {
+	d.record(k, c, r.layer.Config.CacheConfig(2, c.capacity(s.cfg.Window)), s.cfg.Width, r.xs, func(x, y *vk.Tensor, seq attention.Sequences) error {
 		return r.layer.Decode(k.Rec, d.cache, x, y, seq)
 	})
 	return func() {
