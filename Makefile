@@ -27,7 +27,7 @@ need:
 
 build: need
 	@mkdir -p out
-	go build -o out/ ./cmd/...
+	go build -tags "$$(scripts/tags.sh)" -o out/ ./cmd/...
 
 test: need
 	@scripts/test.sh $(DRIVERS)

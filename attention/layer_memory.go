@@ -1,8 +1,9 @@
 package attention
 
-import "github.com/vkmoe/vkmoe/internal/check"
-
-import "github.com/vkmoe/vkmoe/moe"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
+)
 
 // A LayerPass is what PassBytes of a SelfAttentionConfig or an MLAConfig estimates.
 type LayerPass struct {

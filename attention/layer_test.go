@@ -77,3 +77,62 @@ func requireNear(t testing.TB, got []float32, want []float64, tolerance float64,
 	c := ref.Compare(got, want, nil)
 	require.True(t, c.Frobenius <= tolerance, "%s: relative error %v, at most %v: %v", what, c.Frobenius, tolerance, c)
 }
+
+// fillGrads fills gradients with ones.
+func fillGrads(t testing.TB, parts []gradPart, vectors []gradVector) {
+	t.Helper()
+	ones := func(x *vk.Tensor) {
+		data := make([]float32, x.Elements())
+		for i := range data {
+			data[i] = 1
+		}
+		upload(t, x, data)
+	}
+	for _, p := range parts {
+		for _, b := range []*moe.ExpertBank{p.grads.Weight, p.grads.Bias} {
+			if b != nil {
+				ones(b.Parts()[0])
+			}
+		}
+	}
+	for _, v := range vectors {
+		if *v.grad != nil {
+			ones(*v.grad)
+		}
+	}
+}
+
+// layerGradients are what a backward pass of a layer left.
+type layerGradients struct {
+	x       *vk.Tensor
+	parts   []gradPart
+	vectors []gradVector
+}
+
+// requireLayerGradients compares gradients with the oracle's, those of weights added to fill.
+func requireLayerGradients(t *testing.T, g layerGradients, fill float64, x []float64, linears []ref.LinearGrads, vectors [][]float64) {
+	t.Helper()
+	near := func(got []float32, want []float64, fill float64, what string) {
+		t.Helper()
+		for i := range want {
+			want[i] += fill
+		}
+		requireNear(t, got, want, layerTolerance(g.x.DType(), 6), what)
+	}
+	near(gputest.Download[float32](t, g.x), x, 0, "dx")
+	for i, part := range g.parts {
+		if part.layer == nil {
+			continue
+		}
+		near(bankValues(t, part.grads.Weight), linears[i].Weight.Y, fill, part.name)
+		if part.grads.Bias != nil {
+			near(bankValues(t, part.grads.Bias), linears[i].Bias.Y, fill, part.name+" bias")
+		}
+	}
+	require.Len(t, vectors, len(g.vectors))
+	for i, v := range g.vectors {
+		if v.weight != nil {
+			near(gputest.Download[float32](t, *v.grad), vectors[i], fill, v.name)
+		}
+	}
+}

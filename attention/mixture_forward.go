@@ -60,7 +60,7 @@ func (m *Mixture) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, 
 	if err := m.route(rec, x, o.Routing, s); err != nil {
 		return nil, err
 	}
-	if err := m.makePositions(rec, tokens, &s.Sequences, o.Cache); err != nil {
+	if err := makePositions(rec, m.RoPE, tokens, &s.Sequences, o.Cache); err != nil {
 		return nil, err
 	}
 	s.Sequences.check(rec, tokens)
@@ -105,22 +105,6 @@ func (m *Mixture) route(rec *vk.Recorder, x *vk.Tensor, given *moe.Routing, s *M
 	err := m.Router.Dense(rec, x, s.Logits)
 	if err == nil {
 		s.Routing, err = moe.Route(rec, s.Logits, m.Config.router())
-	}
-	return err
-}
-
-// makePositions fills in the positions where the RoPE needs them and the caller gave none.
-func (m *Mixture) makePositions(rec *vk.Recorder, tokens int, seq *Sequences, cache *KVCache) (err error) {
-	var starts *vk.Tensor
-	if cache != nil {
-		starts = cache.Lengths
-	}
-	switch {
-	case m.RoPE == nil || seq.Positions != nil:
-	case tokens == 0:
-		seq.Positions = rec.Scratch(vk.I32, 0)
-	default:
-		seq.Positions, err = m.RoPE.MakePositions(rec, tokens, seq.Offsets, starts)
 	}
 	return err
 }

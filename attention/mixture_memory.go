@@ -1,8 +1,9 @@
 package attention
 
-import "github.com/vkmoe/vkmoe/internal/check"
-
-import "github.com/vkmoe/vkmoe/moe"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
+)
 
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256: with w the dtype's bytes,
 // w·(D·E + 2·E·D·h·d + 2·D·h·d), and the biases and sinks. Their gradients (NewGrads) take as much.

@@ -109,18 +109,14 @@ func NewMLA(dev *vk.Device, cfg MLAConfig, rope *RoPE) (*MLA, error) {
 		return nil, check.Config("RoPEConfig", "Width", fmt.Sprintf("TurnedWidth %d", cfg.TurnedWidth), fmt.Sprint(rope.Config.Width))
 	}
 	l := &MLA{Config: cfg, RoPE: rope}
-	for _, part := range l.parts() {
-		if *part.layer, err = moe.NewParallelLinear(dev, part.cfg); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
-	}
-	for _, v := range l.vectors() {
-		if *v.tensor, err = dev.NewTensor(v.dtype, v.length); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
+	if err := newWeights(dev, l); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
+
+// rows are the width and the dtype of x and y.
+func (l *MLA) rows() (int, vk.DType) { return l.Config.Width, l.Config.DType }
 
 // parts are the layer's linear maps.
 func (l *MLA) parts() []linearPart {
@@ -149,11 +145,10 @@ func (l *MLA) vectors() []vectorPart {
 }
 
 // Close frees the weights. Closing twice does nothing.
-func (l *MLA) Close() error { return closeParts(l.parts(), l.vectors()) }
+func (l *MLA) Close() error { return closeWeights(l) }
 
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256. Their gradients (NewGrads)
 // take as much.
 func (c MLAConfig) WeightBytes() uint64 {
-	l := MLA{Config: c}
-	return partBytes(l.parts(), l.vectors())
+	return weightBytes(&MLA{Config: c})
 }

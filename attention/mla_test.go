@@ -139,26 +139,6 @@ func (m *mlaTest) requireGradients(t *testing.T, save moe.Save, accumulate bool)
 	require.NoError(t, m.layer.Backward(k.Rec, saved, x, m.matrix(k, "dy", m.dy), *g))
 	k.Run()
 	want := ref.MLABackward(m.oracle, m.x, ref.MLAForward(m.oracle, m.x), m.dy)
-	near := func(got []float32, want []float64, fill float64, what string) {
-		t.Helper()
-		for i := range want {
-			want[i] += fill
-		}
-		requireNear(t, got, want, layerTolerance(dtype, 6), what)
-	}
-	near(gputest.Download[float32](t, g.X), want.X, 0, "dx")
-	for i, w := range []ref.LinearGrads{want.QueryDown, want.QueryUp, want.KVDown, want.KVUp, want.Output} {
-		part := m.layer.gradParts(g)[i]
-		if part.layer == nil {
-			continue
-		}
-		near(bankValues(t, part.grads.Weight), w.Weight.Y, fill, part.name)
-		if part.grads.Bias != nil {
-			near(bankValues(t, part.grads.Bias), w.Bias.Y, fill, part.name+" bias")
-		}
-	}
-	if g.QueryNorm != nil {
-		near(gputest.Download[float32](t, g.QueryNorm), want.QueryNorm, fill, "query norm")
-	}
-	near(gputest.Download[float32](t, g.KVNorm), want.KVNorm, fill, "key value norm")
+	requireLayerGradients(t, layerGradients{g.X, m.layer.gradParts(g), m.layer.gradVectors(g)}, fill, want.X,
+		[]ref.LinearGrads{want.QueryDown, want.QueryUp, want.KVDown, want.KVUp, want.Output}, [][]float64{want.QueryNorm, want.KVNorm})
 }

@@ -156,50 +156,6 @@ func (s *selfTest) requireGradients(t *testing.T, save moe.Save, accumulate bool
 	require.NoError(t, s.layer.Backward(k.Rec, saved, x, s.matrix(k, "dy", s.dy), *g))
 	k.Run()
 	want := ref.SelfAttentionBackward(s.oracle, s.x, ref.SelfAttentionForward(s.oracle, s.x), s.dy)
-	near := func(got []float32, want []float64, fill float64, what string) {
-		t.Helper()
-		for i := range want {
-			want[i] += fill
-		}
-		requireNear(t, got, want, layerTolerance(dtype, 6), what)
-	}
-	near(gputest.Download[float32](t, g.X), want.X, 0, "dx")
-	for i, w := range []ref.LinearGrads{want.Query, want.Key, want.Value, want.Output} {
-		part := s.layer.gradParts(g)[i]
-		near(bankValues(t, part.grads.Weight), w.Weight.Y, fill, part.name)
-		if part.grads.Bias != nil {
-			near(bankValues(t, part.grads.Bias), w.Bias.Y, fill, part.name+" bias")
-		}
-	}
-	if g.QueryNorm != nil {
-		near(gputest.Download[float32](t, g.QueryNorm), want.QueryNorm, fill, "query norm")
-		near(gputest.Download[float32](t, g.KeyNorm), want.KeyNorm, fill, "key norm")
-	}
-	if g.Sinks != nil {
-		near(gputest.Download[float32](t, g.Sinks), want.Sinks, fill, "sinks")
-	}
-}
-
-// fillGrads fills gradients with ones.
-func fillGrads(t testing.TB, parts []gradPart, vectors []gradVector) {
-	t.Helper()
-	ones := func(x *vk.Tensor) {
-		data := make([]float32, x.Elements())
-		for i := range data {
-			data[i] = 1
-		}
-		upload(t, x, data)
-	}
-	for _, p := range parts {
-		for _, b := range []*moe.ExpertBank{p.grads.Weight, p.grads.Bias} {
-			if b != nil {
-				ones(b.Parts()[0])
-			}
-		}
-	}
-	for _, v := range vectors {
-		if *v.grad != nil {
-			ones(*v.grad)
-		}
-	}
+	requireLayerGradients(t, layerGradients{g.X, s.layer.gradParts(g), s.layer.gradVectors(g)}, fill, want.X,
+		[]ref.LinearGrads{want.Query, want.Key, want.Value, want.Output}, [][]float64{want.QueryNorm, want.KeyNorm, want.Sinks})
 }

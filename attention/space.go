@@ -1,8 +1,9 @@
 package attention
 
-import "github.com/vkmoe/vkmoe/internal/check"
-
-import "github.com/vkmoe/vkmoe/vk"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/vk"
+)
 
 // spaceAlign is the alignment of views of one block, in elements: 256 bytes or more.
 const spaceAlign = 128

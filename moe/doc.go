@@ -45,7 +45,8 @@
 //	RecomputeActivation  w·T·K·((H or 2H) + H + D), of which the first term stays until the backward pass
 //	SaveAll              the same, all of which stays
 //
-// and a few words per slot for the routing. The backward pass adds nothing to that except where H > D after SaveAll, and
+// and a few words per slot for the routing. Shared experts of width S take w·T·((S or 2S) + S) besides, of which the routed
+// ones get what is not saved. The backward pass adds nothing to that except where H > D after SaveAll, and
 // the gradients of logits and gates where the caller does not ask for them. H and D in RecomputeActivation vanish too
 // where the gradient of Up's weights, which is idle until it is written, serves as [ForwardOptions].Workspace. The weights take
 // [MLPConfig.WeightBytes], their gradients as much again.

@@ -1,8 +1,9 @@
 package moe
 
-import "github.com/vkmoe/vkmoe/internal/check"
-
-import "github.com/vkmoe/vkmoe/vk"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/vk"
+)
 
 // LinearGrads says where a backward pass leaves the gradients of a ParallelLinear; what is nil is not computed. They are
 // overwritten, or added to where Accumulate says so. X has the layer's dtype; Weight and Bias have it or are F32.

@@ -1,8 +1,9 @@
 package moe
 
-import "github.com/vkmoe/vkmoe/internal/check"
-
-import "github.com/vkmoe/vkmoe/vk"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/vk"
+)
 
 // A workspace hands out temporary tensors of one dtype: from memory of the caller as long as that lasts, else from the
 // recorder's scratch.

@@ -30,6 +30,11 @@ var mayImport = map[string][]string{
 	"internal/safetensors": {},
 	"internal/picture":     {},
 	"internal/canvas":      {},
+	"internal/dashboard":   {"internal/canvas"},
+	"internal/session":     {"internal/dashboard", "internal/safetensors", "model", "model/train", "model/tokenizer", "attention", "moe", "vk"},
+	"internal/present":     {"internal/canvas", "vk"},
+	"internal/window":      {},
+	"internal/xtest":       {},
 	"shaders":              {"internal/kernel"},
 	"shaders/gen":          {"internal/kernel", "internal/spirv"},
 	"vk":                   {"internal/kernel", "internal/spirv"},
@@ -72,10 +77,11 @@ type goPackage struct {
 	Standard   bool
 }
 
-// listPackages returns every package of the module with all it depends on, tests aside, by import path.
+// listPackages returns every package of the module with all it depends on, the window included and tests aside, by import
+// path.
 func listPackages(t *testing.T) map[string]goPackage {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports,CgoFiles,Standard", module+"/...")
+	cmd := exec.Command("go", "list", "-tags", "desktop", "-deps", "-json=ImportPath,Imports,CgoFiles,Standard", module+"/...")
 	// Without CGO_ENABLED=1 files that use cgo would be left out, and go with them what they import.
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=1")
 	out, err := cmd.Output()
@@ -122,7 +128,7 @@ func TestImportsDescend(t *testing.T) {
 	require.Greater(t, seen, 6, "the module's packages were not found")
 }
 
-func TestOnlyVkImportsVulkanAndOnlyTheDemoImportsGLFW(t *testing.T) {
+func TestOnlyVkImportsVulkanAndOnlyTheWindowImportsGLFW(t *testing.T) {
 	vulkanUsers := []string{}
 	for importPath, p := range listPackages(t) {
 		name, ok := inModule(importPath)
@@ -133,7 +139,7 @@ func TestOnlyVkImportsVulkanAndOnlyTheDemoImportsGLFW(t *testing.T) {
 			switch {
 			case imported == vulkanGo:
 				vulkanUsers = append(vulkanUsers, name)
-			case strings.HasPrefix(imported, glfw) && name != "cmd/vkmoe-demo":
+			case strings.HasPrefix(imported, glfw) && name != "internal/window":
 				t.Errorf("%s imports %s", name, imported)
 			}
 		}
@@ -166,4 +172,12 @@ func TestPurePackagesNeedNeitherCgoNorAGPU(t *testing.T) {
 		}
 		visit(start, name)
 	}
+}
+
+// A machine without the window system's headers builds everything but the window: GLFW is behind the tag desktop.
+func TestGLFWIsBehindItsTag(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", module+"/...").Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), vulkanGo)
+	require.NotContains(t, string(out), glfw)
 }

@@ -303,6 +303,15 @@ func (t *Trainer) mean(first int) float64 {
 // Timings are the GPU times of the last step's commands, in order; empty unless the device takes timestamps.
 func (t *Trainer) Timings() ([]vk.Timing, error) { return t.step.Timings() }
 
+// Kernels names the kernels of a step, each once, with the values that they were specialized by.
+func (t *Trainer) Kernels() []string {
+	var list []string
+	for _, p := range t.step.Pipelines() {
+		list = append(list, fmt.Sprint(p.Kernel.Name(), " ", p.Spec))
+	}
+	return list
+}
+
 // StateBytes is the device memory of weights, gradients and optimizer states.
 func (t *Trainer) StateBytes() uint64 {
 	n := uint64(0)
