@@ -191,7 +191,21 @@ func linearBackward(add func(Case)) {
 // weights.
 func linearCoopMatBackward(add func(Case)) {
 	options := []string{"plain", "inout", "gates", "inout_gates", "accumulate", "banks_gates"}
+	emit := func(c linearCase, layout int, op, option string, required bool) {
+		c.path, c.layout = moe.PathCoopMat, layouts[layout].layout
+		c = c.withOption(option)
+		c.bias = c.bias || op == "all"
+		add(Case{Name: linearName("backward_"+op, c, c.w.String(), layouts[layout].name, option), Needs: []vk.Feature{vk.FeatureCoopMat},
+			Required: required, Record: func(k *Kit) func() { return c.backward(k, op) }})
+	}
 	for _, dtype := range storages[1:] {
+		for l := range layouts {
+			for i, option := range []string{"wide", "wide_gates", "wide_accumulate"} { // 16-bit weights whose gradients are f32
+				c := uniform(dtype)
+				c.shape, c.spread = coopMatShapes[1+(l+i)%3], spreads[(l+i)%len(spreads)]
+				emit(c, l, "dw", option, l == i && i > 0)
+			}
+		}
 		for o, op := range []string{"dx", "dw", "all"} {
 			for l := range layouts {
 				for i, s := range coopMatShapes[1:] {
@@ -199,14 +213,9 @@ func linearCoopMatBackward(add func(Case)) {
 						if (i+j+l+o)%3 != 0 {
 							continue
 						}
-						option := options[(i+2*j+l)%len(options)]
 						c := uniform(dtype)
-						c.path, c.shape, c.spread, c.layout = moe.PathCoopMat, s, sp, layouts[l].layout
-						c = c.withOption(option)
-						c.bias = c.bias || op == "all"
-						add(Case{Name: linearName("backward_"+op, c, dtype.String(), layouts[l].name, option),
-							Needs: []vk.Feature{vk.FeatureCoopMat}, Required: i == 1 && j < 3,
-							Record: func(k *Kit) func() { return c.backward(k, op) }})
+						c.shape, c.spread = s, sp
+						emit(c, l, op, options[(i+2*j+l)%len(options)], i == 1 && j < 3)
 					}
 				}
 			}
