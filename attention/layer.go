@@ -67,13 +67,13 @@ func weightBytes(l attentionLayer) uint64 {
 	n := uint64(0)
 	for _, part := range l.parts() {
 		p := part.cfg
-		n += tensorBytes(p.DType.Bytes(), p.In, p.Out)
+		n += check.TensorBytes(p.DType.Bytes(), p.In, p.Out)
 		if p.Bias {
-			n += tensorBytes(p.DType.Bytes(), p.Out)
+			n += check.TensorBytes(p.DType.Bytes(), p.Out)
 		}
 	}
 	for _, v := range l.vectors() {
-		n += tensorBytes(v.dtype.Bytes(), v.length)
+		n += check.TensorBytes(v.dtype.Bytes(), v.length)
 	}
 	return n
 }

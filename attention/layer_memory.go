@@ -22,12 +22,12 @@ type passMemory struct {
 // rows adds matrices [T,width] of the storage type.
 func (m *passMemory) rows(widths ...int) {
 	for _, w := range widths {
-		m.bytes += tensorBytes(m.dtype, m.tokens, w)
+		m.bytes += check.TensorBytes(m.dtype, m.tokens, w)
 	}
 }
 
 // floats adds a tensor of f32 or of indices.
-func (m *passMemory) floats(shape ...int) { m.bytes += tensorBytes(4, shape...) }
+func (m *passMemory) floats(shape ...int) { m.bytes += check.TensorBytes(4, shape...) }
 
 // norm adds what RMSNormBackward takes for heads of each token.
 func (m *passMemory) norm(heads, width int) {

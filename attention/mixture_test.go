@@ -124,16 +124,11 @@ func (run *mixtureRun) makeGrads(k *kit, r *rand.Rand, accumulate bool) {
 	k.T.Helper()
 	cfg := run.layer.Config
 	gradient := func(name string, dtype vk.DType, shape ...int) *vk.Tensor {
-		if !accumulate {
+		if accumulate {
+			run.named[name], run.start[name] = k.Sum(name, dtype, r, shape...)
+		} else {
 			run.named[name] = k.Output(name, dtype, shape...)
-			return run.named[name]
 		}
-		n := 1
-		for _, s := range shape {
-			n *= s
-		}
-		run.start[name] = vk.Round(dtype, gputest.Normal(r, n))
-		run.named[name] = k.InOut(name, dtype, run.start[name], shape...)
 		return run.named[name]
 	}
 	bank := func(t *vk.Tensor) *moe.ExpertBank {

@@ -71,27 +71,12 @@ func RMSNormHeads(rec *vk.Recorder, tokens, heads int, x Heads, weight *vk.Tenso
 
 // The variants by the dtypes of the rows and of the weight, or of its gradient.
 var (
-	rmsNormKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.RmsNormF32,
-		{vk.F16, vk.F16}:   shaders.RmsNormF16,
-		{vk.F16, vk.F32}:   shaders.RmsNormF16F32,
-		{vk.BF16, vk.BF16}: shaders.RmsNormBf16,
-		{vk.BF16, vk.F32}:  shaders.RmsNormBf16F32,
-	}
-	rmsNormBackwardKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.RmsNormBackwardF32,
-		{vk.F16, vk.F16}:   shaders.RmsNormBackwardF16,
-		{vk.F16, vk.F32}:   shaders.RmsNormBackwardF16F32,
-		{vk.BF16, vk.BF16}: shaders.RmsNormBackwardBf16,
-		{vk.BF16, vk.F32}:  shaders.RmsNormBackwardBf16F32,
-	}
-	rmsNormWeightKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.RmsNormWeightF32,
-		{vk.F16, vk.F16}:   shaders.RmsNormWeightF16,
-		{vk.F16, vk.F32}:   shaders.RmsNormWeightF16F32,
-		{vk.BF16, vk.BF16}: shaders.RmsNormWeightBf16,
-		{vk.BF16, vk.F32}:  shaders.RmsNormWeightBf16F32,
-	}
+	rmsNormKernels = check.NewByTypes(shaders.RmsNormF32, shaders.RmsNormF16, shaders.RmsNormF16F32,
+		shaders.RmsNormBf16, shaders.RmsNormBf16F32)
+	rmsNormBackwardKernels = check.NewByTypes(shaders.RmsNormBackwardF32, shaders.RmsNormBackwardF16, shaders.RmsNormBackwardF16F32,
+		shaders.RmsNormBackwardBf16, shaders.RmsNormBackwardBf16F32)
+	rmsNormWeightKernels = check.NewByTypes(shaders.RmsNormWeightF32, shaders.RmsNormWeightF16, shaders.RmsNormWeightF16F32,
+		shaders.RmsNormWeightBf16, shaders.RmsNormWeightBf16F32)
 )
 
 // quadsOf reports whether a vector can be read four values at a time.

@@ -199,16 +199,7 @@ func TestRMSNormGivesTheSameBits(t *testing.T) {
 	outs := []*vk.Tensor{k.Output("y", vk.F16, 900, 21), k.Output("dx", vk.F16, 900, 21), k.Output("dw", vk.F32, 7)}
 	require.NoError(t, RMSNorm(k.Rec, x, w, 1e-6, outs[0]))
 	require.NoError(t, RMSNormBackward(k.Rec, x, w, 1e-6, dy, RMSNormGrads{X: outs[1], Weight: outs[2]}))
-	var first [][]uint32
-	for run := range 20 {
-		k.Run()
-		for i, out := range outs {
-			if run == 0 {
-				first = append(first, gputest.Words(t, out))
-			}
-			require.Equal(t, first[i], gputest.Words(t, out))
-		}
-	}
+	k.RunAlike(outs...)
 }
 
 func TestRMSNormRefuses(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 const maxRowWidth = 1 << 19
 
 // byStorage is a kernel's variants for F32, F16 and BF16.
-type byStorage [3]*vk.Kernel
+type byStorage = check.ByStorage
 
 // team is the work-group shape of kernels that give a row to a team of invocations.
 type team struct{ lanes, rows int }

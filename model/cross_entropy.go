@@ -7,9 +7,7 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-var crossEntropyKernels = storages{
-	vk.F32: shaders.CrossEntropyF32, vk.F16: shaders.CrossEntropyF16, vk.BF16: shaders.CrossEntropyBf16,
-}
+var crossEntropyKernels = check.ByStorage{shaders.CrossEntropyF32, shaders.CrossEntropyF16, shaders.CrossEntropyBf16}
 
 const (
 	lossThreads = 128 // work-group size of target_count and loss_mean

@@ -7,20 +7,12 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// storages are a kernel's variants by storage dtype.
-type storages map[vk.DType]*vk.Kernel
-
 var (
-	embeddingKernels = storages{vk.F32: shaders.EmbeddingF32, vk.F16: shaders.EmbeddingF16, vk.BF16: shaders.EmbeddingBf16}
+	embeddingKernels = check.ByStorage{shaders.EmbeddingF32, shaders.EmbeddingF16, shaders.EmbeddingBf16}
 
 	// embeddingBackwardKernels are by the dtypes of dy and of the table's gradient.
-	embeddingBackwardKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.EmbeddingBackwardF32,
-		{vk.F16, vk.F16}:   shaders.EmbeddingBackwardF16,
-		{vk.F16, vk.F32}:   shaders.EmbeddingBackwardF16F32,
-		{vk.BF16, vk.BF16}: shaders.EmbeddingBackwardBf16,
-		{vk.BF16, vk.F32}:  shaders.EmbeddingBackwardBf16F32,
-	}
+	embeddingBackwardKernels = check.NewByTypes(shaders.EmbeddingBackwardF32, shaders.EmbeddingBackwardF16, shaders.EmbeddingBackwardF16F32,
+		shaders.EmbeddingBackwardBf16, shaders.EmbeddingBackwardBf16F32)
 )
 
 // linkThreads is the work-group size of token_links.

@@ -8,7 +8,7 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-var scaledAddKernels = storages{vk.F32: shaders.ScaledAddF32, vk.F16: shaders.ScaledAddF16, vk.BF16: shaders.ScaledAddBf16}
+var scaledAddKernels = check.ByStorage{shaders.ScaledAddF32, shaders.ScaledAddF16, shaders.ScaledAddBf16}
 
 const addThreads = 64 // work-group size of scaled_add; each invocation takes 4 elements
 

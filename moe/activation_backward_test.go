@@ -30,28 +30,10 @@ func everyActivation() []ActivationConfig {
 	return list
 }
 
-// separate returns a matrix whose columns are in turn the gate's and up's with the gate's first, or the reverse way.
-func separate[E any](z []E, rows, hidden int, back bool) []E {
-	out := make([]E, len(z))
-	for r := range rows {
-		for c := range hidden {
-			for half := range 2 {
-				turn, apart := r*2*hidden+2*c+half, r*2*hidden+half*hidden+c
-				if back {
-					out[turn] = z[apart]
-				} else {
-					out[apart] = z[turn]
-				}
-			}
-		}
-	}
-	return out
-}
-
 // refBoth is the oracle of ActivateWith and ActivateBackward.
 func refBoth(cfg ActivationConfig, z, dh []float32, rows, hidden int) (h, dz ref.Result) {
 	if cfg.Interleaved {
-		z = separate(z, rows, hidden, false)
+		z = ref.Separate(z, rows, hidden, false)
 	}
 	alpha, limit := cfg.constants()
 	clamp := ref.Clamp{Alpha: float64(alpha), Limit: float64(limit)}
@@ -66,7 +48,7 @@ func refBoth(cfg ActivationConfig, z, dh []float32, rows, hidden int) (h, dz ref
 		h, dz = ref.Activate(a, z), ref.ActivateBackward(a, z, dh)
 	}
 	if cfg.Interleaved {
-		dz.Y, dz.Abs = separate(dz.Y, rows, hidden, true), separate(dz.Abs, rows, hidden, true)
+		dz.Y, dz.Abs = ref.Separate(dz.Y, rows, hidden, true), ref.Separate(dz.Abs, rows, hidden, true)
 	}
 	return h, dz
 }

@@ -38,7 +38,7 @@ func (l *ParallelLinear) Choice(dev *vk.Device, rows int) (Choice, error) {
 	}
 	defer y.Close()
 	tile := band.portable(l.Config.Out)
-	d := vk.Dispatch{Kernel: linearKernels[linearTypes{l.Config.DType, l.Config.DType, l.Config.DType}]}
+	d := vk.Dispatch{Kernel: linearKernels[l.types(x, y)]}
 	c.Path, _ = l.choosePath(dev, tile, rows, x, y, &d)
 	c.Kernel = d.Kernel.Name()
 	switch c.Path {

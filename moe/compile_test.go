@@ -35,6 +35,11 @@ func pipelines() []vk.PipelineSpec {
 	}
 	list = append(list, storagePipelines()...)
 	list = append(list, decodePipelines()...)
+	for _, format := range quantFormats {
+		for dtype := vk.F32; dtype <= vk.BF16; dtype++ {
+			add(quantizeKernels[format][dtype], shaders.QuantizeSpec{Threads: quantizeThreads}.Values())
+		}
+	}
 	for _, a := range activations {
 		for _, wide := range []bool{false, true} {
 			grid := check.NewGrid(1024, wide)
@@ -65,7 +70,7 @@ func storagePipelines() []vk.PipelineSpec {
 		for _, band := range builtInBands() {
 			for _, all := range []bool{false, true} {
 				spec := band.Wide.spec()
-				spec.XQuads, spec.WQuads, spec.Transposed = all, all, all
+				spec.XQuads, spec.WQuads, spec.Transposed = all, all, all && types.format == WeightsFull
 				add(linearKernels[types], spec.Values())
 			}
 		}

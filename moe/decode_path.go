@@ -11,17 +11,14 @@ import (
 // the portable path does, so both serve the same routing.
 
 // decodeKernels are the variants of scatter2scatter_gemv.
-var decodeKernels = map[linearTypes]*vk.Kernel{
-	{vk.F32, vk.F32, vk.F32}:    shaders.Scatter2scatterGemvF32,
-	{vk.F16, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF16,
-	{vk.F16, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF16F16F32,
-	{vk.F32, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF32F16F16,
-	{vk.F32, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF32F16F32,
-	{vk.BF16, vk.BF16, vk.BF16}: shaders.Scatter2scatterGemvBf16,
-	{vk.BF16, vk.BF16, vk.F32}:  shaders.Scatter2scatterGemvBf16Bf16F32,
-	{vk.F32, vk.BF16, vk.BF16}:  shaders.Scatter2scatterGemvF32Bf16Bf16,
-	{vk.F32, vk.BF16, vk.F32}:   shaders.Scatter2scatterGemvF32Bf16F32,
-}
+var decodeKernels = newLinearKernels([...]*vk.Kernel{
+	shaders.Scatter2scatterGemvF32, shaders.Scatter2scatterGemvF16, shaders.Scatter2scatterGemvF16F16F32,
+	shaders.Scatter2scatterGemvF32F16F16, shaders.Scatter2scatterGemvF32F16F32,
+	shaders.Scatter2scatterGemvBf16, shaders.Scatter2scatterGemvBf16Bf16F32,
+	shaders.Scatter2scatterGemvF32Bf16Bf16, shaders.Scatter2scatterGemvF32Bf16F32,
+	shaders.Scatter2scatterGemvF32Int8, shaders.Scatter2scatterGemvF16Int8, shaders.Scatter2scatterGemvBf16Int8,
+	shaders.Scatter2scatterGemvF32Q4, shaders.Scatter2scatterGemvF16Q4, shaders.Scatter2scatterGemvBf16Q4,
+})
 
 // A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
 // of x at a time.
@@ -60,9 +57,9 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
 // decodeDispatch makes a dispatch one of the decode path for tiles of blockM rows and returns how many columns a tile has, or
 // false where the path does not apply.
 func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int, x, y *vk.Tensor, d *vk.Dispatch) (int, bool) {
-	kernel := decodeKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}]
-	values := int(16 / l.Config.DType.Bytes())
-	if t.Threads == 0 || kernel == nil || l.Config.InOut || l.Config.In%values != 0 || x.Address()%16 != 0 || !l.Weight.aligned(16) {
+	kernel := decodeKernels[l.types(x, y)]
+	values := l.Config.Weights.chunkValues(l.Config.DType)
+	if t.Threads == 0 || kernel == nil || l.transposed() || l.Config.In%values != 0 || x.Address()%16 != 0 || !l.Weight.aligned(16) {
 		return 0, false
 	}
 	shared := 4 * t.Threads * (t.Outputs*t.Columns + 1)

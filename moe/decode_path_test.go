@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
@@ -33,11 +34,11 @@ func (c linearCase) checkVectors(t *testing.T, st storage, tile vectorTile, exac
 	var d vk.Dispatch
 	columns, ok := decodeDispatch(dev, tile, run.layer, run.device.BlockM, run.xs, run.y, &d)
 	require.True(t, ok, "the decode path must be taken")
-	require.Same(t, decodeKernels[linearTypes{st.x, st.w, st.y}], d.Kernel)
+	require.Same(t, decodeKernels[run.layer.types(run.xs, run.y)], d.Kernel)
 	require.Equal(t, tile.BN(), columns)
 	k.Run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	bound := want.Bound(gputest.Oracle(st.y), c.in)
+	bound := want.Bound(gputest.Oracle(st.y), c.in+st.roundings())
 	if exact {
 		bound = nil
 	}
@@ -53,17 +54,30 @@ func TestDecodePath(t *testing.T) {
 			flags := i + j
 			c := linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[flags%len(spreads)], ref.Layouts[(2*i+j)%len(ref.Layouts)],
 				flags&1 != 0, flags&2 != 0, false, 0, Tile{}, tenths}
-			c.checkVectors(t, uniform([]vk.DType{vk.F32, vk.F16, vk.BF16}[(i+2*j)%3]), tile, false)
+			dtype := []vk.DType{vk.F32, vk.F16, vk.BF16}[(i+2*j)%3]
+			c.checkVectors(t, uniform(dtype), tile, false)
+			format := []WeightFormat{WeightsInt8, WeightsQ4}[(i+j/2)%2]
+			c.in, c.inOut = linearTypes{format: format}.inputs(c.in), flags%3 == 0
+			c.checkVectors(t, storage{x: dtype, w: dtype, y: dtype, format: format}, tile, false)
 		}
 	}
+}
+
+// inputs rounds a width up to what the decode path needs of quantized weights.
+func (t linearTypes) inputs(in int) int {
+	if t.format == WeightsFull {
+		return in
+	}
+	n := t.format.chunkValues(t.w)
+	return check.CeilDiv(in, n) * n
 }
 
 func TestDecodePathMixesStorageTypesExactly(t *testing.T) {
 	tile := vectorTiles()[2]
 	for types := range decodeKernels {
 		for i, layout := range ref.Layouts {
-			linearCase{11, 5, 3, 40, 21 + i, spreads[i%len(spreads)], layout, i&1 != 0, i&2 != 0, false, 0, Tile{}, signs}.
-				checkVectors(t, storage{x: types.x, w: types.w, y: types.y, part: i % 3}, tile, true)
+			linearCase{11, 5, 3, types.inputs(40), 21 + i, spreads[i%len(spreads)], layout, i&1 != 0, i&2 != 0, false, 0, Tile{}, signs}.
+				checkVectors(t, storage{x: types.x, w: types.w, y: types.y, part: i % 3, format: types.format}, tile, true)
 		}
 	}
 }
@@ -101,17 +115,13 @@ func TestDecodePathOfDenseRows(t *testing.T) {
 }
 
 func TestDecodePathRepeatsItsBits(t *testing.T) {
-	k := newKit(t)
-	k.vectors = vectorTiles()[0]
-	run := linearCase{20, 8, 2, 1000, 65, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k, uniform(vk.BF16))
-	var first []uint32
-	for range 20 {
-		k.Run()
-		got := gputest.Words(t, run.y)
-		if first == nil {
-			first = got
-		}
-		require.Equal(t, first, got)
+	for _, format := range []WeightFormat{WeightsFull, WeightsInt8, WeightsQ4} {
+		k := newKit(t)
+		k.vectors = vectorTiles()[0]
+		run := linearCase{20, 8, 2, 1024, 65, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k,
+			storage{x: vk.BF16, w: vk.BF16, y: vk.BF16, format: format})
+		k.RunAlike(run.y)
+		k.Close()
 	}
 }
 
@@ -130,6 +140,10 @@ func TestDecodePathIsChosen(t *testing.T) {
 	require.True(t, fits(func(*ParallelLinear) {}))
 	require.False(t, fits(func(l *ParallelLinear) { l.Config.InOut = true }))
 	require.False(t, fits(func(l *ParallelLinear) { l.Config.In = 62 }))
+	require.False(t, fits(func(l *ParallelLinear) { l.Config.In, l.Config.Weights = 40, WeightsInt8 }))
+	require.True(t, fits(func(l *ParallelLinear) { l.Config.In, l.Config.Weights = 48, WeightsInt8 }))
+	require.False(t, fits(func(l *ParallelLinear) { l.Config.In, l.Config.Weights = 48, WeightsQ4 }))
+	require.True(t, fits(func(l *ParallelLinear) { l.Config.InOut, l.Config.Weights = true, WeightsQ4 }))
 	odd, err := x.View(1, 63)
 	require.NoError(t, err)
 	x = odd

@@ -7,28 +7,56 @@ import (
 )
 
 // byStorage is a kernel's variants for F32, F16 and BF16.
-type byStorage [3]*vk.Kernel
+type byStorage = check.ByStorage
 
 var (
 	activationKernels = byStorage{shaders.ActivationF32, shaders.ActivationF16, shaders.ActivationBf16}
 	combineKernels    = byStorage{shaders.CombineF32, shaders.CombineF16, shaders.CombineBf16}
 )
 
-// linearTypes are the dtypes of x, of the weights and of y.
-type linearTypes struct{ x, w, y vk.DType }
+// linearTypes are the dtypes of x, of the layer and of y, and the format of the weights.
+type linearTypes struct {
+	x, w, y vk.DType
+	format  WeightFormat
+}
+
+// linearVariants are those that the kernels of linear maps come in.
+var linearVariants = [...]linearTypes{
+	{vk.F32, vk.F32, vk.F32, WeightsFull},
+	{vk.F16, vk.F16, vk.F16, WeightsFull},
+	{vk.F16, vk.F16, vk.F32, WeightsFull},
+	{vk.F32, vk.F16, vk.F16, WeightsFull},
+	{vk.F32, vk.F16, vk.F32, WeightsFull},
+	{vk.BF16, vk.BF16, vk.BF16, WeightsFull},
+	{vk.BF16, vk.BF16, vk.F32, WeightsFull},
+	{vk.F32, vk.BF16, vk.BF16, WeightsFull},
+	{vk.F32, vk.BF16, vk.F32, WeightsFull},
+	{vk.F32, vk.F32, vk.F32, WeightsInt8},
+	{vk.F16, vk.F16, vk.F16, WeightsInt8},
+	{vk.BF16, vk.BF16, vk.BF16, WeightsInt8},
+	{vk.F32, vk.F32, vk.F32, WeightsQ4},
+	{vk.F16, vk.F16, vk.F16, WeightsQ4},
+	{vk.BF16, vk.BF16, vk.BF16, WeightsQ4},
+}
+
+// newLinearKernels lists a kernel's variants by what they are for, in the order of linearVariants.
+func newLinearKernels(kernels [len(linearVariants)]*vk.Kernel) map[linearTypes]*vk.Kernel {
+	list := map[linearTypes]*vk.Kernel{}
+	for i, k := range kernels {
+		list[linearVariants[i]] = k
+	}
+	return list
+}
 
 // linearKernels are the variants of scatter2scatter.
-var linearKernels = map[linearTypes]*vk.Kernel{
-	{vk.F32, vk.F32, vk.F32}:    shaders.Scatter2scatterF32,
-	{vk.F16, vk.F16, vk.F16}:    shaders.Scatter2scatterF16,
-	{vk.F16, vk.F16, vk.F32}:    shaders.Scatter2scatterF16F16F32,
-	{vk.F32, vk.F16, vk.F16}:    shaders.Scatter2scatterF32F16F16,
-	{vk.F32, vk.F16, vk.F32}:    shaders.Scatter2scatterF32F16F32,
-	{vk.BF16, vk.BF16, vk.BF16}: shaders.Scatter2scatterBf16,
-	{vk.BF16, vk.BF16, vk.F32}:  shaders.Scatter2scatterBf16Bf16F32,
-	{vk.F32, vk.BF16, vk.BF16}:  shaders.Scatter2scatterF32Bf16Bf16,
-	{vk.F32, vk.BF16, vk.F32}:   shaders.Scatter2scatterF32Bf16F32,
-}
+var linearKernels = newLinearKernels([...]*vk.Kernel{
+	shaders.Scatter2scatterF32, shaders.Scatter2scatterF16, shaders.Scatter2scatterF16F16F32,
+	shaders.Scatter2scatterF32F16F16, shaders.Scatter2scatterF32F16F32,
+	shaders.Scatter2scatterBf16, shaders.Scatter2scatterBf16Bf16F32,
+	shaders.Scatter2scatterF32Bf16Bf16, shaders.Scatter2scatterF32Bf16F32,
+	shaders.Scatter2scatterF32Int8, shaders.Scatter2scatterF16Int8, shaders.Scatter2scatterBf16Int8,
+	shaders.Scatter2scatterF32Q4, shaders.Scatter2scatterF16Q4, shaders.Scatter2scatterBf16Q4,
+})
 
 // convertKernels are the variants of convert by the dtypes of source and destination.
 var convertKernels = map[[2]vk.DType]*vk.Kernel{

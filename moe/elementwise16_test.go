@@ -13,16 +13,6 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// apart brings rows of interleaved gate and up columns into the order of the oracle: gate columns first.
-func apart(z []float32, hidden int) []float32 {
-	out := make([]float32, len(z))
-	for i, v := range z {
-		row, column := i/(2*hidden), i%(2*hidden)
-		out[row*2*hidden+column%2*hidden+column/2] = v
-	}
-	return out
-}
-
 // TestActivationsIn16Bits covers all activations, and the gated ones in both column orders in all three types.
 func TestActivationsIn16Bits(t *testing.T) {
 	for a := range refActivations {
@@ -49,7 +39,7 @@ func TestActivationsIn16Bits(t *testing.T) {
 					x := k.Floats("z", dtype, z, s.rows, a.columns(s.width))
 					if interleaved {
 						require.NoError(t, ActivateWith(k.Rec, ActivationConfig{Function: a, Interleaved: true}, x, h))
-						z = apart(z, s.width)
+						z = ref.Separate(z, s.rows, s.width, false)
 					} else {
 						require.NoError(t, Activate(k.Rec, a, x, h))
 					}

@@ -17,20 +17,10 @@ type operand struct {
 
 // groupXTYKernels and groupSumKernels are the variants by the dtypes of the rows and of the result.
 var (
-	groupXTYKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.GroupXtyF32,
-		{vk.F16, vk.F16}:   shaders.GroupXtyF16,
-		{vk.F16, vk.F32}:   shaders.GroupXtyF16F32,
-		{vk.BF16, vk.BF16}: shaders.GroupXtyBf16,
-		{vk.BF16, vk.F32}:  shaders.GroupXtyBf16F32,
-	}
-	groupSumKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.GroupSumF32,
-		{vk.F16, vk.F16}:   shaders.GroupSumF16,
-		{vk.F16, vk.F32}:   shaders.GroupSumF16F32,
-		{vk.BF16, vk.BF16}: shaders.GroupSumBf16,
-		{vk.BF16, vk.F32}:  shaders.GroupSumBf16F32,
-	}
+	groupXTYKernels = check.NewByTypes(shaders.GroupXtyF32, shaders.GroupXtyF16, shaders.GroupXtyF16F32,
+		shaders.GroupXtyBf16, shaders.GroupXtyBf16F32)
+	groupSumKernels = check.NewByTypes(shaders.GroupSumF32, shaders.GroupSumF16, shaders.GroupSumF16F32,
+		shaders.GroupSumBf16, shaders.GroupSumBf16F32)
 )
 
 // The bits of group_xty's and group_sum's flags.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -24,11 +25,18 @@ func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
 		{Experts: 4, TopK: 1, Width: 40, Hidden: 64, SharedHidden: 24, Activation: GELU, DType: vk.F16}, // narrower
 		{Experts: 8, TopK: 4, Width: 32, Hidden: 16, SharedHidden: 300, SharedGate: true, DType: vk.BF16},
 		{Experts: 8, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, Activation: ReLU},
+		{Experts: 5, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, DType: vk.F16, Bias: true, Weights: WeightsInt8},
+		{Experts: 5, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, DType: vk.F16, InOut: true, Weights: WeightsQ4},
 	} {
 		before := dev.Memory().LiveBytes
 		m, err := NewMLP(dev, cfg)
 		require.NoError(t, err)
 		require.Equal(t, cfg.WeightBytes(), dev.Memory().LiveBytes-before)
+		if cfg.Weights != WeightsFull { // no gradients
+			requirePassBytes(t, m, &MLPGrads{}, 100, Pass{Save: SaveNothing})
+			require.NoError(t, m.Close())
+			continue
+		}
 		before = dev.Memory().LiveBytes
 		g, err := m.NewGrads()
 		require.NoError(t, err)
@@ -118,12 +126,12 @@ func TestMemoryIsNoMoreThanScatterMoEs(t *testing.T) {
 	for _, a := range anchors {
 		cfg := MLPConfig{Experts: a.experts, TopK: a.k, Width: a.width, Hidden: a.hidden, Activation: a.activation,
 			DType: vk.BF16}
-		rows := tensorBytes(2, a.tokens, a.width)
+		rows := check.TensorBytes(2, a.tokens, a.width)
 		blockM := classTunings()[classTensor].band(a.tokens*a.k, a.experts).Wide.BM
 		forward := rows + cfg.PassBytes(a.tokens, blockM, Pass{Save: SaveNothing, Routed: true})
-		up := tensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
-		down := tensorBytes(2, a.experts, a.width, a.hidden)
-		training := rows + up + down + tensorBytes(4, a.tokens, a.k) + // with the gates' gradient
+		up := check.TensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
+		down := check.TensorBytes(2, a.experts, a.width, a.hidden)
+		training := rows + up + down + check.TensorBytes(4, a.tokens, a.k) + // with the gates' gradient
 			cfg.PassBytes(a.tokens, blockM, Pass{Save: RecomputeActivation, Routed: true, Backward: true, Workspace: true})
 		if !a.inPlace {
 			training += rows

@@ -23,6 +23,9 @@ type MLPConfig struct {
 	// DType is the storage of weights, biases, input, output and intermediates: F32, F16 or BF16. Router logits, gates and
 	// sums are F32 always.
 	DType vk.DType
+	// Weights is how the matrices of Up, Down and of the shared experts are stored. Quantized ones are for inference: Backward and
+	// NewGrads fail with a *ConfigError. The router and SharedGate, which decide and weigh, stay full.
+	Weights WeightFormat
 	// Interleaved says that Up's gate outputs are the even ones and its up outputs the odd ones, as gpt-oss stores them,
 	// instead of all gate outputs first. The activation must be gated.
 	Interleaved bool
@@ -53,6 +56,7 @@ func (c MLPConfig) Validate() error {
 		check.InRange("MLPConfig", "Activation", int(c.Activation), 0, len(activations)-1),
 		c.activation().Validate(),
 		check.DType("MLPConfig", c.DType),
+		check.InRange("MLPConfig", "Weights", int(c.Weights), 0, int(WeightsQ4)),
 		check.InRange("MLPConfig", "SharedHidden", c.SharedHidden, 0, maxWidth/2),
 		c.checkRouter(),
 	)
@@ -138,7 +142,7 @@ type mlpPart struct {
 // parts are the linear maps that the configuration asks for.
 func (m *MLP) parts() []mlpPart {
 	c := m.Config
-	experts := ParallelLinearConfig{Experts: c.Experts, Bias: c.Bias, InOut: c.InOut, DType: c.DType}
+	experts := ParallelLinearConfig{Experts: c.Experts, Bias: c.Bias, InOut: c.InOut, DType: c.DType, Weights: c.Weights}
 	one := ParallelLinearConfig{Experts: 1, DType: c.DType}
 	with := func(base ParallelLinearConfig, in, out int, label string) ParallelLinearConfig {
 		base.In, base.Out, base.Label = in, out, label
@@ -152,12 +156,12 @@ func (m *MLP) parts() []mlpPart {
 		{&m.Down, with(experts, c.Hidden, c.Width, "down")},
 	}
 	if c.SharedHidden > 0 {
-		one.InOut = c.InOut
+		one.InOut, one.Weights = c.InOut, c.Weights
 		parts = append(parts, mlpPart{&m.SharedUp, with(one, c.Width, c.Activation.columns(c.SharedHidden), "shared up")},
 			mlpPart{&m.SharedDown, with(one, c.SharedHidden, c.Width, "shared down")})
 	}
 	if c.SharedGate {
-		one.InOut = false
+		one.InOut, one.Weights = false, WeightsFull
 		parts = append(parts, mlpPart{&m.SharedGate, with(one, c.Width, 1, "shared gate")})
 	}
 	return parts

@@ -36,8 +36,11 @@ type MLPGrads struct {
 }
 
 // NewGrads allocates the gradients of all weights and biases, as many bytes as they take themselves, in the layer's
-// dtype. The caller closes them with Close. It fails with vk.ErrOutOfMemory.
+// dtype. The caller closes them with Close. It fails with vk.ErrOutOfMemory, and with a *ConfigError for quantized weights.
 func (m *MLP) NewGrads() (*MLPGrads, error) {
+	if err := m.Up.Config.checkTrainable(); err != nil {
+		return nil, err
+	}
 	g := &MLPGrads{}
 	dev := m.Router.Weight.Device()
 	for _, part := range m.gradParts(g) {
@@ -237,6 +240,9 @@ func (m *MLP) narrowBackward(rec *vk.Recorder, l *ParallelLinear, x, dy *vk.Tens
 // checkBackward checks all arguments of Backward.
 func (m *MLP) checkBackward(dev *vk.Device, op string, s *MLPSaved, x, dy *vk.Tensor, g MLPGrads) error {
 	c := m.Config
+	if err := m.Up.Config.checkTrainable(); err != nil {
+		return err
+	}
 	if s == nil || s.Routing == nil || s.Save == SaveNothing || s.Z == nil {
 		return &vk.ShapeError{Op: op, Arg: "saved", Want: "what a forward pass that saves left", Got: "another"}
 	}

@@ -29,16 +29,11 @@ func (l layer) recordBackward(k *kit, x, dy []float32, tokens int, save Save, ac
 	run := backwardRun{named: map[string]*vk.Tensor{}, start: map[string][]float32{}}
 	r := rand.New(rand.NewSource(77))
 	gradient := func(name string, dtype vk.DType, shape ...int) *vk.Tensor {
-		if !accumulate {
+		if accumulate {
+			run.named[name], run.start[name] = k.Sum(name, dtype, r, shape...)
+		} else {
 			run.named[name] = k.Output(name, dtype, shape...)
-			return run.named[name]
 		}
-		n := 1
-		for _, s := range shape {
-			n *= s
-		}
-		run.start[name] = vk.Round(dtype, gputest.Normal(r, n))
-		run.named[name] = k.InOut(name, dtype, run.start[name], shape...)
 		return run.named[name]
 	}
 	xs, dys := k.Floats("x", c.DType, x, tokens, c.Width), k.Floats("dy", c.DType, dy, tokens, c.Width)

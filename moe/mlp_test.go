@@ -39,6 +39,9 @@ func newLayer(t testing.TB, cfg MLPConfig) layer {
 		}
 		out.Weight = vk.Round(cfg.DType, out.Weight)
 		require.NoError(t, UploadBank(context.Background(), l.Weight, out.Weight))
+		if c.Weights != WeightsFull {
+			out.Weight = dequantizedBank(t, l.Weight)
+		}
 		if c.Bias {
 			out.Bias = vk.Round(cfg.DType, gputest.Normal(r, c.Experts*c.Out))
 			require.NoError(t, UploadBank(context.Background(), l.Bias, out.Bias))
@@ -87,16 +90,16 @@ func (l layer) requireStages(t testing.TB, s *MLPSaved, x, y []float32, tokens i
 	none := []float32(nil)
 	z := ref.Scatter2scatter(l.oracle.Up, x, routing, ref.Layout{GroupedOut: true}, none)
 	gotZ := gputest.Download[float32](t, s.Z)
-	gputest.RequireClose(t, gotZ, z.Y, z.Bound(dtype, c.Width), "z")
+	gputest.RequireClose(t, gotZ, z.Y, z.Bound(dtype, c.Width+storage{format: c.Weights}.roundings()), "z")
 	if c.Interleaved {
-		gotZ = apart(gotZ, c.Hidden)
+		gotZ = ref.Separate(gotZ, len(gotZ)/(2*c.Hidden), c.Hidden, false)
 	}
 	h := refActivate(c.Activation, gotZ, tokens*c.TopK, c.Hidden)
 	gotH := gputest.Download[float32](t, s.H)
 	gputest.RequireClose(t, gotH, h.Y, h.BoundBy(ref.ActivationTolerance(dtype), ref.Underflow(dtype, 1)), "h")
 	slots := ref.Scatter2scatter(l.oracle.Down, gotH, routing, ref.Layout{GroupedIn: true}, none)
 	gotSlots := gputest.Download[float32](t, s.Slots)
-	gputest.RequireClose(t, gotSlots, slots.Y, slots.Bound(dtype, c.Hidden), "slots")
+	gputest.RequireClose(t, gotSlots, slots.Y, slots.Bound(dtype, c.Hidden+storage{format: c.Weights}.roundings()), "slots")
 	out := ref.Combine(gotSlots, gates, routing, c.Width, false)
 	for i := range out.Y {
 		if c.OutputBias {
@@ -117,6 +120,8 @@ func TestMLPEqualsTheOracle(t *testing.T) {
 		{Experts: 4, TopK: 3, Width: 16, Hidden: 100, Activation: GEGLUTanh, Bias: true},
 		{Experts: 4, TopK: 2, Width: 20, Hidden: 10, Mode: TopKSoftmax, OutputBias: true},
 		{Experts: 4, TopK: 2, Width: 21, Hidden: 10, Bias: true, OutputBias: true},
+		{Experts: 8, TopK: 2, Width: 40, Hidden: 70, Bias: true, Weights: WeightsInt8},
+		{Experts: 8, TopK: 2, Width: 40, Hidden: 70, InOut: true, Weights: WeightsQ4},
 	}
 	for _, cfg := range configs {
 		l := newLayer(t, cfg)

@@ -35,9 +35,12 @@ type ParallelLinearConfig struct {
 	In, Out int
 	Bias    bool
 	InOut   bool     // weights are stored [E,In,Out], as gpt-oss has them, instead of [E,Out,In]
-	DType   vk.DType // of weights and biases: F32, F16 or BF16
-	Path    Path     // which kernels multiply; the zero value leaves it to the selector
-	Label   string   // names the layer in timings; empty means scatter2scatter
+	DType   vk.DType // of weights and biases: F32, F16 or BF16; beside quantized weights, of biases, x and y
+	// Weights is how the matrices are stored. Quantized ones serve Forward and Dense only: what asks for gradients fails with a
+	// *ConfigError. InOut is then the order in which they are uploaded.
+	Weights WeightFormat
+	Path    Path   // which kernels multiply; the zero value leaves it to the selector
+	Label   string // names the layer in timings; empty means scatter2scatter
 }
 
 // Validate reports the first field that makes no sense as a *ConfigError.
@@ -47,6 +50,7 @@ func (c ParallelLinearConfig) Validate() error {
 		check.InRange("ParallelLinearConfig", "In", c.In, 1, maxWidth),
 		check.InRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
 		check.DType("ParallelLinearConfig", c.DType),
+		check.InRange("ParallelLinearConfig", "Weights", int(c.Weights), 0, int(WeightsQ4)),
 		check.InRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathDecode)),
 	)
 	if err == nil && c.In*c.Out >= 1<<31 {
@@ -76,15 +80,20 @@ type ParallelLinear struct {
 }
 
 // NewParallelLinear allocates the weights: E·(In·Out + Out with Bias) values in as many tensors as the device's largest
-// allocation asks for. It fails with a *ConfigError, or with vk.ErrOutOfMemory when one expert exceeds the largest
-// allocation or all of them the memory.
+// allocation asks for; in a quantized format E·Weights.ExpertBytes bytes for the matrices. It fails with a *ConfigError, or with
+// vk.ErrOutOfMemory when one expert exceeds the largest allocation or all of them the memory.
 func NewParallelLinear(dev *vk.Device, cfg ParallelLinearConfig) (*ParallelLinear, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	l := &ParallelLinear{Config: cfg}
 	var err error
-	if l.Weight, err = NewExpertBank(dev, cfg.DType, cfg.weightShape()...); err != nil {
+	if cfg.Weights == WeightsFull {
+		l.Weight, err = NewExpertBank(dev, cfg.DType, cfg.weightShape()...)
+	} else {
+		l.Weight, err = newQuantizedBank(dev, cfg)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if cfg.Bias {
@@ -97,12 +106,15 @@ func NewParallelLinear(dev *vk.Device, cfg ParallelLinearConfig) (*ParallelLinea
 
 // NewParallelLinearFromExperts makes a layer of experts that exist as separate tensors: weights has one [Out,In] per
 // expert ([In,Out] with InOut), biases one [Out] per expert, or is nil without Bias, all of cfg.DType. The tensors stay
-// the caller's, who closes them after the layer. It fails with a *ConfigError, with a *vk.ShapeError that names the
-// expert, or with vk.ErrClosed.
+// the caller's, who closes them after the layer. It fails with a *ConfigError, also for quantized weights, with a
+// *vk.ShapeError that names the expert, or with vk.ErrClosed.
 func NewParallelLinearFromExperts(dev *vk.Device, cfg ParallelLinearConfig, weights, biases []*vk.Tensor) (*ParallelLinear, error) {
 	const op = "NewParallelLinearFromExperts"
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Weights != WeightsFull {
+		return nil, check.Config("ParallelLinearConfig", "Weights", "full for experts that exist", cfg.Weights.String())
 	}
 	if cfg.Bias != (biases != nil) {
 		return nil, &vk.ShapeError{Op: op, Arg: "biases", Want: fmt.Sprintf("what Bias: %v says", cfg.Bias),
@@ -155,7 +167,8 @@ type LinearOptions struct {
 //	y  Scattered  [T·K,Out]: slot s writes row s
 //	   Grouped    [T·K,Out]: slot s writes row p
 //
-// x and y have the layer's dtype, or are F32, each for itself: 16-bit weights also serve f32 activations.
+// x and y have the layer's dtype, or are F32, each for itself: 16-bit weights also serve f32 activations. With quantized weights
+// both have the layer's dtype.
 // Rows of y that belong to no valid slot are left as they are. Only the routing and its gates tell which rows an expert
 // gets, so one recording serves every input. Errors: see the package.
 func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, opts LinearOptions) error {
@@ -179,7 +192,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
 	}
-	if tile.BM != r.BlockM {
+	if tile.BM != r.BlockM && l.matrices.BM != r.BlockM {
 		return rec.Fail(&vk.ShapeError{Op: "ParallelLinear.Forward", Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", tile.BM),
 			Got: fmt.Sprintf("%d: it was recorded before UseTuning", r.BlockM)})
 	}
@@ -187,7 +200,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 		opts.Gates, r.Order, r.Offsets, r.Tiles, r.TileArgs)
 }
 
-// Dense records y = x·Wᵀ + b for x [rows,In] and y [rows,Out], each of the layer's dtype or F32; the layer must have one
+// Dense records y = x·Wᵀ + b for x [rows,In] and y [rows,Out] of dtypes as in Forward; the layer must have one
 // expert. Routers are made of it.
 func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
 	return l.dense(rec, x, y, LinearOptions{})
@@ -250,10 +263,10 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	x, y *vk.Tensor, reads ...*vk.Tensor) error {
 	spec := tile.spec()
 	spec.XQuads = quads(x, l.Config.In)
-	spec.Transposed = l.Config.InOut
+	spec.Transposed = l.transposed()
 	spec.WQuads = l.Weight.quads(l.Config.weightShape()[2])
 	d := vk.Dispatch{
-		Kernel: linearKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}],
+		Kernel: linearKernels[l.types(x, y)],
 		Spec:   spec.Values(),
 		Push:   push.Bytes(),
 		Reads:  slices.Concat(reads, []*vk.Tensor{x, y}, l.Weight.tensors(), l.Bias.tensors()),
@@ -285,16 +298,35 @@ func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows int, x, y *v
 
 func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {
 	c := l.Config
-	err := l.Weight.check(dev, op, "Weight", c.DType, c.weightShape()...)
+	err := l.Weight.checkFormat(dev, op, "Weight", c.Weights, c.DType, c.weightShape()...)
+	if err == nil && c.Weights != WeightsFull && c.InOut != l.Weight.inOut {
+		err = c.checkTrainable() // this is the layer of Transposed
+	}
 	if err == nil && c.Bias {
 		err = l.Bias.check(dev, op, "Bias", c.DType, c.Experts, c.Out)
 	}
 	return err
 }
 
-// rowsDType is the dtype that x or y must have: F32 where the tensor is that, else the layer's.
+// checkTrainable refuses quantized weights, which are neither read transposed nor have gradients.
+func (c ParallelLinearConfig) checkTrainable() error {
+	if c.Weights == WeightsFull {
+		return nil
+	}
+	return check.Config("ParallelLinearConfig", "Weights", "full for gradients", c.Weights.String())
+}
+
+// transposed reports whether the weights are stored [E,In,Out]; quantized ones never are.
+func (l *ParallelLinear) transposed() bool { return l.Config.InOut && l.Config.Weights == WeightsFull }
+
+// types are what the kernels are chosen by.
+func (l *ParallelLinear) types(x, y *vk.Tensor) linearTypes {
+	return linearTypes{x.DType(), l.Config.DType, y.DType(), l.Config.Weights}
+}
+
+// rowsDType is the dtype that x or y must have: F32 where the tensor is that and the weights are full, else the layer's.
 func (l *ParallelLinear) rowsDType(t *vk.Tensor) vk.DType {
-	if t != nil && t.DType() == vk.F32 {
+	if t != nil && t.DType() == vk.F32 && l.Config.Weights == WeightsFull {
 		return vk.F32
 	}
 	return l.Config.DType

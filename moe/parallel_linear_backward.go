@@ -54,6 +54,7 @@ func (l *ParallelLinear) DenseBackward(rec *vk.Recorder, x, dy *vk.Tensor, g Lin
 	if err == nil {
 		err = check.First(
 			check.InRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
+			l.Config.checkTrainable(),
 			l.checkWeights(rec.Device(), op),
 			check.Tensor(rec.Device(), op, "x", x, l.Config.DType, rows, l.Config.In),
 			check.Tensor(rec.Device(), op, "dy", dy, l.Config.DType, rows, l.Config.Out),
@@ -79,7 +80,7 @@ func (l *ParallelLinear) denseBackward(rec *vk.Recorder, x, dy, gates *vk.Tensor
 }
 
 // Transposed is the layer x = Wᵀ·y without a bias: its weights are the same memory, read the other way. It needs no Close,
-// and serves until this layer is closed.
+// and serves until this layer is closed. With quantized weights its Forward fails with a *ConfigError.
 func (l *ParallelLinear) Transposed() *ParallelLinear {
 	c := l.Config
 	c.In, c.Out, c.InOut, c.Bias = c.Out, c.In, !c.InOut, false
@@ -183,6 +184,9 @@ func (l *ParallelLinear) gatesBackward(rec *vk.Recorder, r *Routing, x operand, 
 // checkBackward checks all arguments and returns how many slots share a row of x.
 func (l *ParallelLinear) checkBackward(dev *vk.Device, op string, r *Routing, x, dy *vk.Tensor, g LinearGrads,
 	opts LinearOptions) (int, error) {
+	if err := l.Config.checkTrainable(); err != nil {
+		return 0, err
+	}
 	fanIn, err := l.checkForward(dev, op, r, x, dy, opts)
 	if err == nil {
 		err = check.First(

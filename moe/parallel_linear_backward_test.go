@@ -284,16 +284,7 @@ func TestBackwardRepeatsItsBits(t *testing.T) {
 			k.Output("db", vk.F32, 8, 68), k.Output("dgates", vk.F32, 200, 4)}
 		g := LinearGrads{X: outputs[0], Weight: bankOf(t, outputs[1]), Bias: bankOf(t, outputs[2]), Gates: outputs[3]}
 		require.NoError(t, run.layer.Backward(k.Rec, run.device, run.xs, dy, g, run.opts))
-		var first [4][]uint32
-		for i := range 20 {
-			k.Run()
-			for j, o := range outputs {
-				if i == 0 {
-					first[j] = gputest.Words(t, o)
-				}
-				require.True(t, slices.Equal(first[j], gputest.Words(t, o)), "%v: run %d, gradient %d", layout, i, j)
-			}
-		}
+		k.RunAlike(outputs...)
 		k.Close()
 	}
 }

@@ -41,7 +41,7 @@ func (l *ParallelLinear) noDecodePath(dev *vk.Device) error {
 func (l *ParallelLinear) noTensorPath(dev *vk.Device) error {
 	dtype, caps := l.Config.DType, dev.Caps()
 	e := &vk.UnsupportedError{Device: dev.Adapter().Name}
-	kernel := tensorKernels[dtype]
+	kernel := tensorKernels[l.tensorTypes()]
 	if kernel == nil {
 		e.Need = fmt.Sprintf("16-bit storage for cooperative matrices; the layer is %v", dtype)
 		return e

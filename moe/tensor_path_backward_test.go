@@ -2,7 +2,6 @@ package moe
 
 import (
 	"math/rand"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -31,7 +30,7 @@ func TestTensorPathBackward(t *testing.T) {
 		{0, 3, 2, 8, 16}, {1, 1, 1, 8, 8}, {37, 3, 2, 24, 16}, {70, 8, 4, 104, 72}, {130, 4, 2, 64, 128}, {9, 64, 8, 136, 40},
 		{400, 3, 1, 64, 64},
 	}
-	for _, dtype := range tensorTypes(t) {
+	for _, dtype := range matrixTypes(t) {
 		ran := 0
 		tiles := tensorTiles(dtype)
 		if software(dev) {
@@ -55,7 +54,7 @@ func TestTensorPathBackward(t *testing.T) {
 }
 
 func TestTensorPathBackwardIsExact(t *testing.T) {
-	for _, dtype := range tensorTypes(t) {
+	for _, dtype := range matrixTypes(t) {
 		tile := tensorTiles(dtype)[1]
 		require.Same(t, tensorXTYKernels[[2]vk.DType{dtype, dtype}], tensorXTYKernel(t, dtype, tile, 40, 56))
 		for i, layout := range ref.Layouts {
@@ -68,7 +67,7 @@ func TestTensorPathBackwardIsExact(t *testing.T) {
 }
 
 func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
-	for _, dtype := range tensorTypes(t) {
+	for _, dtype := range matrixTypes(t) {
 		k := newKit(t)
 		k.matrices = tensorTiles(dtype)[1]
 		run := linearCase{200, 8, 4, 64, 72, spreads[0], ref.Layout{}, false, true, false, 0, Tile{}, tenths}.recordIn(k, uniform(dtype))
@@ -76,16 +75,7 @@ func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
 		outputs := []*vk.Tensor{k.Output("dx", dtype, run.xs.Shape()...), k.Output("dw", dtype, run.layer.Weight.Shape()...)}
 		g := LinearGrads{X: outputs[0], Weight: bankOf(t, outputs[1])}
 		require.NoError(t, run.layer.Backward(k.Rec, run.device, run.xs, dy, g, run.opts))
-		var first [2][]uint32
-		for i := range 20 {
-			k.Run()
-			for j, o := range outputs {
-				if i == 0 {
-					first[j] = gputest.Words(t, o)
-				}
-				require.True(t, slices.Equal(first[j], gputest.Words(t, o)), "run %d, gradient %d", i, j)
-			}
-		}
+		k.RunAlike(outputs...)
 		k.Close()
 	}
 }
@@ -93,7 +83,7 @@ func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
 // TestTensorPathOfMLPs: there the gates meet h before the gradient of the second weights.
 func TestTensorPathOfMLPs(t *testing.T) {
 	const tokens = 61 // 30 rows per expert, tiles of 32 on software devices
-	for _, dtype := range tensorTypes(t) {
+	for _, dtype := range matrixTypes(t) {
 		for i, cfg := range []MLPConfig{
 			{Experts: 4, TopK: 2, Width: 64, Hidden: 48, Activation: GELU, DType: dtype},
 			{Experts: 4, TopK: 2, Width: 32, Hidden: 40, Bias: true, InOut: true, DType: dtype},

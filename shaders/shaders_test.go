@@ -41,6 +41,8 @@ func defaults(stem string) []uint32 {
 		return DefaultActivationBackwardSpec().Values()
 	case "combine_backward":
 		return DefaultCombineBackwardSpec().Values()
+	case "quantize":
+		return DefaultQuantizeSpec().Values()
 	case "group_sum":
 		return DefaultGroupSumSpec().Values()
 	case "group_xty":

@@ -28,7 +28,6 @@ var mayImport = map[string][]string{
 	"internal/spirv":       {"internal/kernel"},
 	"internal/ref":         {},
 	"internal/safetensors": {},
-	"internal/picture":     {},
 	"internal/canvas":      {},
 	"internal/dashboard":   {"internal/canvas"},
 	"internal/session":     {"internal/dashboard", "internal/safetensors", "model", "model/train", "model/tokenizer", "attention", "moe", "vk"},
@@ -57,14 +56,10 @@ var mayImport = map[string][]string{
 	"examples/lora":        {"examples/train", "moe", "vk", "shaders"},
 	"examples/normexperts": {"examples/train", "moe", "vk", "shaders"},
 
-	// The recorded models, embedded.
-	"tests/testdata/golden": {},
-
 	"cmd/vkmoe-train":   {"model/train", "model", "attention", "moe", "vk"},
 	"cmd/vkmoe-conform": {"tests/golden", "tests/conform", "tests/conform/worker", "tests/conform/report", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"cmd/vkmoe-bench":   {"model/train", "model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
-	"cmd/vkmoe-demo": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",
-		"internal/picture", "tests/testdata/golden"},
+	"cmd/vkmoe-demo":    {"internal/session", "internal/dashboard", "internal/canvas", "internal/window", "internal/present", "vk"},
 }
 
 // pure are the packages that need neither cgo nor a GPU, with everything they import.

@@ -35,6 +35,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -52,6 +53,7 @@ type report struct {
 	API     string   `json:"api"`
 	Date    string   `json:"date"`
 	DType   string   `json:"dtype"`
+	Weights string   `json:"weights,omitempty"` // int8 or q4 where they are quantized
 	Results []result `json:"results"`
 
 	Mixtures []momhaResult `json:"mixtures,omitempty"`
@@ -64,6 +66,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("vkmoe-bench", flag.ContinueOnError)
 	device := flags.String("device", "", "index or part of the name of the device")
 	dtype := flags.String("dtype", "bf16", "storage: f32, f16 or bf16")
+	weights := flags.String("weights", "full", "how forward's weights are stored: full, int8 or q4")
 	operation := flags.String("op", "forward", "what is timed: "+operationNames)
 	parts := flags.Bool("parts", false, "print the time of each kernel")
 	reps := flags.Int("reps", 50, "timed runs of a case")
@@ -74,6 +77,13 @@ func run(ctx context.Context, args []string) error {
 	storage, err := parseDType(*dtype)
 	if err != nil {
 		return err
+	}
+	format, err := parseWeights(*weights)
+	if err != nil {
+		return err
+	}
+	if format != moe.WeightsFull && *operation != "forward" {
+		return fmt.Errorf("quantized weights are for the operation forward, not %s", *operation)
 	}
 	mixtures, err := chooseMomha(flags.Args())
 	if err != nil {
@@ -101,17 +111,20 @@ func run(ctx context.Context, args []string) error {
 	fmt.Println(a)
 	r := report{Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, API: a.API.String(), DType: *dtype,
 		Date: time.Now().UTC().Format(time.DateOnly)}
+	if format != moe.WeightsFull {
+		r.Weights = format.String()
+	}
 	if mixtures != nil {
 		if r.Mixtures, err = runMomha(ctx, dev, mixtures, storage, *reps, *parts); err != nil {
 			return err
 		}
 		return r.write(*out)
 	}
-	fmt.Printf("%s in %s\n\n", *operation, *dtype)
+	fmt.Printf("%s in %s, %v weights\n\n", *operation, *dtype, format)
 	fmt.Printf("%-14s %-22s %10s %21s %9s %8s %8s %9s\n", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "weights",
 		"extra MB", "error")
 	for _, c := range chosen {
-		res, err := measure(ctx, newBench(dev, c, storage), *operation, *reps)
+		res, err := measure(ctx, newBench(dev, c, storage, format), *operation, *reps)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Name(), err)
 		}
@@ -144,6 +157,15 @@ func parseDType(name string) (vk.DType, error) {
 		}
 	}
 	return 0, fmt.Errorf("there is no dtype %q; there are f32, f16 and bf16", name)
+}
+
+func parseWeights(name string) (moe.WeightFormat, error) {
+	for _, f := range []moe.WeightFormat{moe.WeightsFull, moe.WeightsInt8, moe.WeightsQ4} {
+		if f.String() == name {
+			return f, nil
+		}
+	}
+	return 0, fmt.Errorf("there are no weights %q; there are full, int8 and q4", name)
 }
 
 // chooseCases finds the cases of the names given, all of them for none.

@@ -62,14 +62,15 @@ type bench struct {
 	benchCase
 	dev     *vk.Device
 	dtype   vk.DType
+	weights moe.WeightFormat
 	rng     *rand.Rand
 	ids     []int32
 	closers []func() error
 }
 
 // newBench routes the case's tokens.
-func newBench(dev *vk.Device, c benchCase, dtype vk.DType) *bench {
-	b := &bench{benchCase: c, dev: dev, dtype: dtype, rng: rand.New(rand.NewPCG(1, uint64(c.t)))}
+func newBench(dev *vk.Device, c benchCase, dtype vk.DType, weights moe.WeightFormat) *bench {
+	b := &bench{benchCase: c, dev: dev, dtype: dtype, weights: weights, rng: rand.New(rand.NewPCG(1, uint64(c.t)))}
 	for range b.t {
 		for _, e := range b.rng.Perm(b.experts)[:b.k] {
 			b.ids = append(b.ids, int32(e))
@@ -284,6 +285,12 @@ func (b *bench) fill(ctx context.Context, bank *moe.ExpertBank, scale float32) (
 		from, err := source.View(e*bankShift, v.size)
 		if err != nil {
 			return v, err
+		}
+		if bank.Format() != moe.WeightsFull {
+			if err := moe.Quantize(rec, bank, e*v.size, from); err != nil {
+				return v, err
+			}
+			continue
 		}
 		to, err := bank.Expert(e)
 		if err != nil {

@@ -1,4 +1,5 @@
-// Package check judges the configurations and arguments of operations that are recorded.
+// Package check is what packages that record operations have in common: it judges configurations and arguments, finds kernels by
+// dtype and counts work-groups and memory.
 package check
 
 import (
@@ -126,6 +127,15 @@ func Record(rec *vk.Recorder, d vk.Dispatch, n uint64) error {
 	d.Linear = n
 	rec.Dispatch(d)
 	return rec.Err()
+}
+
+// TensorBytes is the memory that a tensor takes: its elements of so many bytes, rounded up to 256 bytes.
+func TensorBytes(element uint64, shape ...int) uint64 {
+	n := element
+	for _, s := range shape {
+		n *= uint64(s)
+	}
+	return (n + 255) / 256 * 256
 }
 
 // CeilDiv is ⌈a/b⌉.

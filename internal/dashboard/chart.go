@@ -80,7 +80,7 @@ func newChart(c *canvas.Canvas, r rect, steps [2]float64, low, high float64) cha
 	ch := chart{rect: in}
 	ch.y = newAxis(low, high, max(1, int(in.h/26)), in.y+in.h, in.y)
 	ch.x = newAxis(steps[0], steps[1], max(1, int(in.w/70)), in.x, in.x+in.w)
-	ch.x.low, ch.x.high = steps[0], math.Max(steps[1], steps[0]+1)
+	ch.x.low, ch.x.high, ch.x.step = steps[0], math.Max(steps[1], steps[0]+1), math.Max(ch.x.step, 1)
 	ch.y.ticks(func(v float64) {
 		y := ch.y.at(v)
 		c.Rect(in.x, y, in.w, 1/c.Scale(), hairline)

@@ -118,6 +118,10 @@ func (d *Dashboard) drawText(c *canvas.Canvas, s *Snapshot, r rect) {
 		if len(shown) == 0 {
 			continue
 		}
+		if column+len(shown) > columns && column > 0 && piece == "\n" { // it ends a full line, and needs no cell for that
+			column, row = 0, row+1
+			continue
+		}
 		if column+len(shown) > columns && column > 0 {
 			column, row = 0, row+1
 		}

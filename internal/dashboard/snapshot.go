@@ -53,6 +53,7 @@ type Snapshot struct {
 	Text    []string // the tokens being read
 
 	Prompt, Written string
+	Answers         int // how many prompts have been dealt with
 }
 
 // A Point is a value at a step.

@@ -3,6 +3,7 @@ package gputest
 import (
 	"context"
 	"math"
+	"math/rand"
 	"slices"
 	"testing"
 
@@ -173,10 +174,30 @@ func (k *Kit) InOut(name string, dtype vk.DType, data []float32, shape ...int) *
 	return t
 }
 
+// Sum is an output that holds random values at first, which it returns: for what a kernel adds to.
+func (k *Kit) Sum(name string, dtype vk.DType, r *rand.Rand, shape ...int) (*vk.Tensor, []float32) {
+	n := 1
+	for _, s := range shape {
+		n *= s
+	}
+	start := vk.Round(dtype, Normal(r, n))
+	return k.InOut(name, dtype, start, shape...), start
+}
+
 // Overwritten makes an output of an input, for kernels that work in place.
 func (k *Kit) Overwritten(t *vk.Tensor) {
 	k.T.Helper()
 	k.find("tensor", func(b *banded) bool { return b.view == t }).output = true
+}
+
+// Settle makes an input of an output: what it holds now stays. Its bands must be whole.
+func (k *Kit) Settle(t *vk.Tensor) {
+	k.T.Helper()
+	b := k.find("tensor", func(b *banded) bool { return b.view == t })
+	got, end := Words(k.T, b.root), len(b.want)-guard
+	require.Equal(k.T, b.want[:b.front], got[:b.front], "%s: the band before it changed", b.name)
+	require.Equal(k.T, b.want[end:], got[end:], "%s: the band behind it changed", b.name)
+	b.want, b.output = got, false
 }
 
 // Partial lets the kernel leave elements of an output alone, which it names.
@@ -208,6 +229,22 @@ func (k *Kit) Run() {
 	k.T.Helper()
 	require.NoError(k.T, k.Rec.Run(k.Ctx))
 	k.Verify()
+}
+
+// RunAlike runs the recording twenty times, after each of which the outputs must hold the same bits.
+func (k *Kit) RunAlike(outputs ...*vk.Tensor) {
+	k.T.Helper()
+	var first [][]uint32
+	for run := range 20 {
+		k.Run()
+		for i, output := range outputs {
+			got := Words(k.T, output)
+			if run == 0 {
+				first = append(first, got)
+			}
+			require.True(k.T, slices.Equal(first[i], got), "output %d in run %d", i, run)
+		}
+	}
 }
 
 // Verify checks inputs, bands and outputs after a run.

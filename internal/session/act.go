@@ -18,6 +18,7 @@ func (s *Session) act(ctx context.Context, a dashboard.Action) error {
 	work := context.WithoutCancel(ctx)
 	switch a.Kind {
 	case dashboard.Write:
+		s.answers++
 		return s.write(ctx, a.Text)
 	case dashboard.Report:
 		s.notice = "the report is on the clipboard"
@@ -108,7 +109,7 @@ func (s *Session) change(ctx context.Context, v variant, mark string) error {
 
 // adopt makes a learner the session's.
 func (s *Session) adopt(l *learner, v variant, mark string) {
-	s.learner, s.v, s.loads, s.seconds, s.notice = l, v, nil, 0, ""
+	s.learner, s.v, s.loads, s.seconds, s.warm, s.notice = l, v, nil, 0, false, ""
 	s.dev.ResetPeak()
 	if mark != "" {
 		h := s.history()

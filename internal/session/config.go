@@ -4,6 +4,7 @@
 package session
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -87,14 +88,23 @@ func (c Config) normalized() (Config, error) {
 		return bad("Written", fmt.Sprint("1 to ", mostPositions-1), c.Written)
 	case s.Batch < 1 || s.Length < 1 || s.Every < 1 || s.Length > mostPositions:
 		return bad("Sizes", fmt.Sprint("a batch, a length up to ", mostPositions, " and a period"), s)
-	case c.Model == "" && len(c.Text)/heldOutShare < s.Batch*s.Length+2:
-		return bad("Text", fmt.Sprintf("at least %d bytes", heldOutShare*(s.Batch*s.Length+2)), fmt.Sprint(len(c.Text), " bytes"))
+	case c.Model == "" && len(c.Text)-c.cut() < s.Batch*s.Length+2:
+		return bad("Text", fmt.Sprintf("about %d bytes at least", heldOutShare*(s.Batch*s.Length+2)), fmt.Sprint(len(c.Text), " bytes"))
 	}
 	return c, nil
 }
 
 // heldOutShare: the last one in so many bytes of the text is held out.
 const heldOutShare = 10
+
+// cut is where the held-out text begins: at a paragraph, where there is one soon.
+func (c Config) cut() int {
+	at := len(c.Text) - len(c.Text)/heldOutShare
+	if i := bytes.Index(c.Text[at:min(at+len(c.Text)/heldOutShare/8, len(c.Text))], []byte("\n\n")); i >= 0 {
+		return at + i + 2
+	}
+	return at
+}
 
 // A variant is what can be changed while a model lives: its parameters stay.
 type variant struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vkmoe/vkmoe/internal/dashboard"
 	"github.com/vkmoe/vkmoe/model"
@@ -147,7 +148,8 @@ func (l *learner) choices(ctx context.Context) ([]dashboard.Router, error) {
 	n := len(ids) / l.routers
 	var list []dashboard.Router
 	for r := range l.routers {
-		router := dashboard.Router{Layer: r, Block: model.AttentionBlock.String(), K: l.v.k, IDs: ids[r*n : (r+1)*n], Gates: gates[r*n : (r+1)*n]}
+		router := dashboard.Router{Layer: r, Block: model.AttentionBlock.String(), K: l.v.k, IDs: slices.Clone(ids[r*n : (r+1)*n]),
+			Gates: slices.Clone(gates[r*n : (r+1)*n])}
 		if !l.v.dense {
 			router.Layer, router.Block = r/2, model.Block(r%2).String()
 		}
@@ -159,19 +161,34 @@ func (l *learner) choices(ctx context.Context) ([]dashboard.Router, error) {
 // looks is how many batches of held-out text a look takes.
 const looks = 2
 
-// look is the mean loss on the held-out text's beginning, the same every time; its first batch is the one whose choices stay.
-func (l *learner) look(ctx context.Context, heldOut []int32) (float64, error) {
-	n := l.trainer.Config.Tokens()
-	count := min(looks, (len(heldOut)-1)/n)
-	sum := 0.0
-	for i := count - 1; i >= 0; i-- {
-		loss, err := l.trainer.Loss(ctx, heldOut[i*n:(i+1)*n], heldOut[i*n+1:(i+1)*n+1])
+// looked is how many tokens a look at a text takes.
+func (c Config) looked(text int) int {
+	n := c.Sizes.Batch * c.Sizes.Length
+	return n * min(looks, (text-1)/n)
+}
+
+// look is the mean loss on the held-out text's beginning, the same every time, and what the routers choose for it.
+func (l *learner) look(ctx context.Context, heldOut []int32) (loss float64, routers []dashboard.Router, err error) {
+	n, all := l.trainer.Config.Tokens(), l.cfg.looked(len(heldOut))
+	for at := 0; at < all; at += n {
+		part, err := l.trainer.Loss(ctx, heldOut[at:at+n], heldOut[at+1:at+n+1])
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
-		sum += loss
+		loss += part * float64(n) / float64(all)
+		chosen, err := l.choices(ctx)
+		if err != nil {
+			return 0, nil, err
+		}
+		if at == 0 {
+			routers = chosen
+			continue
+		}
+		for i, r := range chosen {
+			routers[i].IDs, routers[i].Gates = append(routers[i].IDs, r.IDs...), append(routers[i].Gates, r.Gates...)
+		}
 	}
-	return sum / float64(count), nil
+	return loss, routers, nil
 }
 
 // change builds the learner of another variant that goes on from this one's state, or from that of the model it turns to.

@@ -214,8 +214,10 @@ func (s *Session) restore(ctx context.Context, r *saved) error {
 		return &FileError{r.path, err.Error()}
 	}
 	s.histories = r.Histories
-	s.savedStep = s.learner.trainer.Steps()
-	s.notice = fmt.Sprintf("goes on from step %d of %s", s.savedStep, r.path)
+	if r.path == s.cfg.File {
+		s.savedStep = s.learner.trainer.Steps()
+	}
+	s.notice = fmt.Sprintf("goes on from step %d of %s", s.learner.trainer.Steps(), r.path)
 	return s.look(ctx)
 }
 

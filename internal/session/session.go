@@ -43,6 +43,7 @@ type run struct {
 	heldOut      []int32
 	pieces       []string // the text that looks show
 	paused, once bool
+	warm         bool // the learner has made a step
 	unbounded    bool // goes on behind Steps
 	speed        int  // percent
 	loads        [][]int
@@ -53,6 +54,7 @@ type run struct {
 	prompt       string
 	written      string
 	writing      bool
+	answers      int // prompts that were begun
 	savedAt      time.Time
 	savedStep    int
 	serial       uint64
@@ -109,9 +111,9 @@ func (s *Session) setUpLearner(ctx context.Context) error {
 		s.v.k, s.v.dense = saved.K, saved.Dense
 	}
 	tokens := train.Bytes(s.cfg.Text)
-	cut := len(tokens) - len(tokens)/heldOutShare
+	cut := s.cfg.cut()
 	s.text, s.heldOut = train.Windows{Tokens: tokens[:cut], Seed: s.cfg.Seed}, tokens[cut:]
-	s.pieces = pieces(s.cfg.Text[cut:][:s.cfg.Sizes.Batch*s.cfg.Sizes.Length])
+	s.pieces = pieces(s.cfg.Text[cut:][:s.cfg.looked(len(s.heldOut))])
 	l, err := newLearner(ctx, s.dev, s.cfg, s.v)
 	if err != nil {
 		return err
@@ -163,6 +165,9 @@ func (s *Session) Close() error {
 	})
 	return s.closed
 }
+
+// Saved reports, once the session is closed, whether Config.File holds its run.
+func (s *Session) Saved() bool { return s.savedStep > 0 }
 
 // release frees what lives on the device and closes it.
 func (s *Session) release() error {

@@ -41,18 +41,8 @@ func (s *Session) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	spent := time.Since(begin).Seconds()
-	if s.seconds == 0 {
-		s.seconds = spent
-	}
-	s.seconds += (spent - s.seconds) / 4
-	timings, err := t.Timings()
-	if err != nil {
+	if err := s.time(step, time.Since(begin).Seconds()); err != nil {
 		return err
-	}
-	if st, ok := stepTime(step, timings); ok {
-		s.times = append(s.times, st)
-		s.times = s.times[max(0, len(s.times)-mostTimes):]
 	}
 	if s.loads, err = s.learner.loads(ctx); err != nil {
 		return err
@@ -66,9 +56,30 @@ func (s *Session) step(ctx context.Context) error {
 	return nil
 }
 
+// time takes the times of a step. A model's first step is left out: its kernels were compiled in it.
+func (s *Session) time(step int, seconds float64) error {
+	if !s.warm {
+		s.warm = true
+		return nil
+	}
+	if s.seconds == 0 {
+		s.seconds = seconds
+	}
+	s.seconds += (seconds - s.seconds) / 4
+	timings, err := s.learner.trainer.Timings()
+	if err != nil {
+		return err
+	}
+	if st, ok := stepTime(step, timings); ok {
+		s.times = append(s.times, st)
+		s.times = s.times[max(0, len(s.times)-mostTimes):]
+	}
+	return nil
+}
+
 // look takes the loss on held-out text and the choices for it, as the model is now.
 func (s *Session) look(ctx context.Context) error {
-	loss, err := s.learner.look(ctx, s.heldOut)
+	loss, routers, err := s.learner.look(ctx, s.heldOut)
 	if err != nil {
 		return err
 	}
@@ -77,8 +88,8 @@ func (s *Session) look(ctx context.Context) error {
 		h.Curve.HeldOut = append([]dashboard.Point{}, h.Curve.HeldOut[:n-1]...) // a copy: snapshots hold the old one
 	}
 	h.Curve.HeldOut = append(h.Curve.HeldOut, dashboard.Point{Step: step, Value: loss})
-	s.routers, err = s.learner.choices(ctx)
-	return err
+	s.routers = routers
+	return nil
 }
 
 // publish makes a snapshot of the run.
@@ -88,13 +99,16 @@ func (s *Session) publish() {
 	next := &dashboard.Snapshot{
 		Serial: s.serial, State: s.state(), Notice: s.notice,
 		Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, DType: s.v.dtype.String(), TextName: s.cfg.TextName,
-		Speed: s.speed, Prompt: s.prompt, Written: s.written, Text: s.pieces,
+		Speed: s.speed, Prompt: s.prompt, Written: s.written, Text: s.pieces, Answers: s.answers,
 		Memory: dashboard.Memory{Live: memory.LiveBytes, Peak: memory.PeakBytes},
 	}
 	if s.reader != nil {
 		s.reader.describe(next)
 	} else {
 		s.describe(next)
+	}
+	if s.writing {
+		next.Answers--
 	}
 	s.snapshot.Store(next)
 }

@@ -121,7 +121,7 @@ func (c mlpCase) setUp(k *Kit) *mlpRun {
 func apartUp(l ref.Linear[float32]) ref.Linear[float32] {
 	l.Weight = moveOutputs(l.Weight, l, false)
 	if l.Bias != nil {
-		l.Bias = separate(l.Bias, l.Experts, l.Out/2, false)
+		l.Bias = ref.Separate(l.Bias, l.Experts, l.Out/2, false)
 	}
 	return l
 }
@@ -129,7 +129,7 @@ func apartUp(l ref.Linear[float32]) ref.Linear[float32] {
 // moveOutputs is separate for the outputs of weights in the storage order of l.
 func moveOutputs[E any](w []E, l ref.Linear[float32], back bool) []E {
 	if l.InOut {
-		return separate(w, l.Experts*l.In, l.Out/2, back)
+		return ref.Separate(w, l.Experts*l.In, l.Out/2, back)
 	}
 	out := make([]E, len(w))
 	size := l.Out * l.In
@@ -138,7 +138,7 @@ func moveOutputs[E any](w []E, l ref.Linear[float32], back bool) []E {
 		rows[i] = i
 	}
 	for e := range l.Experts {
-		for to, from := range separate(rows, 1, l.Out/2, back) {
+		for to, from := range ref.Separate(rows, 1, l.Out/2, back) {
 			copy(out[e*size+to*l.In:e*size+(to+1)*l.In], w[e*size+from*l.In:e*size+(from+1)*l.In])
 		}
 	}
@@ -301,7 +301,7 @@ func (r *mlpRun) judgeGradients(targets map[string]target, dys []float32) {
 		"shared_up": g.Shared.Up.Weight.Y, "shared_down": g.Shared.Down.Weight.Y, "shared_gate": g.Shared.Gate.Weight.Y}
 	if r.cfg.Interleaved {
 		want["up"] = moveOutputs(want["up"], r.oracle.Up, true)
-		want["up_bias"] = separate(want["up_bias"], r.cfg.Experts, r.cfg.Hidden, true)
+		want["up_bias"] = ref.Separate(want["up_bias"], r.cfg.Experts, r.cfg.Hidden, true)
 	}
 	for name, t := range targets {
 		w := slices.Clone(want[name])

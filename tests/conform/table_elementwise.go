@@ -87,7 +87,7 @@ func (c activationCase) values(k *Kit, n int) []float32 {
 // oracle computes h and dz.
 func (c activationCase) oracle(z, dh []float32) (h, dz ref.Result) {
 	if c.cfg.Interleaved {
-		z = separate(z, c.rows, c.width, false)
+		z = ref.Separate(z, c.rows, c.width, false)
 	}
 	clamp := ref.Clamp{Alpha: float64(c.cfg.Alpha), Limit: float64(c.cfg.Limit)}
 	switch {
@@ -99,27 +99,9 @@ func (c activationCase) oracle(z, dh []float32) (h, dz ref.Result) {
 		h, dz = ref.Activate(c.f, z), ref.ActivateBackward(c.f, z, dh)
 	}
 	if c.cfg.Interleaved {
-		dz.Y, dz.Abs = separate(dz.Y, c.rows, c.width, true), separate(dz.Abs, c.rows, c.width, true)
+		dz.Y, dz.Abs = ref.Separate(dz.Y, c.rows, c.width, true), ref.Separate(dz.Abs, c.rows, c.width, true)
 	}
 	return h, dz
-}
-
-// separate returns a matrix whose columns are in turn the gate's and up's with the gate's first, or the reverse way.
-func separate[E any](z []E, rows, hidden int, back bool) []E {
-	out := make([]E, len(z))
-	for r := range rows {
-		for c := range hidden {
-			for half := range 2 {
-				turn, apart := r*2*hidden+2*c+half, r*2*hidden+half*hidden+c
-				if back {
-					out[turn] = z[apart]
-				} else {
-					out[apart] = z[turn]
-				}
-			}
-		}
-	}
-	return out
 }
 
 func (c activationCase) forward(k *Kit) func() {
