@@ -246,7 +246,7 @@ func UploadBankAt[S vk.Scalar](ctx context.Context, b *ExpertBank, at int, data 
 // returns, as float32 only, the values that the codes stand for.
 func DownloadBank[S vk.Scalar](ctx context.Context, b *ExpertBank) ([]S, error) {
 	if b.format != WeightsFull {
-		values, err := dequantized(ctx, b)
+		values, err := DownloadBankAt(ctx, b, 0, b.Elements())
 		if all, ok := any(values).([]S); ok || err != nil {
 			return all, err
 		}

@@ -120,8 +120,9 @@ func (b *ExpertBank) widths() (in, out int) {
 // words is the size of a quantized expert.
 func (b *ExpertBank) words() int { return b.parts[0].Dim(1) }
 
-// quantum is the number of values that can only be quantized together: a row, or an expert whose rows are stored transposed.
-func (b *ExpertBank) quantum() int {
+// Unit is the number of consecutive elements that UploadBankAt and DownloadBankAt take together: a row, or an expert of a bank
+// [E,In,Out], whose rows do not lie together. The bank must be in a quantized format.
+func (b *ExpertBank) Unit() int {
 	in, out := b.widths()
 	if b.inOut {
 		return in * out
@@ -226,7 +227,7 @@ func (b *ExpertBank) checkQuantize(dev *vk.Device, at int, values *vk.Tensor) er
 
 // checkSpan reports elements that are not in the bank, or that begin or end within what is quantized together.
 func (b *ExpertBank) checkSpan(op string, at, n int) error {
-	if q := b.quantum(); at < 0 || at%q != 0 || n%q != 0 || at+n > b.Elements() {
+	if q := b.Unit(); at < 0 || at%q != 0 || n%q != 0 || at+n > b.Elements() {
 		return &vk.ShapeError{Op: op, Arg: "values", Want: fmt.Sprintf("multiples of %d elements within %v", q, b),
 			Got: fmt.Sprintf("%d from element %d on", n, at)}
 	}
@@ -261,7 +262,7 @@ func uploadQuantized[S vk.Scalar](ctx context.Context, b *ExpertBank, at int, da
 	if err := b.checkSpan(op, at, n); err != nil || n == 0 {
 		return err
 	}
-	q := b.quantum()
+	q := b.Unit()
 	most := min(n, max(1, quantizePiece/q)*q)
 	staging, err := b.Device().NewTensor(dtype, most)
 	if err != nil {
@@ -296,29 +297,51 @@ func runQuantize(ctx context.Context, b *ExpertBank, at int, values *vk.Tensor) 
 	return rec.Run(ctx)
 }
 
-// dequantized returns the values of the codes, in the bank's order.
-func dequantized(ctx context.Context, b *ExpertBank) ([]float32, error) {
+// DownloadBankAt returns the values that n codes of a bank in a quantized format stand for, from element at on in the order of
+// its shape: whole Units. Those of WeightsInt8 are rounded to f32. Errors are those of UploadBankAt.
+func DownloadBankAt(ctx context.Context, b *ExpertBank, at, n int) ([]float32, error) {
+	if b.format == WeightsFull {
+		return nil, &vk.ShapeError{Op: "DownloadBankAt", Arg: "bank", Want: "one in a quantized format", Got: b.String()}
+	}
+	if err := b.checkSpan("DownloadBankAt", at, n); err != nil {
+		return nil, err
+	}
+	in, out := b.widths()
+	values := make([]float32, 0, n)
+	for n > 0 {
+		e, from := at/(in*out), at%(in*out)
+		count := min(n, in*out-from)
+		matrix, err := b.dequantized(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, matrix[from:from+count]...)
+		at, n = at+count, n-count
+	}
+	return values, nil
+}
+
+// dequantized returns the values of an expert's codes, in the bank's order.
+func (b *ExpertBank) dequantized(ctx context.Context, e int) ([]float32, error) {
+	expert, err := b.Expert(e)
+	if err != nil {
+		return nil, err
+	}
+	words, err := vk.Download[uint32](ctx, expert)
+	if err != nil {
+		return nil, err
+	}
 	in, out := b.widths()
 	codes, scales := b.format.rowWords(in)
-	values := make([]float32, b.Elements())
-	for e := range b.Experts() {
-		expert, err := b.Expert(e)
-		if err != nil {
-			return nil, err
-		}
-		words, err := vk.Download[uint32](ctx, expert)
-		if err != nil {
-			return nil, err
-		}
-		for o := range out {
-			row, rowScales := words[o*codes:][:codes], words[out*codes+o*scales:][:scales]
-			for i := range in {
-				at := (e*out+o)*in + i
-				if b.inOut {
-					at = (e*in+i)*out + o
-				}
-				values[at] = b.format.value(row, rowScales, i)
+	values := make([]float32, in*out)
+	for o := range out {
+		row, rowScales := words[o*codes:][:codes], words[out*codes+o*scales:][:scales]
+		for i := range in {
+			at := o*in + i
+			if b.inOut {
+				at = i*out + o
 			}
+			values[at] = b.format.value(row, rowScales, i)
 		}
 	}
 	return values, nil

@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -184,6 +185,9 @@ func (o *options) config() (session.Config, error) {
 	if err != nil {
 		return session.Config{}, err
 	}
+	if o.Model != "" && o.Text == "" { // a checkpoint reads the beginning, which is a title page here
+		text = text[max(0, bytes.Index(text, []byte(firstChapter))):]
+	}
 	return session.Config{Device: o.Device, DType: dtype, Text: text, TextName: name, Steps: o.Steps, K: o.K, Dense: o.Dense, Seed: o.Seed,
 		Model: o.Model, Resume: o.Resume, File: filepath.Join(o.Out, session.FileName), Autosave: 30 * time.Second}, nil
 }
@@ -206,18 +210,7 @@ func demo(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 	if err != nil {
 		return unusable(err)
 	}
-	if inWindow {
-		err = runWindow(ctx, s, windowOptions{Frames: o.Frames, Prompt: o.Prompt})
-		if errors.Is(err, errNoWindow) && o.Window {
-			err = unusable(err)
-		} else if errors.Is(err, errNoWindow) {
-			fmt.Fprintf(stderr, "vkmoe-demo: %v; going on without it\n", err)
-			inWindow, err = false, nil
-		}
-	}
-	if !inWindow {
-		err = runHeadless(ctx, s, o, stdout, stderr)
-	}
+	err = show(ctx, s, o, inWindow, stdout, stderr)
 	// What has been learned is saved also where something else failed.
 	err = errors.Join(err, s.Err(), s.Close())
 	if ctx.Err() != nil {
@@ -227,6 +220,21 @@ func demo(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 		fmt.Fprintf(stdout, "the run is in %s: --resume goes on with it\n", cfg.File)
 	}
 	return err
+}
+
+// show shows the run in a window or without one. Where none can be opened after all it does without, unless one was asked for.
+func show(ctx context.Context, s *session.Session, o *options, inWindow bool, stdout, stderr io.Writer) error {
+	if inWindow {
+		err := runWindow(ctx, s, windowOptions{Frames: o.Frames, Prompt: o.Prompt})
+		if !errors.Is(err, errNoWindow) {
+			return err
+		}
+		if o.Window {
+			return unusable(err)
+		}
+		fmt.Fprintf(stderr, "vkmoe-demo: %v; going on without a window\n", err)
+	}
+	return runHeadless(ctx, s, o, stdout, stderr)
 }
 
 const help = `Trains a small language model with a mixture of attention and a sparse mixture of MLP experts on a text, byte by byte,

@@ -231,6 +231,7 @@ func TestTexts(t *testing.T) {
 	require.Greater(t, len(text), 500_000)
 	require.NotContains(t, string(text), "\r")
 	require.NotContains(t, string(text), "_")
+	require.Equal(t, 1, strings.Count(string(text), firstChapter))
 	path := filepath.Join(t.TempDir(), "text")
 	require.NoError(t, os.WriteFile(path, []byte("\ufeffa\r\nb\rc"), 0o600))
 	text, _, err = loadText(path)

@@ -16,6 +16,9 @@ import (
 //go:embed opticks.txt.gz
 var opticks []byte
 
+// firstChapter is what the first chapter of opticks begins with.
+const firstChapter = "My Design in this Book"
+
 // mostText bounds the text that is read, in bytes; of a longer file the beginning is taken.
 const mostText = 64 << 20
 

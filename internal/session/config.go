@@ -49,7 +49,7 @@ type Sizes struct {
 }
 
 // DefaultSizes learn words in two minutes on two cores.
-var DefaultSizes = Sizes{Layers: 4, Width: 96, Experts: 8, Heads: 2, HeadWidth: 24, Hidden: 96, Batch: 4, Length: 128, Every: 10,
+var DefaultSizes = Sizes{Layers: 3, Width: 96, Experts: 8, Heads: 1, HeadWidth: 32, Hidden: 96, Batch: 4, Length: 128, Every: 10,
 	Rate: 4e-3}
 
 // mostPositions is the longest text that the model can look back on, prompt and all.

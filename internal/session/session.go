@@ -54,6 +54,8 @@ type run struct {
 	prompt       string
 	written      string
 	writing      bool
+	earlier      []dashboard.Text
+	writtenAt    int // the step after which the newest text was written
 	answers      int // prompts that were begun
 	savedAt      time.Time
 	savedStep    int
@@ -113,7 +115,7 @@ func (s *Session) setUpLearner(ctx context.Context) error {
 	tokens := train.Bytes(s.cfg.Text)
 	cut := s.cfg.cut()
 	s.text, s.heldOut = train.Windows{Tokens: tokens[:cut], Seed: s.cfg.Seed}, tokens[cut:]
-	s.pieces = pieces(s.cfg.Text[cut:][:s.cfg.looked(len(s.heldOut))])
+	s.pieces = pieces(s.cfg.Text[cut:][:s.cfg.shown(len(s.heldOut))])
 	l, err := newLearner(ctx, s.dev, s.cfg, s.v)
 	if err != nil {
 		return err

@@ -44,15 +44,16 @@ func Open(title string, width, height int) (_ *Window, err error) {
 	}
 	// go-gl logs the errors of the window system and goes on, and panics for what comes of that.
 	var said bytes.Buffer
-	before := log.Writer()
+	writer, flags := log.Writer(), log.Flags()
 	log.SetOutput(&said)
+	log.SetFlags(0)
 	defer func() {
-		log.SetOutput(before)
+		log.SetOutput(writer)
+		log.SetFlags(flags)
 		reason := recover()
 		if err == nil && reason == nil {
 			return
 		}
-		glfw.Terminate()
 		text := strings.TrimSpace(said.String())
 		if text == "" {
 			text = strings.TrimSpace(fmt.Sprint(errors.Join(err, asError(reason))))
@@ -62,7 +63,8 @@ func Open(title string, width, height int) (_ *Window, err error) {
 	if err := glfw.Init(); err != nil {
 		return nil, err
 	}
-	if !glfw.VulkanSupported() { // panics where Init failed
+	glfw.DefaultWindowHints() // panics where Init failed
+	if !glfw.VulkanSupported() {
 		return nil, errors.New("the window system's library finds no Vulkan")
 	}
 	glfw.WindowHint(glfw.ClientAPI, glfw.NoAPI)
