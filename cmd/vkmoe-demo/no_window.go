@@ -18,6 +18,9 @@ var errNoWindow = errors.New("--window: this program was built without the windo
 type windowOptions struct {
 	Frames int // drawn before it closes; 0 for no end
 	Prompt string
+	Device string
 }
 
-func runWindow(context.Context, *session.Session, windowOptions) error { return errNoWindow }
+func runWindow(context.Context, func() (*session.Session, error), windowOptions) (*session.Session, error) {
+	return nil, errNoWindow
+}
