@@ -231,7 +231,7 @@ func show(
 	ctx context.Context, open func() (*session.Session, error), o *options, inWindow bool, stdout, stderr io.Writer,
 ) (*session.Session, error) {
 	if inWindow {
-		s, err := runWindow(ctx, open, windowOptions{Frames: o.Frames, Prompt: o.Prompt, Device: o.Device})
+		s, err := runWindow(ctx, open, windowOptions{Frames: o.Frames, Prompt: o.Prompt, Device: o.Device, DType: o.DType})
 		if !errors.Is(err, errNoWindow) {
 			return s, err
 		}

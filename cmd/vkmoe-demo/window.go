@@ -32,6 +32,7 @@ type windowOptions struct {
 	Frames int    // drawn of the session before it closes; 0 for no end
 	Prompt string // what the model goes on from when its steps are done
 	Device string // that the session will open; see vk.Options
+	DType  string // of the session
 }
 
 // The window's size at first, in logical units; the time between two frames while something is going on and while nothing is; the
@@ -163,7 +164,7 @@ func openView(o windowOptions) (_ *view, err error) {
 		return nil, unusable(err)
 	}
 	first := &dashboard.Snapshot{State: dashboard.Starting, Device: computes.Name, Driver: computes.DriverInfo,
-		Notice: "compiling the kernels"}
+		Model: "a model is being made", DType: o.DType, Notice: "compiling the kernels"}
 	v := &view{s: starting{first}, o: o, board: dashboard.New(), canvas: canvas.New(0, 0, 1), dirty: true}
 	if v.w, err = window.Open("vkmoe", windowWidth, windowHeight); err != nil {
 		return nil, err
