@@ -196,7 +196,9 @@ func HeadCrossEntropy(rec *vk.Recorder, head *moe.ParallelLinear, x, targets, me
 	}
 	if tokens == 0 && h.Weight != nil && !h.Accumulate {
 		for _, part := range h.Weight.Parts() {
-			rec.Fill(part, 0)
+			if err := clearTensor(rec, part); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := h.chunks(rec, head, x, targets, losses, count); err != nil {

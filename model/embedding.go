@@ -2,6 +2,7 @@ package model
 
 import (
 	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -58,14 +59,17 @@ func Embed(rec *vk.Recorder, table, ids, y *vk.Tensor, scale float32) error {
 
 // EmbedBackward records dTable[v] = scale·Σ dy[t] over the tokens t with ids[t] = v, t ascending, or adds that to dTable:
 // ids I32 [T], dy [T,D] of a storage dtype, dTable [V,D] of the same or F32. Ids outside [0, V) take no part. It takes 8·T
-// bytes of scratch. A device that computes on the CPU takes at most 65,535 tokens.
+// bytes of scratch, and 4·V·D to overwrite a 16-bit dTable that does not consist of whole words. A device that computes on the
+// CPU takes at most 65,535 tokens.
 func EmbedBackward(rec *vk.Recorder, ids, dy, dTable *vk.Tensor, scale float32, accumulate bool) error {
 	const op = "EmbedBackward"
 	if err := checkEmbedBackward(rec, op, ids, dy, dTable); err != nil {
 		return rec.Fail(err)
 	}
 	if !accumulate {
-		rec.Fill(dTable, 0)
+		if err := clearTensor(rec, dTable); err != nil {
+			return err
+		}
 	}
 	tokens, width := ids.Dim(0), dTable.Dim(1)
 	next, previous := rec.Scratch(vk.I32, tokens), rec.Scratch(vk.I32, tokens)
@@ -97,6 +101,21 @@ func EmbedBackward(rec *vk.Recorder, ids, dy, dTable *vk.Tensor, scale float32, 
 		FLOPs:  float64(tokens) * float64(width),
 	})
 	return rec.Err()
+}
+
+// clearTensor records zeros. A fill writes whole words, which 16-bit tensors need not consist of.
+func clearTensor(rec *vk.Recorder, t *vk.Tensor) error {
+	if t.Address()%4 == 0 && uint64(t.Elements())*t.DType().Bytes()%4 == 0 {
+		rec.Fill(t, 0)
+		return rec.Err()
+	}
+	zeros := rec.Scratch(vk.F32, t.Shape()...)
+	defer rec.Release(zeros)
+	rec.Fill(zeros, 0)
+	if rec.Err() != nil {
+		return rec.Err()
+	}
+	return moe.Convert(rec, zeros, t)
 }
 
 func checkEmbedBackward(rec *vk.Recorder, op string, ids, dy, dTable *vk.Tensor) error {

@@ -42,7 +42,7 @@ func (l *ParallelLinear) Choice(dev *vk.Device, rows int) (Choice, error) {
 	c.Path, _ = l.choosePath(dev, tile, rows, x, y, &d)
 	c.Kernel = d.Kernel.Name()
 	switch c.Path {
-	case pathDecode:
+	case PathDecode:
 		c.Tile = l.vectorTile(dev, rows).String()
 	case PathCoopMat:
 		c.Tile = l.tensorTile(dev, rows).String()

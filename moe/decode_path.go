@@ -33,6 +33,9 @@ func (t vectorTile) String() string {
 	return fmt.Sprintf("%d invocations in teams of %d, %d outputs each, %d rows at a time", t.Threads, t.Team, t.Outputs, t.Columns)
 }
 
+// askedVectors is the tile of a layer that asks for the decode path: what fits every device.
+var askedVectors = vectorTile{128, 32, 4, 4}
+
 // BN is the number of outputs of a work-group.
 func (t vectorTile) BN() int { return t.Threads / t.Team * t.Outputs }
 
@@ -41,7 +44,11 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
 	if l.vectors != (vectorTile{}) || l.tile != (Tile{}) || l.matrices != (tensorTile{}) {
 		return l.vectors
 	}
-	if l.Config.Path != PathAuto {
+	switch l.Config.Path {
+	case PathAuto:
+	case PathDecode:
+		return askedVectors
+	default:
 		return vectorTile{}
 	}
 	return tuning(dev).band(rows, l.Config.Experts).Vectors

@@ -51,7 +51,7 @@ func (c ParallelLinearConfig) Validate() error {
 		check.InRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
 		check.DType("ParallelLinearConfig", c.DType),
 		check.InRange("ParallelLinearConfig", "Weights", int(c.Weights), 0, int(WeightsQ4)),
-		check.InRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathCoopMat)),
+		check.InRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathDecode)),
 	)
 	if err == nil && c.In*c.Out >= 1<<31 {
 		err = check.Config("ParallelLinearConfig", "In·Out", "below 2^31", fmt.Sprint(c.In*c.Out))
@@ -275,8 +275,11 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
 	path, columns := l.choosePath(rec.Device(), tile, rows, x, y, &d)
-	if l.Config.Path == PathCoopMat && path != PathCoopMat {
+	switch {
+	case l.Config.Path == PathCoopMat && path != PathCoopMat:
 		return rec.Fail(l.noTensorPath(rec.Device()))
+	case l.Config.Path == PathDecode && path != PathDecode:
+		return rec.Fail(l.noDecodePath(rec.Device()))
 	}
 	return check.Record(rec, d, uint64(tiles)*uint64(check.CeilDiv(l.Config.Out, columns)))
 }
@@ -285,7 +288,7 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 // returns the path and how many columns a tile has.
 func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows int, x, y *vk.Tensor, d *vk.Dispatch) (Path, int) {
 	if columns, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, d); ok {
-		return pathDecode, columns
+		return PathDecode, columns
 	}
 	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, d); ok {
 		return PathCoopMat, columns

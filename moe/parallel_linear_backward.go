@@ -84,6 +84,9 @@ func (l *ParallelLinear) denseBackward(rec *vk.Recorder, x, dy, gates *vk.Tensor
 func (l *ParallelLinear) Transposed() *ParallelLinear {
 	c := l.Config
 	c.In, c.Out, c.InOut, c.Bias = c.Out, c.In, !c.InOut, false
+	if c.Path == PathDecode {
+		c.Path = PathPortable // the decode path reads weights one way only
+	}
 	c.Label = l.label() + " dX"
 	return &ParallelLinear{Config: c, Weight: l.Weight, tile: l.tile, matrices: l.matrices}
 }

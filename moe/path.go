@@ -18,9 +18,9 @@ const (
 	// PathCoopMat multiplies by cooperative matrices (VK_KHR_cooperative_matrix) whether that is faster or not: for tests and
 	// measurements. Where it cannot, recording fails with a *vk.UnsupportedError.
 	PathCoopMat
-
-	// pathDecode is what the selector takes for a few rows per expert; it cannot be asked for.
-	pathDecode
+	// PathDecode reads the weights once for a few rows per expert and needs no optional feature, whether rows are few or not:
+	// for tests and measurements. Where it cannot, recording fails with a *vk.UnsupportedError. Gradients take the portable path.
+	PathDecode
 )
 
 func (p Path) String() string {
@@ -29,6 +29,12 @@ func (p Path) String() string {
 		return names[p]
 	}
 	return fmt.Sprintf("path %d", uint8(p))
+}
+
+// noDecodePath says why a layer cannot take the decode path.
+func (l *ParallelLinear) noDecodePath(dev *vk.Device) error {
+	return &vk.UnsupportedError{Device: dev.Adapter().Name, Need: fmt.Sprintf("weights stored [E,Out,In] with inputs in whole "+
+		"pieces of 16 bytes, at aligned addresses, for a %d→%d layer on the decode path", l.Config.In, l.Config.Out)}
 }
 
 // noTensorPath says why a layer cannot take the tensor path.

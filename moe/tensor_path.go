@@ -80,7 +80,7 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	switch {
 	case l.matrices != (tensorTile{}):
 		return l.matrices
-	case l.tile != (Tile{}) || l.Config.Path == PathPortable:
+	case l.tile != (Tile{}) || l.Config.Path == PathPortable || l.Config.Path == PathDecode:
 		return tensorTile{}
 	}
 	band := tuning(dev).band(rows, l.Config.Experts)
@@ -158,7 +158,7 @@ func (l *ParallelLinear) onTensors(dev *vk.Device, a, b *vk.Tensor, c *ExpertBan
 // width or an address rules that out.
 func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *ExpertBank, d *vk.Dispatch) (tensorTile, bool) {
 	t := l.matrices
-	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable {
+	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable && l.Config.Path != PathDecode {
 		tiles := tuning(dev).Gradients
 		t = fitting(tiles, b.Dim(1), a.Dim(1))
 		if len(tiles) == 0 && l.Config.Path == PathCoopMat {

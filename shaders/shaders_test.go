@@ -49,6 +49,10 @@ func defaults(stem string) []uint32 {
 		return DefaultGroupXtySpec().Values()
 	case "combine":
 		return DefaultCombineSpec().Values()
+	case "fma_peak":
+		return DefaultFmaPeakSpec().Values()
+	case "matrix_peak":
+		return DefaultMatrixPeakSpec().Values()
 	case "convert":
 		return DefaultConvertSpec().Values()
 	case "expert_histogram":

@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
 
-	"tests/conform":        {"model", "attention", "moe", "vk", "shaders", "internal/ref", "internal/safetensors"},
+	"tests/conform":        {"model/train", "model", "attention", "moe", "vk", "shaders", "internal/ref", "internal/safetensors"},
 	"tests/conform/worker": {"tests/conform", "vk"},
 	"tests/conform/report": {"tests/conform"},
 

@@ -29,16 +29,29 @@ type result struct {
 	TFLOPs    float64 `json:"tflops"`
 	// Weights is the rate at which the active experts' weights are read, or their gradients written, if each is once, in
 	// 10¹² bytes a second: what bounds small numbers of tokens.
-	Weights float64            `json:"weights_tb_per_s"`
-	Memory  float64            `json:"extra_mb"`       // 10⁶ bytes beside operands, weights and gradients
-	Error   float64            `json:"relative_error"` // of sampled results, Frobenius
-	Runs    int                `json:"runs"`
-	Parts   map[string]float64 `json:"parts_us,omitempty"` // median time of each kernel of a run, by label
+	Weights float64 `json:"weights_tb_per_s"`
+	Memory  float64 `json:"extra_mb"` // 10⁶ bytes beside operands, weights and gradients
+	// ShareOfCopy is Weights, and ShareOfPeak TFLOPs, as a share of what the device was measured to do in the same run.
+	ShareOfCopy float64 `json:"share_of_copy,omitempty"`
+	ShareOfPeak float64 `json:"share_of_peak,omitempty"`
+
+	Error float64            `json:"relative_error"` // of sampled results, Frobenius
+	Runs  int                `json:"runs"`
+	Parts map[string]float64 `json:"parts_us,omitempty"` // median time of each kernel of a run, by label
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%-14s %-22s %7.1f µs %9.1f … %6.1f µs %9.1f %8.2f %8.1f %9.1e", r.Case, r.Shape, r.Median, r.Low, r.High,
-		r.TFLOPs, r.Weights, r.Memory, r.Error)
+	return fmt.Sprintf("%-16s %-22s %9.1f µs %9.1f … %9.1f µs %8.1f %5.1f %% %7.2f %5.1f %% %8.1f %9.1e", r.Case, r.Shape, r.Median, r.Low,
+		r.High, r.TFLOPs, 100*r.ShareOfPeak, r.Weights, 100*r.ShareOfCopy, r.Memory, r.Error)
+}
+
+// resultHeader heads a table of results.
+var resultHeader = fmt.Sprintf("%-16s %-22s %12s %24s %8s %7s %7s %7s %8s %9s", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "of peak",
+	"TB/s", "of copy", "extra MB", "error")
+
+// compareWith fills in the shares.
+func (r *result) compareWith(c ceilings) {
+	r.ShareOfCopy, r.ShareOfPeak = r.Weights/c.Copy, r.TFLOPs/c.arithmetic()
 }
 
 // parts lists the times of the kernels, longest first.
@@ -187,7 +200,12 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 // timeRuns returns the GPU times of at least reps runs in microseconds, and the median of each kernel's share. The recorder
 // holds the job so many times.
 func timeRuns(ctx context.Context, rec *vk.Recorder, repeats, reps int) ([]float64, map[string]float64, error) {
-	for start := time.Now(); time.Since(start) < warmUp; {
+	return timeFor(ctx, rec, repeats, reps, warmUp)
+}
+
+// timeFor is timeRuns after another time of warm-up.
+func timeFor(ctx context.Context, rec *vk.Recorder, repeats, reps int, warm time.Duration) ([]float64, map[string]float64, error) {
+	for start := time.Now(); time.Since(start) < warm; {
 		if err := rec.Run(ctx); err != nil {
 			return nil, nil, err
 		}

@@ -38,7 +38,7 @@ type windowOptions struct {
 const (
 	windowWidth  = 1280
 	windowHeight = 800
-	liveWait     = time.Second / 30
+	liveWait     = time.Second / 25
 	idleWait     = time.Second / 2
 	missedWait   = time.Second / 50
 )

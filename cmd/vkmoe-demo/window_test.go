@@ -39,12 +39,18 @@ type stage struct {
 	file   string // where the run is saved
 }
 
-// tinySession is a run that takes milliseconds a step. At the end it is closed and validation has found nothing.
+// tinySession is a run that takes milliseconds a step.
 func tinySession(t *testing.T, file string, steps int) *session.Session {
 	t.Helper()
-	s, err := session.Open(t.Context(), session.Config{
+	return newSession(t, session.Config{
 		Text: []byte(strings.Repeat("All Bodies emit Light. ", 60)), TextName: "a line of Opticks", Written: 30, File: file, Steps: steps,
 		Sizes: session.Sizes{Layers: 2, Width: 32, Experts: 4, Heads: 1, HeadWidth: 8, Hidden: 16, Batch: 2, Length: 32, Every: 4, Rate: 1e-2}})
+}
+
+// newSession begins a run. At the end it is closed and validation has found nothing.
+func newSession(t *testing.T, cfg session.Config) *session.Session {
+	t.Helper()
+	s, err := session.Open(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, s.Close())
@@ -54,14 +60,14 @@ func tinySession(t *testing.T, file string, steps int) *session.Session {
 }
 
 // setStage opens everything at a number of pixels per logical unit, and closes it at the end.
-func setStage(t *testing.T, scale int) *stage {
+func setStage(t *testing.T, scale int, open func(file string) *session.Session) *stage {
 	t.Helper()
 	screen, err := xtest.Start(1500, 1100, 96*scale)
 	require.NoError(t, err)
 	t.Cleanup(screen.Stop)
 	t.Setenv("DISPLAY", screen.Display)
 	st := &stage{t: t, screen: screen, file: filepath.Join(t.TempDir(), session.FileName)}
-	s := tinySession(t, st.file, 0)
+	s := open(st.file)
 	xtest.OnMain(func() { st.view, err = openView(s, windowOptions{}) })
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -171,7 +177,7 @@ func TestWindowSession(t *testing.T) {
 	if !xtest.Alone(t) {
 		return
 	}
-	st := setStage(t, 1)
+	st := setStage(t, 1, func(file string) *session.Session { return tinySession(t, file, 0) })
 	st.until("three steps", func(n *dashboard.Snapshot) bool { return n.Step >= 3 })
 	st.keysSteer()
 	st.mouseChooses()
@@ -310,7 +316,7 @@ func TestWindowAtTwiceTheScale(t *testing.T) {
 	if !xtest.Alone(t) {
 		return
 	}
-	st := setStage(t, 2)
+	st := setStage(t, 2, func(file string) *session.Session { return tinySession(t, file, 0) })
 	st.key("space", "paused", paused)
 	st.do("windowsize", "1400", "1000")
 	st.until("the new size", func(*dashboard.Snapshot) bool {
@@ -319,6 +325,22 @@ func TestWindowAtTwiceTheScale(t *testing.T) {
 	})
 	require.EqualValues(t, 2, st.canvas.Scale())
 	st.picture()
+}
+
+// A usable window draws 20 frames a second and more while a run of the usual size has both cores. One such second within half
+// a minute counts, as tests may share the machine.
+func TestWindowKeepsItsRate(t *testing.T) {
+	if !xtest.Alone(t) {
+		return
+	}
+	st := setStage(t, 1, func(file string) *session.Session {
+		text, name, err := loadText("")
+		require.NoError(t, err)
+		return newSession(t, session.Config{Text: text, TextName: name, File: file})
+	})
+	st.until("20 frames a second beside two steps", func(n *dashboard.Snapshot) bool {
+		return st.rate.perSecond >= 20 && n.State == dashboard.Training && n.Step >= 2
+	})
 }
 
 // program runs the program in a process of its own.
@@ -342,6 +364,9 @@ func exitOf(t *testing.T, cmd *exec.Cmd) int {
 
 func TestProgramInAWindow(t *testing.T) {
 	xtest.Skip(t)
+	if testing.Short() {
+		t.Skip("trains a model of the usual size")
+	}
 	screen, err := xtest.Start(1400, 900, 96)
 	require.NoError(t, err)
 	t.Cleanup(screen.Stop)

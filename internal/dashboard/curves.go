@@ -3,6 +3,7 @@ package dashboard
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/vkmoe/vkmoe/internal/canvas"
 )
@@ -149,6 +150,7 @@ func (d *Dashboard) drawTimes(c *canvas.Canvas, s *Snapshot, r rect) {
 	}
 	var mean [Groups]float64
 	total, most := 0.0, 0.0
+	var sums []float64
 	for _, t := range s.Times {
 		sum := 0.0
 		for g, v := range t.Seconds {
@@ -156,8 +158,11 @@ func (d *Dashboard) drawTimes(c *canvas.Canvas, s *Snapshot, r rect) {
 			sum += v
 		}
 		total += sum / float64(len(s.Times))
+		sums = append(sums, sum)
 		most = math.Max(most, sum)
 	}
+	slices.Sort(sums)
+	most = math.Min(most, 3*sums[len(sums)/2]) // a step in which the machine did other things does not set the scale
 	list := rect{r.x, r.y, math.Max(math.Min(r.w*0.6, 232), 150), r.h}
 	plot := rect{list.x + list.w + 4, r.y, r.w - list.w - 4, r.h}
 	pitch := math.Min(math.Max(r.h/(Groups+1.5), 14), 26)
@@ -178,6 +183,8 @@ func (d *Dashboard) drawTimes(c *canvas.Canvas, s *Snapshot, r rect) {
 	first, end := float64(s.Times[0].Step), float64(s.Times[len(s.Times)-1].Step)
 	ch := newChart(c, plot, [2]float64{first - 0.5, math.Max(end, first+19) + 0.5}, 0, most*1e3)
 	w := ch.rect.w / (ch.x.high - ch.x.low)
+	c.Clip(ch.rect.x, ch.rect.y, ch.rect.w, ch.rect.h+1)
+	defer c.Unclip()
 	for _, t := range s.Times {
 		x, from := ch.x.at(float64(t.Step)-0.5), 0.0
 		for g, v := range t.Seconds {

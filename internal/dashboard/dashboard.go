@@ -139,7 +139,7 @@ func columns(width float64, panels int) []float64 {
 	case panels <= 2 && width >= middleWidth:
 		return []float64{0.6, 0.4}
 	case width >= wideWidth:
-		return []float64{0.43, 0.285, 0.285}
+		return []float64{0.436, 0.282, 0.282}
 	case width >= middleWidth:
 		return []float64{0.5, 0.5}
 	}

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 	"unicode"
@@ -267,6 +268,11 @@ func (d *Dashboard) drawWriting(c *canvas.Canvas, s *Snapshot, r rect) {
 		c.Text(r.x, r.y+14, "Nothing yet: press P, type a beginning and let the model go on.", textFont, canvas.Left, soft)
 		return
 	}
+	if len(s.Earlier) > 0 && r.w >= wideWidth {
+		left := r.w * 0.62
+		d.drawEarlier(c, s, rect{r.x + left + 16, r.y, r.w - left - 16, r.h})
+		r.w = left
+	}
 	advance := c.Measure("m", monoFont)
 	wide := max(int(r.w/advance), 1)
 	column, row := 0, 0
@@ -286,6 +292,19 @@ func (d *Dashboard) drawWriting(c *canvas.Canvas, s *Snapshot, r rect) {
 	put(s.Written, ink)
 	if s.State == Writing {
 		put("▌", accent)
+	}
+}
+
+// drawEarlier draws what the model wrote before, the newest at the foot.
+func (d *Dashboard) drawEarlier(c *canvas.Canvas, s *Snapshot, r rect) {
+	c.Text(r.x, r.y-8, "before", smallFont, canvas.Left, soft)
+	shown := s.Earlier[max(0, len(s.Earlier)-int(r.h/16)):]
+	for i, e := range shown {
+		y := r.y + 12 + float64(i)*16
+		name := c.Text(r.x, y, "step "+thousands(e.Step), smallFont, canvas.Left, faint)
+		text := strings.Join(strings.Fields(e.Prompt+e.Written), " ")
+		c.Text(r.x+math.Max(name, 46)+8, y, c.Fit(text, canvas.Font{Style: canvas.Mono, Size: 11}, r.w-math.Max(name, 46)-8),
+			canvas.Font{Style: canvas.Mono, Size: 11}, canvas.Left, soft)
 	}
 }
 

@@ -26,9 +26,10 @@ func sample(step, experts, k int) *Snapshot {
 		Serial: 1, State: Training, Device: "llvmpipe (LLVM 15.0.6, 256 bits)", Driver: "llvmpipe Mesa 22.3.6", DType: "f32",
 		Model: fmt.Sprintf("4 layers, width 96, %d experts of 96 in attention and MLP", experts), TextName: "Newton, Opticks (1730)",
 		K: k, Experts: experts, Layers: 4, Speed: 100, Step: step, Steps: 400, TokensPerSecond: 1480, FLOPS: 9.7e9,
-		Memory: Memory{Live: 61 << 20, Peak: 84 << 20, Extra: 23 << 20},
-		Marks:  []Mark{{step / 2, "k = 3"}},
-		Prompt: "The Rays of Light ", Written: "are the Refractions of the Glass, and the Colours\nof the Prism the same Side of the Paper were as the",
+		Memory:  Memory{Live: 61 << 20, Peak: 84 << 20, Extra: 23 << 20},
+		Marks:   []Mark{{step / 2, "k = 3"}},
+		Earlier: []Text{{100, "The Rays of Light ", "tho the the sand of"}, {200, "The Rays of Light ", "and the Colour of the\nGlass"}},
+		Prompt:  "The Rays of Light ", Written: "are the Refractions of the Glass, and the Colours\nof the Prism the same Side of the Paper were as the",
 	}
 	curve := Curve{Name: "mixture of experts"}
 	for i := 1; i <= step; i++ {

@@ -53,7 +53,14 @@ type Snapshot struct {
 	Text    []string // the tokens being read
 
 	Prompt, Written string
-	Answers         int // how many prompts have been dealt with
+	Answers         int    // how many prompts have been dealt with
+	Earlier         []Text // what was written before, the oldest first
+}
+
+// A Text is what a model wrote after a step.
+type Text struct {
+	Step            int
+	Prompt, Written string
 }
 
 // A Point is a value at a step.

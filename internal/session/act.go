@@ -175,7 +175,10 @@ func (s *Session) write(ctx context.Context, prompt string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
-	s.prompt, s.written, s.writing = prompt, "", true
+	if s.prompt != "" {
+		s.earlier = append(s.earlier, dashboard.Text{Step: s.writtenAt, Prompt: s.prompt, Written: s.written})
+	}
+	s.prompt, s.written, s.writing, s.writtenAt = prompt, "", true, s.Snapshot().Step
 	defer func() { s.writing = false }()
 	var tokens []int32
 	_, err = g.Generate(context.WithoutCancel(ctx), model.Request{Prompts: [][]int32{ids}, Tokens: count, Token: func(_ int, token int32) bool {

@@ -54,6 +54,8 @@ type run struct {
 	prompt       string
 	written      string
 	writing      bool
+	earlier      []dashboard.Text
+	writtenAt    int // the step after which the newest text was written
 	answers      int // prompts that were begun
 	savedAt      time.Time
 	savedStep    int

@@ -92,6 +92,10 @@ func TestRunLearnsAndTellsEverything(t *testing.T) {
 	n = until(t, s, "written", func(n *dashboard.Snapshot) bool { return n.Written != "" && n.State != dashboard.Writing })
 	require.Equal(t, "All Bod", n.Prompt)
 	require.LessOrEqual(t, len(n.Written), 60)
+	s.Do(dashboard.Action{Kind: dashboard.Write, Text: "Light"})
+	first := dashboard.Text{Step: 12, Prompt: n.Prompt, Written: n.Written}
+	n = until(t, s, "written again", func(n *dashboard.Snapshot) bool { return n.Answers == 2 })
+	require.Equal(t, []dashboard.Text{first}, n.Earlier)
 	report := s.Report()
 	for _, part := range []string{n.Device, "k = 2", "f32", "kernels of a training step", "adamw", "go1."} {
 		require.Contains(t, report, part)

@@ -99,7 +99,7 @@ func (s *Session) publish() {
 	next := &dashboard.Snapshot{
 		Serial: s.serial, State: s.state(), Notice: s.notice,
 		Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, DType: s.v.dtype.String(), TextName: s.cfg.TextName,
-		Speed: s.speed, Prompt: s.prompt, Written: s.written, Text: s.pieces, Answers: s.answers,
+		Speed: s.speed, Prompt: s.prompt, Written: s.written, Text: s.pieces, Answers: s.answers, Earlier: s.earlier,
 		Memory: dashboard.Memory{Live: memory.LiveBytes, Peak: memory.PeakBytes},
 	}
 	if s.reader != nil {

@@ -26,6 +26,7 @@ type Kit struct {
 	attempt int // how often the case was run before
 	flavor  int // which poison
 	bands   []*banded
+	once    bool // the recording is not to be submitted again
 	closes  []func() error
 	runErr  func(error) error // judges what the run returned, nil when it must be nil
 	found   *findings
@@ -176,6 +177,9 @@ func (k *Kit) Scratch(name string, t *vk.Tensor) {
 		k.bands = append(k.bands, &banded{name: name, root: t, view: t, output: true, scratch: true})
 	}
 }
+
+// Once says that the recording changes what it reads, so that its bits repeat only when it is recorded anew.
+func (k *Kit) Once() { k.once = true }
 
 // ExpectRunError says that the run must fail and how. Every run is judged.
 func (k *Kit) ExpectRunError(judge func(error) error) { k.runErr = judge }
