@@ -31,7 +31,7 @@ type family func(add func(Case))
 
 // families lists every operation of the suite. An operation is added here.
 var families = []family{
-	linearForward, linearMixed, linearDecode, linearCoopMat, linearBackward, linearCoopMatBackward, linearAuto, denseLinear,
+	linearForward, linearMixed, linearQuantized, linearDecode, linearCoopMat, linearBackward, linearCoopMatBackward, linearAuto, denseLinear,
 	routingCases, topKCases, topKUnusual, topKBackwardCases,
 	activationCases, activationUnusual, combineCases, convertCases, jitterCases,
 	statsCases, lossCases, mlpForward, mlpBackward,

@@ -15,6 +15,7 @@ type linearCase struct {
 	shape
 	x, w, y vk.DType
 	path    moe.Path
+	format  moe.WeightFormat
 	layout  ref.Layout
 	spread  spread
 
@@ -114,8 +115,12 @@ func (c linearCase) setUp(k *Kit) linearRun {
 	run.weights = ref.Linear[float32]{Experts: c.experts, In: c.in, Out: c.out, InOut: c.inOut,
 		Weight: c.values(k, c.w, c.experts*c.in*c.out)}
 	run.layer = &moe.ParallelLinear{Config: moe.ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias,
-		InOut: c.inOut, DType: c.w, Path: c.path}}
-	run.layer.Weight = c.bank(k, "weight", c.w, run.weights.Weight, c.weightShape()...)
+		InOut: c.inOut, DType: c.w, Path: c.path, Weights: c.format}}
+	if c.format == moe.WeightsFull {
+		run.layer.Weight = c.bank(k, "weight", c.w, run.weights.Weight, c.weightShape()...)
+	} else {
+		run.layer.Weight = c.quantize(k, run.layer.Config, run.weights.Weight)
+	}
 	if c.bias {
 		run.weights.Bias = c.values(k, c.w, c.experts*c.out)
 		run.layer.Bias = c.bank(k, "bias", c.w, run.weights.Bias, c.experts, c.out)
@@ -136,8 +141,13 @@ func (c linearCase) forward(k *Kit) func() {
 	y := c.target(k, "y", c.y, true, c.slots(), c.out)
 	k.must(run.layer.Forward(k.Rec, run.routing, run.x, y.t, run.opts))
 	return func() {
+		roundings := 0
+		if c.format != moe.WeightsFull {
+			run.weights.Weight = c.dequantize(k, run.layer.Weight, run.weights.Weight)
+			roundings = 2 // of the scale, and of the oracle's weights to f32
+		}
 		want := ref.Scatter2scatter(run.weights, run.xs, run.want, c.layout, run.gates)
-		y.judge(k, "y", want, want.Bound(refTypes[c.y], c.in), c.exact)
+		y.judge(k, "y", want, want.Bound(refTypes[c.y], c.in+roundings), c.exact)
 	}
 }
 
