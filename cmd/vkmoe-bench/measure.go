@@ -24,6 +24,7 @@ type result struct {
 	Case      string  `json:"case"`
 	Shape     string  `json:"shape"`
 	Median    float64 `json:"median_us"`
+	Least     float64 `json:"min_us"`
 	Low       float64 `json:"p10_us"`
 	High      float64 `json:"p90_us"`
 	TFLOPs    float64 `json:"tflops"`
@@ -190,6 +191,7 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 		return res, err
 	}
 	res.Operation, res.Case, res.Shape, res.Runs, res.Parts = operation, b.Name(), b.shape(), len(times), parts
+	res.Least = quantile(times, 0)
 	res.Low, res.Median, res.High = quantile(times, 0.1), quantile(times, 0.5), quantile(times, 0.9)
 	flops, bytes := j.cost()
 	res.TFLOPs, res.Weights = flops/res.Median/1e6, bytes/res.Median/1e6

@@ -364,9 +364,6 @@ func exitOf(t *testing.T, cmd *exec.Cmd) int {
 
 func TestProgramInAWindow(t *testing.T) {
 	xtest.Skip(t)
-	if testing.Short() {
-		t.Skip("trains a model of the usual size")
-	}
 	screen, err := xtest.Start(1400, 900, 96)
 	require.NoError(t, err)
 	t.Cleanup(screen.Stop)

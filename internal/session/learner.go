@@ -158,34 +158,54 @@ func (l *learner) choices(ctx context.Context) ([]dashboard.Router, error) {
 	return list, nil
 }
 
-// looks is how many batches of held-out text a look takes.
-const looks = 2
+// A look at held-out text takes the batches at its beginning, which are shown, and others spread over the rest.
+const (
+	shownLooks = 2
+	otherLooks = 2
+)
 
-// looked is how many tokens a look at a text takes.
-func (c Config) looked(text int) int {
+// shown is how many tokens of a held-out text are shown, where it has that many.
+func (c Config) shown(text int) int {
 	n := c.Sizes.Batch * c.Sizes.Length
-	return n * min(looks, (text-1)/n)
+	return n * min(shownLooks, (text-1)/n)
 }
 
-// look is the mean loss on the held-out text's beginning, the same every time, and what the routers choose for it.
+// looks are the places in a held-out text at which the batches of a look begin: the same every time, and none twice.
+func (c Config) looks(text int) []int {
+	n := c.Sizes.Batch * c.Sizes.Length
+	var list []int
+	for at := 0; at < c.shown(text); at += n {
+		list = append(list, at)
+	}
+	rest := text - 1 - c.shown(text)
+	for i := range min(otherLooks, rest/n) {
+		list = append(list, c.shown(text)+(i+1)*(rest-n)/min(otherLooks, rest/n))
+	}
+	return list
+}
+
+// look is the mean loss on some of the held-out text, the same every time, and what the routers choose for its beginning.
 func (l *learner) look(ctx context.Context, heldOut []int32) (loss float64, routers []dashboard.Router, err error) {
-	n, all := l.trainer.Config.Tokens(), l.cfg.looked(len(heldOut))
-	for at := 0; at < all; at += n {
+	n, places := l.trainer.Config.Tokens(), l.cfg.looks(len(heldOut))
+	for i, at := range places {
 		part, err := l.trainer.Loss(ctx, heldOut[at:at+n], heldOut[at+1:at+n+1])
 		if err != nil {
 			return 0, nil, err
 		}
-		loss += part * float64(n) / float64(all)
+		loss += part / float64(len(places))
+		if i >= shownLooks {
+			continue
+		}
 		chosen, err := l.choices(ctx)
 		if err != nil {
 			return 0, nil, err
 		}
-		if at == 0 {
+		if i == 0 {
 			routers = chosen
 			continue
 		}
-		for i, r := range chosen {
-			routers[i].IDs, routers[i].Gates = append(routers[i].IDs, r.IDs...), append(routers[i].Gates, r.Gates...)
+		for j, r := range chosen {
+			routers[j].IDs, routers[j].Gates = append(routers[j].IDs, r.IDs...), append(routers[j].Gates, r.Gates...)
 		}
 	}
 	return loss, routers, nil

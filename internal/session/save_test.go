@@ -79,6 +79,16 @@ func TestPaddingByHand(t *testing.T) {
 	require.Zero(t, c.paddingBytes(variant{k: 2}, nil))
 }
 
+func TestPlacesOfLooks(t *testing.T) {
+	c := Config{Sizes: Sizes{Batch: 2, Length: 5}}
+	require.Equal(t, []int{0, 10, 55, 90}, c.looks(101))
+	require.Equal(t, []int{0, 10}, c.looks(30), "nothing is looked at twice")
+	require.Equal(t, []int{0, 10, 20}, c.looks(31))
+	require.Equal(t, []int{0}, c.looks(11))
+	require.Equal(t, 20, c.shown(31))
+	require.Equal(t, 10, c.shown(11))
+}
+
 func TestSpread(t *testing.T) {
 	even := spread(3, [][]int{{5, 5}, {7, 7}})
 	require.Equal(t, dashboard.Spread{Step: 3, Balance: 1, Entropy: 1}, even)

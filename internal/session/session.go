@@ -115,7 +115,7 @@ func (s *Session) setUpLearner(ctx context.Context) error {
 	tokens := train.Bytes(s.cfg.Text)
 	cut := s.cfg.cut()
 	s.text, s.heldOut = train.Windows{Tokens: tokens[:cut], Seed: s.cfg.Seed}, tokens[cut:]
-	s.pieces = pieces(s.cfg.Text[cut:][:s.cfg.looked(len(s.heldOut))])
+	s.pieces = pieces(s.cfg.Text[cut:][:s.cfg.shown(len(s.heldOut))])
 	l, err := newLearner(ctx, s.dev, s.cfg, s.v)
 	if err != nil {
 		return err

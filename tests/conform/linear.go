@@ -15,7 +15,6 @@ type linearCase struct {
 	shape
 	x, w, y vk.DType
 	path    moe.Path
-	format  moe.WeightFormat
 	layout  ref.Layout
 	spread  spread
 
@@ -25,6 +24,8 @@ type linearCase struct {
 	odd   bool // no operand is aligned to more than its element
 	exact bool // data whose sums are exact in f32, so that the result has to be too
 	wide  bool // gradients of 16-bit weights in f32
+
+	format moe.WeightFormat // of the forward pass only
 }
 
 // withOption sets what the last word of a case's name says.
@@ -115,11 +116,13 @@ func (c linearCase) setUp(k *Kit) linearRun {
 	run.weights = ref.Linear[float32]{Experts: c.experts, In: c.in, Out: c.out, InOut: c.inOut,
 		Weight: c.values(k, c.w, c.experts*c.in*c.out)}
 	run.layer = &moe.ParallelLinear{Config: moe.ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias,
-		InOut: c.inOut, DType: c.w, Path: c.path, Weights: c.format}}
+		InOut: c.inOut, DType: c.w, Path: c.path}}
 	if c.format == moe.WeightsFull {
 		run.layer.Weight = c.bank(k, "weight", c.w, run.weights.Weight, c.weightShape()...)
 	} else {
-		run.layer.Weight = c.quantize(k, run.layer.Config, run.weights.Weight)
+		run.layer.Config.Weights, run.layer.Config.Bias = c.format, false
+		run.layer = k.quantized(run.layer.Config, run.weights.Weight, c.w)
+		run.layer.Config.Bias = c.bias
 	}
 	if c.bias {
 		run.weights.Bias = c.values(k, c.w, c.experts*c.out)
@@ -141,13 +144,16 @@ func (c linearCase) forward(k *Kit) func() {
 	y := c.target(k, "y", c.y, true, c.slots(), c.out)
 	k.must(run.layer.Forward(k.Rec, run.routing, run.x, y.t, run.opts))
 	return func() {
-		roundings := 0
+		terms := c.in
 		if c.format != moe.WeightsFull {
-			run.weights.Weight = c.dequantize(k, run.layer.Weight, run.weights.Weight)
-			roundings = 2 // of the scale, and of the oracle's weights to f32
+			k.judgeCodes(run.layer, run.weights.Weight)
+			var err error
+			run.weights.Weight, err = moe.DownloadBank[float32](k.Ctx, run.layer.Weight)
+			k.must(err)
+			terms += 2 // roundings: that of the scale, and that of the oracle's weights to f32
 		}
 		want := ref.Scatter2scatter(run.weights, run.xs, run.want, c.layout, run.gates)
-		y.judge(k, "y", want, want.Bound(refTypes[c.y], c.in+roundings), c.exact)
+		y.judge(k, "y", want, want.Bound(refTypes[c.y], terms), c.exact)
 	}
 }
 
