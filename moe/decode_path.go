@@ -27,31 +27,44 @@ type vectorTile struct {
 	Team    int `json:"team"`
 	Outputs int `json:"outputs"`
 	Columns int `json:"columns"`
+	Depth   int `json:"depth,omitempty"` // chunks of 16 bytes that are on their way; 0 means 1
 }
 
 func (t vectorTile) String() string {
-	return fmt.Sprintf("%d invocations in teams of %d, %d outputs each, %d rows at a time", t.Threads, t.Team, t.Outputs, t.Columns)
+	return fmt.Sprintf("%d invocations in teams of %d, %d outputs each, %d rows at a time, %d chunks ahead", t.Threads, t.Team, t.Outputs,
+		t.Columns, max(1, t.Depth))
 }
 
 // askedVectors is the tile of a layer that asks for the decode path: what fits every device.
-var askedVectors = vectorTile{128, 32, 4, 4}
+var askedVectors = vectorTile{128, 32, 4, 4, 1}
 
 // BN is the number of outputs of a work-group.
 func (t vectorTile) BN() int { return t.Threads / t.Team * t.Outputs }
 
-// vectorTile is the layer's tile on the decode path for so many rows; it is empty where the path is not to be taken.
-func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
+// vectorTile is the layer's tile on the decode path for so many rows, at most most of them of one expert; it is empty where the
+// path is not to be taken.
+func (l *ParallelLinear) vectorTile(dev *vk.Device, rows, most int) vectorTile {
 	if l.vectors != (vectorTile{}) || l.tile != (Tile{}) || l.matrices != (tensorTile{}) {
 		return l.vectors
 	}
+	t := askedVectors
 	switch l.Config.Path {
 	case PathAuto:
+		t = tuning(dev).band(rows, l.Config.Experts).vectors(l.Config.Weights)
 	case PathDecode:
-		return askedVectors
 	default:
 		return vectorTile{}
 	}
-	return tuning(dev).band(rows, l.Config.Experts).Vectors
+	return t.forRows(most)
+}
+
+// forRows is the tile for at most so many rows per expert: for one it needs room for no others, which leaves some for weights on
+// their way.
+func (t vectorTile) forRows(most int) vectorTile {
+	if most <= 1 && t.Threads > 0 {
+		t.Columns = 1
+	}
+	return t
 }
 
 // decodeDispatch makes a dispatch one of the decode path for tiles of blockM rows and returns how many columns a tile has, or
@@ -73,5 +86,5 @@ func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int,
 // spec returns the kernel's specialization constants of the tile.
 func (t vectorTile) spec(blockM int, fastHalf bool) shaders.Scatter2scatterGemvSpec {
 	return shaders.Scatter2scatterGemvSpec{Threads: uint32(t.Threads), BM: uint32(blockM), Team: uint32(t.Team),
-		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf}
+		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf, Depth: uint32(max(1, t.Depth))}
 }

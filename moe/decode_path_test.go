@@ -15,7 +15,7 @@ import (
 
 // vectorTiles are the tiles of the table and some that share work otherwise.
 func vectorTiles() []vectorTile {
-	tiles := []vectorTile{{32, 8, 2, 1}, {64, 64, 4, 3}, {64, 16, 2, 8}}
+	tiles := []vectorTile{{32, 8, 2, 1, 1}, {64, 64, 4, 3, 2}, {64, 16, 2, 8, 3}}
 	for _, band := range builtInBands() {
 		if band.Vectors != (vectorTile{}) {
 			tiles = append(tiles, band.Vectors)

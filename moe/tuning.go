@@ -45,6 +45,9 @@ type tileBand struct {
 	Narrow   Tile        `json:"narrow"`             // likewise, for up to narrowOut outputs
 	Matrices []widthTile `json:"matrices,omitempty"` // of the tensor path, the first that is for the widths; none where slower
 	Vectors  vectorTile  `json:"vectors,omitzero"`   // of the decode path, which goes before the others; none likewise
+	// The same for quantized weights, where they have a tile of their own.
+	VectorsInt8 vectorTile `json:"vectors_int8,omitzero"`
+	VectorsQ4   vectorTile `json:"vectors_q4,omitzero"`
 }
 
 // A widthTile is a tile of the tensor path for layers of at least so many inputs and outputs; of weight gradients, for matrices
@@ -110,8 +113,10 @@ func (t *Tuning) Validate() error {
 				return fail(name+"Matrices", "tiles of as many rows", m)
 			}
 		}
-		if b.Vectors != (vectorTile{}) && !b.Vectors.valid() {
-			return fail(name+"Vectors", "whole teams", b.Vectors)
+		for field, v := range map[string]vectorTile{"Vectors": b.Vectors, "VectorsInt8": b.VectorsInt8, "VectorsQ4": b.VectorsQ4} {
+			if v != (vectorTile{}) && !v.valid() {
+				return fail(name+field, "whole teams", v)
+			}
 		}
 	}
 	if !slices.ContainsFunc(t.Gradients, func(m widthTile) bool { return !m.valid() }) {
@@ -143,7 +148,7 @@ func (t tensorTile) valid() bool {
 // valid reports whether teams are powers of two that share the invocations evenly.
 func (t vectorTile) valid() bool {
 	return sides(t.Threads, t.Team, t.Outputs, t.Columns) && t.Threads <= 256 && t.Team&(t.Team-1) == 0 && t.Threads%t.Team == 0 &&
-		t.Outputs <= 16 && t.Outputs%2 == 0 && t.Columns <= 16
+		t.Outputs <= 16 && t.Outputs%2 == 0 && 2*t.Team%t.Outputs == 0 && t.Columns <= 16 && t.Depth >= 0 && t.Depth <= 8
 }
 
 // band finds the band for rows spread over experts.
@@ -155,6 +160,18 @@ func (t *Tuning) band(rows, experts int) *tileBand {
 		}
 	}
 	panic("moe: no band for 0 rows") // Validate asks for one
+}
+
+// vectors is the band's tile of the decode path for weights of a format.
+func (b *tileBand) vectors(format WeightFormat) vectorTile {
+	t := b.Vectors
+	switch {
+	case format == WeightsInt8 && b.VectorsInt8 != vectorTile{}:
+		t = b.VectorsInt8
+	case format == WeightsQ4 && b.VectorsQ4 != vectorTile{}:
+		t = b.VectorsQ4
+	}
+	return t
 }
 
 // portable is the band's tile of the portable path for so many outputs.

@@ -6,7 +6,8 @@
 // Mapping: one work-group per BM × BN tile of y, tiles of out fastest. Every TEAM of its invocations owns RN outputs; an
 // invocation adds up every TEAM-th chunk of 16 bytes of their inputs, and the team's sums meet in shared memory.
 // Requires: in a multiple of a chunk's values (4 in f32, 8 in 16 bits, 16 in int8, 32 in q4), x and W 16-byte aligned; THREADS a
-// multiple of TEAM; RN even.
+// multiple of TEAM; RN even, and TEAM a multiple of RN/2.
+// DEPTH is how many chunks of an output's weights an invocation has on their way beside the one that it works on.
 // FAST_HALF: the device's own widening of f16 is exact, subnormals included.
 // Accumulation: f32, the same for every run: each invocation in ascending order, then the invocations in that order.
 // Oracle: internal/ref/scatter2scatter.go
@@ -21,6 +22,7 @@ layout(constant_id = 2) const uint TEAM = 32;
 layout(constant_id = 3) const uint RN = 4;
 layout(constant_id = 4) const uint COLUMNS = 4;
 layout(constant_id = 5) const bool FAST_HALF = false;
+layout(constant_id = 6) const uint DEPTH = 1;
 layout(local_size_x_id = 0) in;
 
 const uint BN = THREADS / TEAM * RN;
@@ -37,21 +39,33 @@ uvec2 x_rows[COLUMNS];
 uvec2 w_rows[RN];
 float sums[SUMS]; // [output][column]
 uvec4 now[RN]; // a chunk of each output's weights
-uvec4 next[RN];
+uvec4 next[DEPTH * RN];
 #ifdef WEIGHTS_Q4
 uvec2 scale_rows[RN];
 uint scale_now[RN]; // the chunks' scales
-uint scale_next[RN];
+uint scale_next[DEPTH * RN];
 #endif
 
-// load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
-void load_next(uint chunk) {
+#ifdef WEIGHTS_INT8
+vec2 output_scales; // of the two outputs that the invocation stores, for one row of x after the other
+#endif
+
+// load_next starts the loads of a chunk of each output's weights, the d-th on its way. Beyond the last it repeats that one, which
+// is not added.
+void load_next(uint d, uint chunk) {
     uint at = min(chunk, push.in_width / (PARTS * VALUES) - 1u);
     [[unroll]] for (uint r = 0u; r < RN; r++) {
-        next[r] = Chunks(w_rows[r]).at[at];
+        next[d * RN + r] = Chunks(w_rows[r]).at[at];
 #ifdef WEIGHTS_Q4
-        scale_next[r] = load_scale_bits(scale_rows[r], at);
+        scale_next[d * RN + r] = load_scale_bits(scale_rows[r], at);
 #endif
+    }
+}
+
+// load_first starts those of the first chunks.
+void load_first(uint member) {
+    [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
+        load_next(d, member + d * TEAM);
     }
 }
 
@@ -75,7 +89,12 @@ void start_weights(uint member, uint first_n) {
         scale_rows[r] = row_scales(matrix, n);
 #endif
     }
-    load_next(member);
+#ifdef WEIGHTS_INT8
+    uvec2 scales = row_scales(matrix, 0u);
+    uint stored = first_n + member % (RN / 2u) * 2u;
+    output_scales = vec2(load_f32(scales, min(stored, push.out_width - 1u)), load_f32(scales, min(stored + 1u, push.out_width - 1u)));
+#endif
+    load_first(member);
 }
 
 // find_x_rows finds the rows of x from position first on, and likewise repeats the last.
@@ -134,21 +153,25 @@ void add_chunk(uint chunk, uint count) {
 #endif
 }
 
-// add_inputs adds up the invocation's share, loading weights a step ahead.
+// add_inputs adds up the invocation's share, loading weights DEPTH steps ahead.
 void add_inputs(uint member, uint count) {
     [[unroll]] for (uint i = 0u; i < SUMS; i++) {
         sums[i] = 0.0;
     }
     uint chunks = push.in_width / (PARTS * VALUES);
-    for (uint chunk = member; chunk < chunks; chunk += TEAM) {
-        [[unroll]] for (uint r = 0u; r < RN; r++) {
-            now[r] = next[r];
+    for (uint chunk = member; chunk < chunks; chunk += DEPTH * TEAM) {
+        [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
+            [[unroll]] for (uint r = 0u; r < RN; r++) {
+                now[r] = next[d * RN + r];
 #ifdef WEIGHTS_Q4
-            scale_now[r] = scale_next[r];
+                scale_now[r] = scale_next[d * RN + r];
 #endif
+            }
+            load_next(d, chunk + (d + DEPTH) * TEAM);
+            if (d == 0u || chunk + d * TEAM < chunks) {
+                add_chunk(chunk + d * TEAM, count);
+            }
         }
-        load_next(chunk + TEAM);
-        add_chunk(chunk, count);
     }
 }
 
@@ -168,8 +191,7 @@ void store_results(uint member, uint team, uint first, uint count) {
                 v += vec2(partial[at + r * COLUMNS + c], partial[at + (r + 1u) * COLUMNS + c]);
             }
 #ifdef WEIGHTS_INT8
-            uvec2 scales = row_scales(expert_codes(), 0u);
-            v *= vec2(load_f32(scales, n), load_f32(scales, min(n + 1u, push.out_width - 1u)));
+            v *= output_scales;
 #endif
             if (biased) {
                 v += vec2(load_value(bias, n), load_value(bias, min(n + 1u, push.out_width - 1u)));
@@ -190,17 +212,23 @@ void main() {
     uint me = gl_LocalInvocationID.x;
     uint team = me / TEAM;
     uint member = me % TEAM;
+    // The tile has a first row: its loads need not wait for the end.
+    start_weights(member, tile.column + team * RN);
     uint end = min(tile.first + BM, tile.end);
-    for (uint first = tile.first; first < end; first += COLUMNS) {
-        uint count = min(COLUMNS, end - first);
-        start_weights(member, tile.column + team * RN);
+    for (uint first = tile.first;;) {
         find_x_rows(first);
+        uint count = min(COLUMNS, end - first);
         add_inputs(member, count);
         [[unroll]] for (uint i = 0u; i < SUMS; i++) {
             partial[me * STRIDE + i] = sums[i];
         }
         barrier();
         store_results(member, team, first, count);
+        first += COLUMNS;
+        if (first >= end) {
+            break;
+        }
         barrier();
+        load_first(member);
     }
 }

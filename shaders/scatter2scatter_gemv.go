@@ -71,6 +71,7 @@ type Scatter2scatterGemvSpec struct {
 	RN       uint32 // constant 3
 	Columns  uint32 // constant 4
 	FastHalf bool   // constant 5
+	Depth    uint32 // constant 6
 }
 
 // DefaultScatter2scatterGemvSpec returns the values in the source.
@@ -82,6 +83,7 @@ func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
 		RN:       4,
 		Columns:  4,
 		FastHalf: false,
+		Depth:    1,
 	}
 }
 
@@ -94,6 +96,7 @@ func (c Scatter2scatterGemvSpec) Values() []uint32 {
 		c.RN,
 		c.Columns,
 		bitsBool(c.FastHalf),
+		c.Depth,
 	}
 }
 
@@ -104,6 +107,7 @@ var specScatter2scatterGemv = []kernel.Constant{
 	{ID: 3, Name: "RN", Default: 4},
 	{ID: 4, Name: "COLUMNS", Default: 4},
 	{ID: 5, Name: "FAST_HALF", Default: 0},
+	{ID: 6, Name: "DEPTH", Default: 1},
 }
 
 //go:embed spv/scatter2scatter_gemv.f32.spv
