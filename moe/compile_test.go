@@ -97,7 +97,7 @@ func decodePipelines() []vk.PipelineSpec {
 		for types, kernel := range decodeKernels {
 			if v := band.vectors(types.format); v != (vectorTile{}) {
 				for most := range 2 {
-					list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.forRows(1+most).spec(band.Wide.BM, false).Values()})
+					list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.forRows(types.format, 1+most).spec(band.Wide.BM, false).Values()})
 				}
 			}
 		}

@@ -27,16 +27,14 @@ type vectorTile struct {
 	Team    int `json:"team"`
 	Outputs int `json:"outputs"`
 	Columns int `json:"columns"`
-	Depth   int `json:"depth,omitempty"` // chunks of 16 bytes that are on their way; 0 means 1
 }
 
 func (t vectorTile) String() string {
-	return fmt.Sprintf("%d invocations in teams of %d, %d outputs each, %d rows at a time, %d chunks ahead", t.Threads, t.Team, t.Outputs,
-		t.Columns, max(1, t.Depth))
+	return fmt.Sprintf("%d invocations in teams of %d, %d outputs each, %d rows at a time", t.Threads, t.Team, t.Outputs, t.Columns)
 }
 
 // askedVectors is the tile of a layer that asks for the decode path: what fits every device.
-var askedVectors = vectorTile{128, 32, 4, 4, 1}
+var askedVectors = vectorTile{128, 32, 4, 4}
 
 // BN is the number of outputs of a work-group.
 func (t vectorTile) BN() int { return t.Threads / t.Team * t.Outputs }
@@ -55,13 +53,13 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows, most int) vectorTile {
 	default:
 		return vectorTile{}
 	}
-	return t.forRows(most)
+	return t.forRows(l.Config.Weights, most)
 }
 
-// forRows is the tile for at most so many rows per expert: for one it needs room for no others, which leaves some for weights on
-// their way.
-func (t vectorTile) forRows(most int) vectorTile {
-	if most <= 1 && t.Threads > 0 {
+// forRows is the tile for at most so many rows per expert. For one, kernels of quantized weights, whose codes need registers, are
+// faster without room for others; those of full weights are not.
+func (t vectorTile) forRows(format WeightFormat, most int) vectorTile {
+	if most <= 1 && t.Threads > 0 && format != WeightsFull {
 		t.Columns = 1
 	}
 	return t
@@ -86,5 +84,5 @@ func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int,
 // spec returns the kernel's specialization constants of the tile.
 func (t vectorTile) spec(blockM int, fastHalf bool) shaders.Scatter2scatterGemvSpec {
 	return shaders.Scatter2scatterGemvSpec{Threads: uint32(t.Threads), BM: uint32(blockM), Team: uint32(t.Team),
-		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf, Depth: uint32(max(1, t.Depth))}
+		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf}
 }

@@ -40,14 +40,12 @@ type TuningMeasured struct {
 // A tileBand holds the tiles from a mean number of rows per active expert on. Routing fixes BM, which all tiles of a band
 // share, before it is known which layers will use it.
 type tileBand struct {
-	MeanRows int         `json:"mean_rows"`
-	Wide     Tile        `json:"wide"`               // of the portable path
-	Narrow   Tile        `json:"narrow"`             // likewise, for up to narrowOut outputs
-	Matrices []widthTile `json:"matrices,omitempty"` // of the tensor path, the first that is for the widths; none where slower
-	Vectors  vectorTile  `json:"vectors,omitzero"`   // of the decode path, which goes before the others; none likewise
-	// The same for quantized weights, where they have a tile of their own.
-	VectorsInt8 vectorTile `json:"vectors_int8,omitzero"`
-	VectorsQ4   vectorTile `json:"vectors_q4,omitzero"`
+	MeanRows  int         `json:"mean_rows"`
+	Wide      Tile        `json:"wide"`                // of the portable path
+	Narrow    Tile        `json:"narrow"`              // likewise, for up to narrowOut outputs
+	Matrices  []widthTile `json:"matrices,omitempty"`  // of the tensor path, the first that is for the widths; none where slower
+	Vectors   vectorTile  `json:"vectors,omitzero"`    // of the decode path, which goes before the others; none likewise
+	VectorsQ4 vectorTile  `json:"vectors_q4,omitzero"` // the same for 4-bit weights, where they have a tile of their own
 }
 
 // A widthTile is a tile of the tensor path for layers of at least so many inputs and outputs; of weight gradients, for matrices
@@ -113,7 +111,7 @@ func (t *Tuning) Validate() error {
 				return fail(name+"Matrices", "tiles of as many rows", m)
 			}
 		}
-		for field, v := range map[string]vectorTile{"Vectors": b.Vectors, "VectorsInt8": b.VectorsInt8, "VectorsQ4": b.VectorsQ4} {
+		for field, v := range map[string]vectorTile{"Vectors": b.Vectors, "VectorsQ4": b.VectorsQ4} {
 			if v != (vectorTile{}) && !v.valid() {
 				return fail(name+field, "whole teams", v)
 			}
@@ -148,7 +146,7 @@ func (t tensorTile) valid() bool {
 // valid reports whether teams are powers of two that share the invocations evenly.
 func (t vectorTile) valid() bool {
 	return sides(t.Threads, t.Team, t.Outputs, t.Columns) && t.Threads <= 256 && t.Team&(t.Team-1) == 0 && t.Threads%t.Team == 0 &&
-		t.Outputs <= 16 && t.Outputs%2 == 0 && 2*t.Team%t.Outputs == 0 && t.Columns <= 16 && t.Depth >= 0 && t.Depth <= 8
+		t.Outputs <= 16 && t.Outputs%2 == 0 && 2*t.Team%t.Outputs == 0 && t.Columns <= 16
 }
 
 // band finds the band for rows spread over experts.
@@ -164,14 +162,10 @@ func (t *Tuning) band(rows, experts int) *tileBand {
 
 // vectors is the band's tile of the decode path for weights of a format.
 func (b *tileBand) vectors(format WeightFormat) vectorTile {
-	t := b.Vectors
-	switch {
-	case format == WeightsInt8 && b.VectorsInt8 != vectorTile{}:
-		t = b.VectorsInt8
-	case format == WeightsQ4 && b.VectorsQ4 != vectorTile{}:
-		t = b.VectorsQ4
+	if format == WeightsQ4 && b.Vectors != (vectorTile{}) && b.VectorsQ4 != (vectorTile{}) {
+		return b.VectorsQ4
 	}
-	return t
+	return b.Vectors
 }
 
 // portable is the band's tile of the portable path for so many outputs.

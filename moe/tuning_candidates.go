@@ -161,8 +161,8 @@ func portableCandidates(class deviceClass, present Tile, rows int) []Tile {
 }
 
 // vectorCandidates are tiles of the decode path.
-var vectorCandidates = []vectorTile{{128, 32, 2, 4, 1}, {128, 32, 4, 2, 1}, {128, 32, 8, 2, 1}, {128, 16, 4, 4, 1}, {256, 32, 4, 4, 1}, {256, 32, 2, 4, 1},
-	{64, 32, 4, 4, 1}, {64, 32, 2, 4, 1}, {128, 64, 4, 4, 1}, {128, 128, 4, 4, 1}}
+var vectorCandidates = []vectorTile{{128, 32, 2, 4}, {128, 32, 4, 2}, {128, 32, 8, 2}, {128, 16, 4, 4}, {256, 32, 4, 4}, {256, 32, 2, 4},
+	{64, 32, 4, 4}, {64, 32, 2, 4}, {128, 64, 4, 4}, {128, 128, 4, 4}}
 
 // gradientCandidates are tiles of weight gradients on the tensor path.
 var gradientCandidates = []widthTile{{tensorTile: tensorTile{128, 128, 64, 2, 2}}, {tensorTile: tensorTile{128, 128, 32, 2, 2}},

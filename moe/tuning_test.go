@@ -52,7 +52,7 @@ func TestBrokenTablesAreRefused(t *testing.T) {
 		"Bands[1].MeanRows":         func(t *Tuning) { t.Bands[1].MeanRows = 96 },
 		"Bands[0].Wide and Narrow":  func(t *Tuning) { t.Bands[0].Narrow.BM = 64 },
 		"Bands[2].Matrices":         func(t *Tuning) { t.Bands[2].Matrices = []widthTile{{tensorTile: tensorTile{16, 128, 64, 1, 4}}} },
-		"Bands[3].Vectors":          func(t *Tuning) { t.Bands[3].Vectors = vectorTile{128, 24, 4, 4, 1} },
+		"Bands[3].Vectors":          func(t *Tuning) { t.Bands[3].Vectors = vectorTile{128, 24, 4, 4} },
 		"Gradients":                 func(t *Tuning) { t.Gradients = []widthTile{{}} },
 		"Bands[0].Wide and Narrow ": func(t *Tuning) { t.Bands[0].Wide.BK = 32 }, // shared memory
 	} {

@@ -7,7 +7,6 @@
 // invocation adds up every TEAM-th chunk of 16 bytes of their inputs, and the team's sums meet in shared memory.
 // Requires: in a multiple of a chunk's values (4 in f32, 8 in 16 bits, 16 in int8, 32 in q4), x and W 16-byte aligned; THREADS a
 // multiple of TEAM; RN even, and TEAM a multiple of RN/2.
-// DEPTH is how many chunks of an output's weights an invocation has on their way beside the one that it works on.
 // FAST_HALF: the device's own widening of f16 is exact, subnormals included.
 // Accumulation: f32, the same for every run: each invocation in ascending order, then the invocations in that order.
 // Oracle: internal/ref/scatter2scatter.go
@@ -22,7 +21,6 @@ layout(constant_id = 2) const uint TEAM = 32;
 layout(constant_id = 3) const uint RN = 4;
 layout(constant_id = 4) const uint COLUMNS = 4;
 layout(constant_id = 5) const bool FAST_HALF = false;
-layout(constant_id = 6) const uint DEPTH = 1;
 layout(local_size_x_id = 0) in;
 
 const uint BN = THREADS / TEAM * RN;
@@ -39,33 +37,25 @@ uvec2 x_rows[COLUMNS];
 uvec2 w_rows[RN];
 float sums[SUMS]; // [output][column]
 uvec4 now[RN]; // a chunk of each output's weights
-uvec4 next[DEPTH * RN];
+uvec4 next[RN];
 #ifdef WEIGHTS_Q4
 uvec2 scale_rows[RN];
 uint scale_now[RN]; // the chunks' scales
-uint scale_next[DEPTH * RN];
+uint scale_next[RN];
 #endif
 
 #ifdef WEIGHTS_INT8
 vec2 output_scales; // of the two outputs that the invocation stores, for one row of x after the other
 #endif
 
-// load_next starts the loads of a chunk of each output's weights, the d-th on its way. Beyond the last it repeats that one, which
-// is not added.
-void load_next(uint d, uint chunk) {
+// load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
+void load_next(uint chunk) {
     uint at = min(chunk, push.in_width / (PARTS * VALUES) - 1u);
     [[unroll]] for (uint r = 0u; r < RN; r++) {
-        next[d * RN + r] = Chunks(w_rows[r]).at[at];
+        next[r] = Chunks(w_rows[r]).at[at];
 #ifdef WEIGHTS_Q4
-        scale_next[d * RN + r] = load_scale_bits(scale_rows[r], at);
+        scale_next[r] = load_scale_bits(scale_rows[r], at);
 #endif
-    }
-}
-
-// load_first starts those of the first chunks.
-void load_first(uint member) {
-    [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
-        load_next(d, member + d * TEAM);
     }
 }
 
@@ -94,7 +84,7 @@ void start_weights(uint member, uint first_n) {
     uint stored = first_n + member % (RN / 2u) * 2u;
     output_scales = vec2(load_f32(scales, min(stored, push.out_width - 1u)), load_f32(scales, min(stored + 1u, push.out_width - 1u)));
 #endif
-    load_first(member);
+    load_next(member);
 }
 
 // find_x_rows finds the rows of x from position first on, and likewise repeats the last.
@@ -153,25 +143,21 @@ void add_chunk(uint chunk, uint count) {
 #endif
 }
 
-// add_inputs adds up the invocation's share, loading weights DEPTH steps ahead.
+// add_inputs adds up the invocation's share, loading weights a step ahead.
 void add_inputs(uint member, uint count) {
     [[unroll]] for (uint i = 0u; i < SUMS; i++) {
         sums[i] = 0.0;
     }
     uint chunks = push.in_width / (PARTS * VALUES);
-    for (uint chunk = member; chunk < chunks; chunk += DEPTH * TEAM) {
-        [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
-            [[unroll]] for (uint r = 0u; r < RN; r++) {
-                now[r] = next[d * RN + r];
+    for (uint chunk = member; chunk < chunks; chunk += TEAM) {
+        [[unroll]] for (uint r = 0u; r < RN; r++) {
+            now[r] = next[r];
 #ifdef WEIGHTS_Q4
-                scale_now[r] = scale_next[d * RN + r];
+            scale_now[r] = scale_next[r];
 #endif
-            }
-            load_next(d, chunk + (d + DEPTH) * TEAM);
-            if (d == 0u || chunk + d * TEAM < chunks) {
-                add_chunk(chunk + d * TEAM, count);
-            }
         }
+        load_next(chunk + TEAM);
+        add_chunk(chunk, count);
     }
 }
 
@@ -212,23 +198,17 @@ void main() {
     uint me = gl_LocalInvocationID.x;
     uint team = me / TEAM;
     uint member = me % TEAM;
-    // The tile has a first row: its loads need not wait for the end.
-    start_weights(member, tile.column + team * RN);
     uint end = min(tile.first + BM, tile.end);
-    for (uint first = tile.first;;) {
-        find_x_rows(first);
+    for (uint first = tile.first; first < end; first += COLUMNS) {
         uint count = min(COLUMNS, end - first);
+        start_weights(member, tile.column + team * RN);
+        find_x_rows(first);
         add_inputs(member, count);
         [[unroll]] for (uint i = 0u; i < SUMS; i++) {
             partial[me * STRIDE + i] = sums[i];
         }
         barrier();
         store_results(member, team, first, count);
-        first += COLUMNS;
-        if (first >= end) {
-            break;
-        }
         barrier();
-        load_first(member);
     }
 }

@@ -71,7 +71,6 @@ type Scatter2scatterGemvSpec struct {
 	RN       uint32 // constant 3
 	Columns  uint32 // constant 4
 	FastHalf bool   // constant 5
-	Depth    uint32 // constant 6
 }
 
 // DefaultScatter2scatterGemvSpec returns the values in the source.
@@ -83,7 +82,6 @@ func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
 		RN:       4,
 		Columns:  4,
 		FastHalf: false,
-		Depth:    1,
 	}
 }
 
@@ -96,7 +94,6 @@ func (c Scatter2scatterGemvSpec) Values() []uint32 {
 		c.RN,
 		c.Columns,
 		bitsBool(c.FastHalf),
-		c.Depth,
 	}
 }
 
@@ -107,7 +104,6 @@ var specScatter2scatterGemv = []kernel.Constant{
 	{ID: 3, Name: "RN", Default: 4},
 	{ID: 4, Name: "COLUMNS", Default: 4},
 	{ID: 5, Name: "FAST_HALF", Default: 0},
-	{ID: 6, Name: "DEPTH", Default: 1},
 }
 
 //go:embed spv/scatter2scatter_gemv.f32.spv
