@@ -246,6 +246,7 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	spec := tile.spec()
 	spec.XQuads = quads(x, l.Config.In)
 	spec.Transposed = l.Config.InOut
+	spec.Short = tile.TM == 8 // only devices that lack registers have smaller ones
 	spec.WQuads = l.Weight.quads(l.Config.weightShape()[2])
 	d := vk.Dispatch{
 		Kernel: linearKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}],

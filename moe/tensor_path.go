@@ -85,6 +85,7 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 		MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
 		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0, Transposed: l.Config.InOut}
 	s.Threads = s.Subgroup * s.SM * s.SN
+	s.Short, s.BandRows, s.Pairs = labShort, max(1, labBand), labPairs == 1
 	chunks := uint32(t.BK / 8)
 	whole := s.Threads%chunks == 0 && uint32(t.BM)*chunks%s.Threads == 0 && uint32(t.BN)*chunks%s.Threads == 0 &&
 		(!l.Config.InOut || s.Threads%uint32(t.BN/8) == 0)

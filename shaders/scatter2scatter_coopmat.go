@@ -77,6 +77,9 @@ type Scatter2scatterCoopmatSpec struct {
 	MK         uint32 // constant 9
 	Whole      bool   // constant 10
 	Transposed bool   // constant 11
+	Short      uint32 // constant 12
+	BandRows   uint32 // constant 13
+	Pairs      bool   // constant 14
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
@@ -94,6 +97,9 @@ func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
 		MK:         16,
 		Whole:      false,
 		Transposed: false,
+		Short:      0,
+		BandRows:   1,
+		Pairs:      false,
 	}
 }
 
@@ -112,6 +118,9 @@ func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
 		c.MK,
 		bitsBool(c.Whole),
 		bitsBool(c.Transposed),
+		c.Short,
+		c.BandRows,
+		bitsBool(c.Pairs),
 	}
 }
 
@@ -128,6 +137,9 @@ var specScatter2scatterCoopmat = []kernel.Constant{
 	{ID: 9, Name: "MK", Default: 16},
 	{ID: 10, Name: "WHOLE", Default: 0},
 	{ID: 11, Name: "TRANSPOSED", Default: 0},
+	{ID: 12, Name: "SHORT", Default: 0},
+	{ID: 13, Name: "BAND_ROWS", Default: 1},
+	{ID: 14, Name: "PAIRS", Default: 0},
 }
 
 //go:embed spv/scatter2scatter_coopmat.f16.spv
