@@ -7,7 +7,7 @@
 #   radv:FAMILY                    AMD's compiler without hardware (polaris10, vega10, navi10, navi21, navi31, gfx1201)
 #   system                         whatever the system has
 #
-# With VKMOE_VALIDATION set, the Vulkan loader is also told of a current validation layer.
+# The Vulkan loader is also told of a current validation layer, where drivers.sh has unpacked one or VKMOE_VALIDATION is set.
 # It suits go's -exec flag: go test -exec "scripts/with-driver.sh swiftshader" ./vk
 set -euo pipefail
 
@@ -25,6 +25,8 @@ shift
 if [[ $name =~ ^(lavapipe-.*)-sg([0-9]+)$ ]]; then
 	name=${BASH_REMATCH[1]}
 	export LP_NATIVE_VECTOR_WIDTH=$((BASH_REMATCH[2] * 32))
+	# Mesa 22.3 keeps compiled shaders of all widths under one name, and crashes running those of another.
+	export MESA_SHADER_CACHE_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/vkmoe-mesa-sg${BASH_REMATCH[2]}
 fi
 
 case $name in
@@ -41,6 +43,8 @@ radv:*)
 esac
 if [ -n "${VKMOE_VALIDATION:-}" ]; then
 	"$here/drivers.sh" validation >/dev/null
+fi
+if [ -d "$drivers/validation" ]; then
 	VK_LAYER_PATH=$(cd "$drivers/validation" && pwd)
 	# Debian 12's Vulkan loader would refuse the instance extensions of a layer newer than itself.
 	export VK_LAYER_PATH VK_LOADER_DISABLE_INST_EXT_FILTER=1

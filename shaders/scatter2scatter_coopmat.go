@@ -77,9 +77,8 @@ type Scatter2scatterCoopmatSpec struct {
 	MK         uint32 // constant 9
 	Whole      bool   // constant 10
 	Transposed bool   // constant 11
-	Short      uint32 // constant 12
+	Short      bool   // constant 12
 	BandRows   uint32 // constant 13
-	Pairs      bool   // constant 14
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
@@ -97,9 +96,8 @@ func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
 		MK:         16,
 		Whole:      false,
 		Transposed: false,
-		Short:      0,
+		Short:      false,
 		BandRows:   1,
-		Pairs:      false,
 	}
 }
 
@@ -118,9 +116,8 @@ func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
 		c.MK,
 		bitsBool(c.Whole),
 		bitsBool(c.Transposed),
-		c.Short,
+		bitsBool(c.Short),
 		c.BandRows,
-		bitsBool(c.Pairs),
 	}
 }
 
@@ -139,7 +136,6 @@ var specScatter2scatterCoopmat = []kernel.Constant{
 	{ID: 11, Name: "TRANSPOSED", Default: 0},
 	{ID: 12, Name: "SHORT", Default: 0},
 	{ID: 13, Name: "BAND_ROWS", Default: 1},
-	{ID: 14, Name: "PAIRS", Default: 0},
 }
 
 //go:embed spv/scatter2scatter_coopmat.f16.spv
@@ -168,6 +164,84 @@ var spvScatter2scatterCoopmatBf16 []byte
 var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16),
+	PushBytes: 92,
+	Push:      pushScatter2scatterCoopmat,
+	Spec:      specScatter2scatterCoopmat,
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/scatter2scatter_coopmat.f16_int8.spv
+var spvScatter2scatterCoopmatF16Int8 []byte
+
+// Scatter2scatterCoopmatF16Int8 is scatter2scatter_coopmat.comp with STORAGE_F16, WEIGHTS_INT8.
+var Scatter2scatterCoopmatF16Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "f16_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatterCoopmat,
+	Spec:      specScatter2scatterCoopmat,
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/scatter2scatter_coopmat.f16_q4.spv
+var spvScatter2scatterCoopmatF16Q4 []byte
+
+// Scatter2scatterCoopmatF16Q4 is scatter2scatter_coopmat.comp with STORAGE_F16, WEIGHTS_Q4.
+var Scatter2scatterCoopmatF16Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "f16_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatterCoopmat,
+	Spec:      specScatter2scatterCoopmat,
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/scatter2scatter_coopmat.bf16_int8.spv
+var spvScatter2scatterCoopmatBf16Int8 []byte
+
+// Scatter2scatterCoopmatBf16Int8 is scatter2scatter_coopmat.comp with STORAGE_BF16, WEIGHTS_INT8.
+var Scatter2scatterCoopmatBf16Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "bf16_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatterCoopmat,
+	Spec:      specScatter2scatterCoopmat,
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/scatter2scatter_coopmat.bf16_q4.spv
+var spvScatter2scatterCoopmatBf16Q4 []byte
+
+// Scatter2scatterCoopmatBf16Q4 is scatter2scatter_coopmat.comp with STORAGE_BF16, WEIGHTS_Q4.
+var Scatter2scatterCoopmatBf16Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "bf16_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Q4),
 	PushBytes: 92,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,

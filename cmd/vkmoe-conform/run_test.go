@@ -37,12 +37,9 @@ func TestList(t *testing.T) {
 // TestARunGoesOn runs cases that crash, hang, end their process and lose their device between others that pass.
 func TestARunGoesOn(t *testing.T) {
 	needDevice(t)
-	if testing.Short() {
-		t.Skip("it waits for cases that hang")
-	}
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	code, stdout, stderr := runCommand(t, nil, "run", "selftest", "routing.group.e8_k2_t5", "--timeout", "15s", "--retries", "1", "--jobs", "1",
+	code, stdout, stderr := runCommand(t, nil, "run", "selftest", "routing.group.e8_k2_t5", "--retries", "1", "--jobs", "1",
 		"--json", path("r.json"), "--junit", path("r.xml"), "--html", path("r.html"), "--evidence", path("evidence"))
 	require.Equal(t, report.ExitFail, code, stdout+stderr)
 	r, err := report.Read(path("r.json"))
@@ -73,6 +70,9 @@ func TestARunGoesOn(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(page), r.Device.DriverUUID)
 
+	code, stdout, _ = runCommand(t, nil, "run", "selftest.hang", "--timeout", "10ms", "--retries", "0")
+	require.Equal(t, report.ExitFail, code)
+	require.Contains(t, stdout, "no result within 10ms")
 	code, stdout, _ = runCommand(t, nil, "report", path("r.json"))
 	require.Equal(t, report.ExitPass, code, "printing a report is no verdict")
 	require.Contains(t, stdout, "CRASH  selftest.crash")
@@ -145,7 +145,7 @@ func TestAFailureCanBeRepeatedByItsName(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(r.Cases[0].Evidence, "pipelines.json"))
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(text, &pipelines))
-	require.Equal(t, "expert_histogram", pipelines[0].Kernel)
+	require.Equal(t, "expert_scatter", pipelines[0].Kernel)
 	require.NotEmpty(t, pipelines[0].Constants)
 
 	waivers := filepath.Join(dir, "waivers.json")
@@ -176,9 +176,6 @@ func TestDiff(t *testing.T) {
 // TestEveryPlantedFaultIsCaught is the suite's own test.
 func TestEveryPlantedFaultIsCaught(t *testing.T) {
 	needDevice(t)
-	if testing.Short() {
-		t.Skip("half a minute")
-	}
 	path := filepath.Join(t.TempDir(), "r.json")
 	code, stdout, stderr := runCommand(t, nil, "run", "selftest.pass", "--faults", "--json", path)
 	require.Equal(t, 0, code, stdout+stderr)

@@ -158,11 +158,15 @@ func (w *worker) run(name string, attempt int) conform.Result {
 		}
 		w.process = proc
 	}
+	limit := p.Timeout
+	if c, found := conform.Find(name); found && c.Limit > 0 {
+		limit = min(limit, c.Limit)
+	}
 	var r conform.Result
 	begin := time.Now()
 	err := w.process.ask(Request{name, p.Seed, p.Evidence, attempt})
 	if err == nil {
-		err = w.process.answer(&r, p.Timeout)
+		err = w.process.answer(&r, limit)
 	}
 	if err == nil {
 		if r.Status == conform.Lost {
@@ -177,7 +181,7 @@ func (w *worker) run(name string, attempt int) conform.Result {
 		Reason: "its process ended: " + how}
 	switch {
 	case errors.Is(err, errTimeout):
-		r.Status, r.Reason = conform.Timeout, fmt.Sprintf("no result within %v", p.Timeout)
+		r.Status, r.Reason = conform.Timeout, fmt.Sprintf("no result within %v", limit)
 	case !errors.Is(err, io.EOF):
 		r.Reason += fmt.Sprintf(" (%v)", err)
 	}
