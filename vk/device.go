@@ -85,7 +85,7 @@ type retired struct {
 // *ResultError when the driver refuses.
 func Open(opts Options) (*Device, error) {
 	if opts.Device == "" {
-		opts.Device = os.Getenv("VKMOE_DEVICE")
+		opts.Device = os.Getenv(deviceVariable)
 	}
 	opts.TraceLeaks = opts.TraceLeaks || os.Getenv("VKMOE_TRACE_LEAKS") == "1"
 	in, err := acquireInstance(opts.Validation)
@@ -186,6 +186,7 @@ func (d *Device) Caps() *Capabilities { return &d.adapter.Caps }
 func (d *Device) SetTimestamps(on bool) { d.timestamps.Store(on) }
 
 // Wait blocks until everything submitted so far has finished or ctx ends.
+// It fails with ctx's error, or where the device is closed or lost (ErrClosed, ErrDeviceLost).
 func (d *Device) Wait(ctx context.Context) error {
 	if err := d.usable(); err != nil {
 		return err

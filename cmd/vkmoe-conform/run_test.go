@@ -56,6 +56,9 @@ func TestARunGoesOn(t *testing.T) {
 		require.Equal(t, want, got[name].Status, "%s: %+v", name, got[name])
 	}
 	require.True(t, got["selftest.wild"].Status.Bad(), "%+v", got["selftest.wild"])
+	if wild := got["selftest.wild"]; wild.Status == conform.Crash {
+		require.FileExists(t, filepath.Join(wild.Evidence, "convert.f16_f32.spv"), "what is known of a case that crashes")
+	}
 	require.True(t, got["selftest.flaky"].Flaky)
 	require.Equal(t, []conform.Status{conform.Fail, conform.Pass}, got["selftest.flaky"].Attempts)
 	require.False(t, got["selftest.fail"].Flaky)

@@ -41,7 +41,7 @@ var families = []family{
 	statsCases, lossCases, mlpForward, mlpBackward,
 	flashCases, normCases, ropeCases,
 	selfAttentionCases, mlaCases, mixtureCases, cacheCases,
-	embeddingCases, crossEntropyCases, scaledAddCases, samplingCases, adamCases, quantizeCases,
+	embeddingCases, crossEntropyCases, scaledAddCases, samplingCases, adamCases, quantizeCases, ceilingCases,
 	selfTests,
 }
 
