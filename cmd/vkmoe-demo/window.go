@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -184,9 +185,14 @@ func openView(o windowOptions) (_ *view, err error) {
 // begin shows a session from now on.
 func (v *view) begin(s watched) { v.s, v.frames, v.dirty = s, 0, true }
 
+// close closes the window. With VKMOE_VALIDATION it returns what the validation layer has to say of all that was drawn.
 func (v *view) close() error {
 	err := v.p.Close()
 	v.w.Close()
+	wrong := slices.DeleteFunc(vk.ValidationMessages(), func(m vk.ValidationMessage) bool { return m.Severity != "error" })
+	if len(wrong) > 0 {
+		err = errors.Join(err, &vk.ValidationError{Messages: wrong})
+	}
 	return err
 }
 
