@@ -82,6 +82,9 @@ var matrixFlashRules = []matrixRule{
 	{MaxHeadWidth, matrixTile{2, 1, 16}},
 }
 
+// softwareMatrixTile is the tile of software devices, which take seconds to compile larger ones.
+var softwareMatrixTile = matrixTile{2, 1, 16}
+
 // leastMatrixRows is the mean number of rows per sequence and key/value head from which the tensor path is taken.
 const leastMatrixRows = 16
 
@@ -114,7 +117,11 @@ func (p flashPlan) chooseMatrices(dev *vk.Device, cfg FlashConfig, in FlashInput
 	if !ok || p.matrices != none {
 		return p.matrices, x, ok && p.matrices.fits(dev, x, p.matrices.flashBytes(x, cfg))
 	}
-	for _, r := range matrixFlashRules {
+	rules := matrixFlashRules
+	if dev.Adapter().Type == vk.Software {
+		rules = []matrixRule{{MaxHeadWidth, softwareMatrixTile}}
+	}
+	for _, r := range rules {
 		if max(cfg.Width, cfg.ValueWidth) <= r.width && r.tile.fits(dev, x, r.tile.flashBytes(x, cfg)) {
 			return r.tile, x, true
 		}

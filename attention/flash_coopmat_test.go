@@ -36,14 +36,11 @@ func flashMatrix(t *testing.T) deviceMatrix {
 	return x
 }
 
-// smallMatrixTile is one that every device can run and software compiles fast.
-var smallMatrixTile = matrixTile{2, 1, 16}
-
 // checkByMatrices holds a case on the tensor path against the oracle, for every type that the device has.
 func (c flashCase) checkByMatrices(t *testing.T) {
 	t.Helper()
 	if c.plan.matrices == (matrixTile{}) {
-		c.plan.matrices = smallMatrixTile
+		c.plan.matrices = softwareMatrixTile
 	}
 	c.cfg.Path = moe.PathCoopMat
 	for _, c.cfg.DType = range matrixTypes(t) {
@@ -94,11 +91,11 @@ func TestFlashByMatricesOfEveryWidth(t *testing.T) {
 		widths = widths[:2]
 	}
 	for _, w := range widths {
-		for _, rule := range append(matrixFlashRules, matrixRule{MaxHeadWidth, smallMatrixTile}) {
+		for _, rule := range append(matrixFlashRules, matrixRule{MaxHeadWidth, softwareMatrixTile}) {
 			cfg := gqa(2, 1, w[0], w[1])
 			x := flashMatrix(t)
 			software := dev.Adapter().Type == vk.Software
-			if max(w[0], w[1]) > rule.width || !rule.tile.fits(dev, x, rule.tile.flashBytes(x, cfg)) || software && rule.tile != smallMatrixTile {
+			if max(w[0], w[1]) > rule.width || !rule.tile.fits(dev, x, rule.tile.flashBytes(x, cfg)) || software && rule.tile != softwareMatrixTile {
 				continue
 			}
 			flashCase{cfg: cfg, queries: []int{140, 3}, plan: flashPlan{matrices: rule.tile}}.checkByMatrices(t)
@@ -108,8 +105,8 @@ func TestFlashByMatricesOfEveryWidth(t *testing.T) {
 
 // TestFlashByMatricesWithOtherTiles has more matrices of rows than one per subgroup, and one subgroup alone.
 func TestFlashByMatricesWithOtherTiles(t *testing.T) {
-	for _, tile := range []matrixTile{{1, 1, 16}, {1, 2, 32}, {3, 1, 16}} {
-		flashCase{cfg: gqa(4, 2, 32, 48), queries: []int{70, 1, 0, 9}, sinks: true, plan: flashPlan{matrices: tile}}.checkByMatrices(t)
+	for _, tile := range []matrixTile{{1, 2, 16}, {3, 1, 32}} {
+		flashCase{cfg: gqa(4, 2, 16, 16), queries: []int{70, 1, 0, 9}, sinks: true, plan: flashPlan{matrices: tile}}.checkByMatrices(t)
 	}
 }
 
@@ -119,7 +116,7 @@ func TestFlashByMatricesOfALongSequence(t *testing.T) {
 		cfg := gqa(2, 1, 16, 16)
 		cfg.DType = dtype
 		k := newKit(t)
-		run := flashCase{cfg: cfg, queries: []int{2049}, plan: flashPlan{matrices: smallMatrixTile}}.record(k)
+		run := flashCase{cfg: cfg, queries: []int{2049}, plan: flashPlan{matrices: softwareMatrixTile}}.record(k)
 		k.run()
 		out, lse := download[float32](t, run.out), download[float32](t, run.lse)
 		for _, row := range []int{0, 1, 63, 64, 1023, 1024, 2047, 2048} {
@@ -143,7 +140,7 @@ func TestFlashByMatricesLetsNumbersThatAreNoneThroughWhereTheyAreSeen(t *testing
 					cfg := gqa(2, 1, w, w)
 					cfg.Window, cfg.DType = 40, dtype
 					c := flashCase{name: fmt.Sprintf("%v in operand %d row %d", bad, operand, at), cfg: cfg, queries: []int{n},
-						plan:   flashPlan{matrices: smallMatrixTile},
+						plan:   flashPlan{matrices: softwareMatrixTile},
 						change: func(q, k, v []float32) { [][]float32{q, k, v}[operand][at*w+3] = bad }}
 					k := newKit(t)
 					run := c.record(k)
@@ -163,7 +160,7 @@ func TestFlashByMatricesLetsNumbersThatAreNoneThroughWhereTheyAreSeen(t *testing
 func TestFlashByMatricesRepeatsItsBits(t *testing.T) {
 	for _, dtype := range matrixTypes(t) {
 		k := newKit(t)
-		c := flashCase{cfg: gqa(4, 2, 32, 16), queries: []int{50, 1, 0, 17}, sinks: true, plan: flashPlan{matrices: smallMatrixTile}}
+		c := flashCase{cfg: gqa(4, 2, 32, 16), queries: []int{50, 1, 0, 17}, sinks: true, plan: flashPlan{matrices: softwareMatrixTile}}
 		c.cfg.DType = dtype
 		run := c.record(k)
 		k.run()
