@@ -8,7 +8,7 @@ ARGS =
 .PHONY: help need build test check demo generate golden conform matrix drivers clean
 
 help:
-	@echo "make demo       run a real text through a real MoE layer (ARGS=... for vkmoe-demo's flags)"
+	@echo "make demo       watch a mixture of experts learn to write, in four minutes at most (ARGS=... for vkmoe-demo's flags)"
 	@echo "make test       test everything on the default device, then on other Vulkan drivers"
 	@echo "make check      gofmt, vet, validate the SPIR-V and compare it with its sources"
 	@echo "make build      build the commands into out/"
@@ -27,7 +27,7 @@ need:
 
 build: need
 	@mkdir -p out
-	go build -o out/ ./cmd/...
+	go build -tags "$$(scripts/tags.sh)" -o out/ ./cmd/...
 
 test: need
 	@scripts/test.sh $(DRIVERS)
@@ -36,7 +36,7 @@ check: need
 	@scripts/check.sh
 
 demo: build
-	@out/vkmoe-demo --out out $(ARGS)
+	@out/vkmoe-demo --out out --limit 4m $(ARGS)
 
 generate:
 	@scripts/glslang.sh

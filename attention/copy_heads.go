@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -14,11 +15,11 @@ func copyHeads(rec *vk.Recorder, tokens, heads, width int, x, y Heads) error {
 	if err != nil || tokens == 0 {
 		return rec.Fail(err)
 	}
-	shape := chooseTeam(ceilDiv(width, 4), 64)
+	shape := chooseTeam(check.CeilDiv(width, 4), 64)
 	push := shaders.CopyHeadsPush{X: x.address(), Y: y.address(), Rows: uint32(tokens * heads), Heads: uint32(heads), Width: uint32(width)}
 	push.XToken, push.XHead = x.strides()
 	push.YToken, push.YHead = y.strides()
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: copyHeadsKernels[x.Tensor.DType()],
 		Spec: shaders.CopyHeadsSpec{Columns: uint32(shape.lanes), Rows: uint32(shape.rows),
 			Quads: x.quads(width) && y.quads(width)}.Values(),
@@ -26,17 +27,17 @@ func copyHeads(rec *vk.Recorder, tokens, heads, width int, x, y Heads) error {
 		Reads:  []*vk.Tensor{x.Tensor},
 		Writes: []*vk.Tensor{y.Tensor},
 		FLOPs:  float64(tokens) * float64(heads) * float64(width),
-	}, uint64(ceilDiv(tokens*heads, shape.rows))*uint64(ceilDiv(width, 4*shape.lanes)))
+	}, uint64(check.CeilDiv(tokens*heads, shape.rows))*uint64(check.CeilDiv(width, 4*shape.lanes)))
 }
 
 // checkMove checks what goes from the heads of x to those of y.
 func checkMove(dev *vk.Device, op string, tokens int, heads [2]int, width int, x, y Heads) error {
-	err := firstError(
+	err := check.First(
 		checkHeads(dev, op, "x", x, tokens, heads[0], width, false),
 		checkHeads(dev, op, "y", y, tokens, heads[1], width, true),
 	)
 	if err == nil {
-		err = firstError(sameDType(op, "y", x, y), checkHeadsApart(op, "y", operand{"y", y, [3]int{tokens, heads[1], width}},
+		err = check.First(sameDType(op, "y", x, y), checkHeadsApart(op, "y", operand{"y", y, [3]int{tokens, heads[1], width}},
 			operand{"x", x, [3]int{tokens, heads[0], width}}))
 	}
 	return err

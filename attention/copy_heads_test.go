@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -25,17 +26,17 @@ var moveCases = []struct {
 
 func TestCopyHeads(t *testing.T) {
 	for _, c := range moveCases {
-		for _, dtype := range storages {
+		for _, dtype := range gputest.Storages {
 			t.Run(fmt.Sprintf("%+v %v", c, dtype), func(t *testing.T) {
 				r := rand.New(rand.NewSource(1))
-				x := rounded(dtype, normal(r, c.tokens*c.heads*c.width))
+				x := vk.Round(dtype, gputest.Normal(r, c.tokens*c.heads*c.width))
 				k := newKit(t)
 				from, to := c.from.spread(x, c.tokens, c.heads, c.width, 2), c.to.spread(x, c.tokens, c.heads, c.width, 2)
-				in, out := k.floats("x", dtype, from, len(from)), k.partialOutput("y", dtype, len(to))
-				require.NoError(t, copyHeads(k.rec, c.tokens, c.heads, c.width, c.from.heads(in, c.heads, c.width),
+				in, out := k.Floats("x", dtype, from, len(from)), k.PartialOutput("y", dtype, len(to))
+				require.NoError(t, copyHeads(k.Rec, c.tokens, c.heads, c.width, c.from.heads(in, c.heads, c.width),
 					c.to.heads(out, c.heads, c.width)))
-				k.run()
-				got := c.to.unpoisoned(values(t, out), c.tokens, c.heads, c.width, 2)
+				k.Run()
+				got := c.to.unpoisoned(gputest.Download[float32](t, out), c.tokens, c.heads, c.width, 2)
 				require.Equal(t, x, c.to.dense(t, got, c.tokens, c.heads, c.width, 2))
 			})
 		}
@@ -44,10 +45,10 @@ func TestCopyHeads(t *testing.T) {
 
 func TestSumHeads(t *testing.T) {
 	for _, c := range moveCases {
-		for _, dtype := range storages {
+		for _, dtype := range gputest.Storages {
 			t.Run(fmt.Sprintf("%+v %v", c, dtype), func(t *testing.T) {
 				r := rand.New(rand.NewSource(2))
-				x := rounded(dtype, normal(r, c.tokens*c.heads*c.width))
+				x := vk.Round(dtype, gputest.Normal(r, c.tokens*c.heads*c.width))
 				want := ref.Result{Y: make([]float64, c.tokens*c.width), Abs: make([]float64, c.tokens*c.width)}
 				for i, v := range x {
 					at := i/(c.heads*c.width)*c.width + i%c.width
@@ -57,13 +58,13 @@ func TestSumHeads(t *testing.T) {
 				k := newKit(t)
 				from := c.from.spread(x, c.tokens, c.heads, c.width, 2)
 				to := c.to.spread(make([]float32, c.tokens*c.width), c.tokens, 1, c.width, 2)
-				in, out := k.floats("x", dtype, from, len(from)), k.partialOutput("y", dtype, len(to))
-				require.NoError(t, sumHeads(k.rec, c.tokens, c.heads, c.width, c.from.heads(in, c.heads, c.width),
+				in, out := k.Floats("x", dtype, from, len(from)), k.PartialOutput("y", dtype, len(to))
+				require.NoError(t, sumHeads(k.Rec, c.tokens, c.heads, c.width, c.from.heads(in, c.heads, c.width),
 					c.to.heads(out, 1, c.width)))
-				k.run()
-				got := c.to.unpoisoned(values(t, out), c.tokens, 1, c.width, 2)
-				bound := want.Bound(storageTypes[dtype], c.heads)
-				requireClose(t, c.to.dense(t, got, c.tokens, 1, c.width, 2), want.Y, bound, "sum")
+				k.Run()
+				got := c.to.unpoisoned(gputest.Download[float32](t, out), c.tokens, 1, c.width, 2)
+				bound := want.Bound(gputest.Oracle(dtype), c.heads)
+				gputest.RequireClose(t, c.to.dense(t, got, c.tokens, 1, c.width, 2), want.Y, bound, "sum")
 			})
 		}
 	}
@@ -71,7 +72,7 @@ func TestSumHeads(t *testing.T) {
 
 func TestMovingHeadsRefuses(t *testing.T) {
 	k := newKit(t)
-	x, half := k.f32("x", make([]float32, 24), 24), k.floats("half", vk.F16, make([]float32, 24), 24)
+	x, half := k.F32("x", make([]float32, 24), 24), k.Floats("half", vk.F16, make([]float32, 24), 24)
 	heads := func(t *vk.Tensor, offset, row, head int) Heads { return Heads{t, offset, row, head} }
 	var shape *vk.ShapeError
 	for name, c := range map[string][2]Heads{

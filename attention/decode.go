@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -34,14 +35,14 @@ func (c FlashConfig) cacheConfig(sequences, capacity int) KVCacheConfig {
 func (l *SelfAttention) Decode(rec *vk.Recorder, cache *KVCache, x, y *vk.Tensor, seq Sequences) error {
 	const op = "SelfAttention.Decode"
 	c := l.Config
-	tokens, err := l.checkForward(rec.Device(), op, x, y, seq, SelfAttentionOptions{})
+	tokens, err := checkForward(rec.Device(), op, l, x, y, seq)
 	if err == nil {
 		err = checkCache(rec.Device(), op, cache, c.flash(), y)
 	}
 	if err != nil {
 		return rec.Fail(err)
 	}
-	if err := continuePositions(rec, l.RoPE, tokens, &seq, cache); err != nil {
+	if err := makePositions(rec, l.RoPE, tokens, &seq, cache); err != nil {
 		return err
 	}
 	seq.check(rec, tokens)
@@ -65,14 +66,14 @@ func (l *SelfAttention) Decode(rec *vk.Recorder, cache *KVCache, x, y *vk.Tensor
 func (l *MLA) Decode(rec *vk.Recorder, cache *KVCache, x, y *vk.Tensor, seq Sequences) error {
 	const op = "MLA.Decode"
 	c := l.Config
-	tokens, err := l.checkForward(rec.Device(), op, x, y, seq, MLAOptions{})
+	tokens, err := checkForward(rec.Device(), op, l, x, y, seq)
 	if err == nil {
 		err = checkCache(rec.Device(), op, cache, c.flash(l.RoPE), y)
 	}
 	if err != nil {
 		return rec.Fail(err)
 	}
-	if err := continuePositions(rec, l.RoPE, tokens, &seq, cache); err != nil {
+	if err := makePositions(rec, l.RoPE, tokens, &seq, cache); err != nil {
 		return err
 	}
 	seq.check(rec, tokens)
@@ -91,15 +92,6 @@ func (l *MLA) Decode(rec *vk.Recorder, cache *KVCache, x, y *vk.Tensor, seq Sequ
 	return l.Output.Dense(rec, heads, y)
 }
 
-// continuePositions fills in the positions where a RoPE needs them and the caller gave none. It comes before the cache is
-// appended to.
-func continuePositions(rec *vk.Recorder, rope *RoPE, tokens int, seq *Sequences, cache *KVCache) (err error) {
-	if rope != nil && seq.Positions == nil {
-		seq.Positions, err = rope.MakePositions(rec, tokens, seq.Offsets, cache.Lengths)
-	}
-	return err
-}
-
 // decodeHeads appends keys and values to the cache and records attention over it; whole is the memory of out.
 func decodeHeads(rec *vk.Recorder, cfg FlashConfig, in FlashInput, cache *KVCache, k, v, out Heads, seq Sequences, whole *vk.Tensor) error {
 	if err := cache.Append(rec, k, v, seq.Offsets); err != nil {
@@ -115,7 +107,7 @@ func decodeHeads(rec *vk.Recorder, cfg FlashConfig, in FlashInput, cache *KVCach
 // have. One without a Window serves an attention with one, but not the reverse. y must not be part of it.
 func checkCache(dev *vk.Device, op string, cache *KVCache, cfg FlashConfig, y *vk.Tensor) error {
 	if !cfg.Causal {
-		return configError(op, "Causal", "true with a cache", "false")
+		return check.Config(op, "Causal", "true with a cache", "false")
 	}
 	if err := cache.check(dev, op); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -87,7 +88,7 @@ func (d *layerDecoder) step(counts []int, x []float32) ([]float32, error) {
 	require.NoError(d.t, vk.Upload(context.Background(), d.offsets, offsetsOf(counts)))
 	upload(d.t, r.x, x)
 	err := r.rec.Run(context.Background())
-	return values(d.t, r.y), err
+	return gputest.Download[float32](d.t, r.y), err
 }
 
 // check decodes rows x of whole sequences and compares each with want, the oracle's of the whole.

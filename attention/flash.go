@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -30,26 +31,26 @@ type FlashConfig struct {
 // Validate reports the first field that makes no sense as a *ConfigError.
 func (c FlashConfig) Validate() error {
 	const name = "FlashConfig"
-	err := firstError(
-		inRange(name, "Heads", c.Heads, 1, maxHeads),
-		inRange(name, "KVHeads", c.KVHeads, 1, maxHeads),
-		inRange(name, "Width", c.Width, 1, MaxHeadWidth),
-		inRange(name, "ValueWidth", c.ValueWidth, 1, MaxHeadWidth),
-		inRange(name, "Window", c.Window, 0, math.MaxInt32/2),
+	err := check.First(
+		check.InRange(name, "Heads", c.Heads, 1, maxHeads),
+		check.InRange(name, "KVHeads", c.KVHeads, 1, maxHeads),
+		check.InRange(name, "Width", c.Width, 1, MaxHeadWidth),
+		check.InRange(name, "ValueWidth", c.ValueWidth, 1, MaxHeadWidth),
+		check.InRange(name, "Window", c.Window, 0, math.MaxInt32/2),
 	)
 	switch {
 	case err != nil:
 		return err
 	case c.Heads%c.KVHeads != 0:
-		return &ConfigError{name, "Heads", fmt.Sprintf("a multiple of KVHeads, %d", c.KVHeads), fmt.Sprint(c.Heads)}
+		return check.Config(name, "Heads", fmt.Sprintf("a multiple of KVHeads, %d", c.KVHeads), fmt.Sprint(c.Heads))
 	case !(c.SoftCap >= 0) || math.IsInf(float64(c.SoftCap), 0):
-		return &ConfigError{name, "SoftCap", "0 or above, finite", fmt.Sprint(c.SoftCap)}
+		return check.Config(name, "SoftCap", "0 or above, finite", fmt.Sprint(c.SoftCap))
 	case math.IsNaN(float64(c.Scale)) || math.IsInf(float64(c.Scale), 0):
-		return &ConfigError{name, "Scale", "finite", fmt.Sprint(c.Scale)}
-	case !isStorage(c.DType):
-		return &ConfigError{name, "DType", "f32, f16 or bf16", c.DType.String()}
+		return check.Config(name, "Scale", "finite", fmt.Sprint(c.Scale))
+	case !check.IsStorage(c.DType):
+		return check.Config(name, "DType", "f32, f16 or bf16", c.DType.String())
 	case c.Path > moe.PathCoopMat:
-		return &ConfigError{name, "Path", "auto, portable or coopmat", c.Path.String()}
+		return check.Config(name, "Path", "auto, portable or coopmat", c.Path.String())
 	}
 	return nil
 }
@@ -110,15 +111,15 @@ func (in FlashInput) check(dev *vk.Device, op string, cfg FlashConfig) (tokens, 
 	if b < 0 || in.QueryOffsets == nil || in.QueryOffsets.Rank() != 1 {
 		return 0, 0, &vk.ShapeError{Op: op, Arg: "QueryOffsets", Want: "i32[B+1]", Got: shapeOf(in.QueryOffsets)}
 	}
-	err = firstError(
-		checkTensor(dev, op, "QueryOffsets", in.QueryOffsets, vk.I32, b+1),
+	err = check.First(
+		check.Tensor(dev, op, "QueryOffsets", in.QueryOffsets, vk.I32, b+1),
 		in.Q.check(dev, op, "Q", cfg.DType),
 		in.K.check(dev, op, "K", cfg.DType),
 		in.V.check(dev, op, "V", cfg.DType),
 		in.checkKeys(dev, op, b),
 	)
 	if err == nil && in.Sinks != nil {
-		err = checkTensor(dev, op, "Sinks", in.Sinks, vk.F32, cfg.Heads)
+		err = check.Tensor(dev, op, "Sinks", in.Sinks, vk.F32, cfg.Heads)
 	}
 	if err != nil {
 		return 0, 0, err
@@ -139,10 +140,10 @@ func (in FlashInput) check(dev *vk.Device, op string, cfg FlashConfig) (tokens, 
 
 // checkKeys checks what says which keys belong to a sequence.
 func (in FlashInput) checkKeys(dev *vk.Device, op string, b int) error {
-	err := firstError(
-		inRange("FlashInput", "KeyCapacity", in.KeyCapacity, 0, math.MaxInt32),
-		inRange("FlashInput", "MaxQueries", in.MaxQueries, 0, math.MaxInt32),
-		inRange("FlashInput", "MaxKeys", in.MaxKeys, 0, math.MaxInt32),
+	err := check.First(
+		check.InRange("FlashInput", "KeyCapacity", in.KeyCapacity, 0, math.MaxInt32),
+		check.InRange("FlashInput", "MaxQueries", in.MaxQueries, 0, math.MaxInt32),
+		check.InRange("FlashInput", "MaxKeys", in.MaxKeys, 0, math.MaxInt32),
 	)
 	switch {
 	case err != nil:
@@ -150,11 +151,11 @@ func (in FlashInput) checkKeys(dev *vk.Device, op string, b int) error {
 	case in.KeyCapacity > 0 && in.KeyOffsets != nil:
 		return &vk.ShapeError{Op: op, Arg: "KeyOffsets", Want: "nil beside KeyCapacity", Got: in.KeyOffsets.String()}
 	case in.KeyCapacity > 0:
-		return checkTensor(dev, op, "KeyLengths", in.KeyLengths, vk.I32, b)
+		return check.Tensor(dev, op, "KeyLengths", in.KeyLengths, vk.I32, b)
 	case in.KeyLengths != nil:
 		return &vk.ShapeError{Op: op, Arg: "KeyLengths", Want: "nil without KeyCapacity", Got: in.KeyLengths.String()}
 	case in.KeyOffsets != nil:
-		return checkTensor(dev, op, "KeyOffsets", in.KeyOffsets, vk.I32, b+1)
+		return check.Tensor(dev, op, "KeyOffsets", in.KeyOffsets, vk.I32, b+1)
 	}
 	return nil
 }

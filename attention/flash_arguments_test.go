@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/internal/spirv"
 	"github.com/vkmoe/vkmoe/shaders"
@@ -44,24 +46,24 @@ func TestFlashRefusesWhatDoesNotFit(t *testing.T) {
 		lse *vk.Tensor
 	}
 	for name, change := range map[string]func(k *kit, a *arguments){
-		"Q of another dtype":       func(k *kit, a *arguments) { a.in.Q.Tensor = k.i32("x", make([]int32, 5*32), 5, 32) },
+		"Q of another dtype":       func(k *kit, a *arguments) { a.in.Q.Tensor = k.I32("x", make([]int32, 5*32), 5, 32) },
 		"no K":                     func(k *kit, a *arguments) { a.in.K.Tensor = nil },
-		"V with fewer rows":        func(k *kit, a *arguments) { a.in.V = DenseHeads(k.f32("x", make([]float32, 4*24), 4, 24), 2, 12) },
+		"V with fewer rows":        func(k *kit, a *arguments) { a.in.V = DenseHeads(k.F32("x", make([]float32, 4*24), 4, 24), 2, 12) },
 		"a stride of rows of 0":    func(k *kit, a *arguments) { a.in.K.RowStride = 0 },
 		"a negative offset":        func(k *kit, a *arguments) { a.in.K.Offset = -1 },
 		"no offsets":               func(k *kit, a *arguments) { a.in.QueryOffsets = nil },
-		"offsets of another shape": func(k *kit, a *arguments) { a.in.QueryOffsets = k.i32("x", make([]int32, 4), 2, 2) },
-		"key offsets too short":    func(k *kit, a *arguments) { a.in.KeyOffsets = k.i32("x", make([]int32, 2), 2) },
-		"sinks too many":           func(k *kit, a *arguments) { a.in.Sinks = k.f32("x", make([]float32, 5), 5) },
-		"lengths without capacity": func(k *kit, a *arguments) { a.in.KeyLengths = k.i32("x", make([]int32, 2), 2) },
+		"offsets of another shape": func(k *kit, a *arguments) { a.in.QueryOffsets = k.I32("x", make([]int32, 4), 2, 2) },
+		"key offsets too short":    func(k *kit, a *arguments) { a.in.KeyOffsets = k.I32("x", make([]int32, 2), 2) },
+		"sinks too many":           func(k *kit, a *arguments) { a.in.Sinks = k.F32("x", make([]float32, 5), 5) },
+		"lengths without capacity": func(k *kit, a *arguments) { a.in.KeyLengths = k.I32("x", make([]int32, 2), 2) },
 		"capacity without lengths": func(k *kit, a *arguments) { a.in.KeyCapacity = 2 },
 		"capacity beyond K": func(k *kit, a *arguments) {
-			a.in.KeyCapacity, a.in.KeyLengths = 3, k.i32("x", make([]int32, 2), 2)
+			a.in.KeyCapacity, a.in.KeyLengths = 3, k.I32("x", make([]int32, 2), 2)
 		},
-		"out with fewer rows":   func(k *kit, a *arguments) { a.out.Tensor = k.f32("x", make([]float32, 4*48), 4, 48) },
+		"out with fewer rows":   func(k *kit, a *arguments) { a.out.Tensor = k.F32("x", make([]float32, 4*48), 4, 48) },
 		"out that overlaps":     func(k *kit, a *arguments) { a.out.HeadStride = 11 },
 		"out in V":              func(k *kit, a *arguments) { a.out.Tensor = a.in.V.Tensor; a.out.RowStride = 24; a.out.HeadStride = 1 },
-		"lse of another shape":  func(k *kit, a *arguments) { a.lse = k.f32("x", make([]float32, 20), 20) },
+		"lse of another shape":  func(k *kit, a *arguments) { a.lse = k.F32("x", make([]float32, 20), 20) },
 		"lse in out":            func(k *kit, a *arguments) { a.lse = must(a.out.Tensor.View(0, 5, 4)) },
 		"a negative MaxKeys":    func(k *kit, a *arguments) { a.in.MaxKeys = -1 },
 		"a negative MaxQueries": func(k *kit, a *arguments) { a.in.MaxQueries = -1 },
@@ -70,7 +72,7 @@ func TestFlashRefusesWhatDoesNotFit(t *testing.T) {
 		run := flashCase{cfg: cfg, queries: []int{2, 3}}.record(k)
 		a := arguments{run.in, DenseHeads(run.out, 4, 12), run.lse}
 		change(k, &a)
-		err := Flash(k.rec, cfg, a.in, a.out, a.lse)
+		err := Flash(k.Rec, cfg, a.in, a.out, a.lse)
 		var shape *vk.ShapeError
 		var config *ConfigError
 		switch {
@@ -81,8 +83,8 @@ func TestFlashRefusesWhatDoesNotFit(t *testing.T) {
 		default:
 			require.ErrorAs(t, err, &shape, name)
 		}
-		require.Equal(t, err, k.rec.Err(), "%s: a recording with a hole in it cannot run", name)
-		k.close()
+		require.Equal(t, err, k.Rec.Err(), "%s: a recording with a hole in it cannot run", name)
+		k.Close()
 	}
 }
 
@@ -110,13 +112,13 @@ func TestFlashHoldsOffsetsWithinRows(t *testing.T) {
 	for _, offsets := range [][]int32{{0, 1 << 30, 1 << 30}, {-5, 2, 9}, {4, 1, 3}, {math.MinInt32, -1, math.MaxInt32}} {
 		for _, splits := range []int{1, 2} {
 			k := newKit(t)
-			x := k.f32("x", make([]float32, 6*8), 6, 1, 8)
-			out := k.partialOutput("out", vk.F32, 6, 1, 8)
-			o := k.i32("offsets", offsets, 3)
+			x := k.F32("x", make([]float32, 6*8), 6, 1, 8)
+			out := k.PartialOutput("out", vk.F32, 6, 1, 8)
+			o := k.I32("offsets", offsets, 3)
 			in := FlashInput{Q: DenseHeads(x, 1, 8), K: DenseHeads(x, 1, 8), V: DenseHeads(x, 1, 8), QueryOffsets: o, KeyOffsets: o}
-			require.NoError(t, flash(k.rec, mha(1, 8), in, DenseHeads(out, 1, 8), nil, flashPlan{splits: splits}))
-			k.run()
-			k.close()
+			require.NoError(t, flash(k.Rec, mha(1, 8), in, DenseHeads(out, 1, 8), nil, flashPlan{splits: splits}))
+			k.Run()
+			k.Close()
 		}
 	}
 }
@@ -131,15 +133,15 @@ func TestFlashOfEqualScoresIsExact(t *testing.T) {
 		values[i] = float32(i*i%17 - 8)
 		want[i%w] += values[i] / n
 	}
-	q := k.f32("q", make([]float32, n*w), n, 1, w)
-	v := k.f32("v", values, n, 1, w)
-	out, lse := k.output("out", vk.F32, n, 1, w), k.output("lse", vk.F32, n, 1)
+	q := k.F32("q", make([]float32, n*w), n, 1, w)
+	v := k.F32("v", values, n, 1, w)
+	out, lse := k.Output("out", vk.F32, n, 1, w), k.Output("lse", vk.F32, n, 1)
 	cfg := mha(1, w)
 	cfg.Causal = false
-	require.NoError(t, Flash(k.rec, cfg, FlashInput{Q: DenseHeads(q, 1, w), K: DenseHeads(q, 1, w), V: DenseHeads(v, 1, w),
-		QueryOffsets: k.i32("offsets", []int32{0, n}, 2)}, DenseHeads(out, 1, w), lse))
-	k.run()
-	got := download[float32](t, out)
+	require.NoError(t, Flash(k.Rec, cfg, FlashInput{Q: DenseHeads(q, 1, w), K: DenseHeads(q, 1, w), V: DenseHeads(v, 1, w),
+		QueryOffsets: k.I32("offsets", []int32{0, n}, 2)}, DenseHeads(out, 1, w), lse))
+	k.Run()
+	got := gputest.Download[float32](t, out)
 	for row := range n {
 		require.Equal(t, want, got[row*w:(row+1)*w])
 	}
@@ -171,12 +173,12 @@ func TestFlashMemoryIsNotQuadratic(t *testing.T) {
 		}
 		require.Equal(t, want, dev.Memory().PeakBytes-before)
 		require.NoError(t, rec.Close())
-		k.close()
+		k.Close()
 	}
 }
 
 // blockBytes rounds up to what an allocation takes.
-func blockBytes(n int) uint64 { return uint64(ceilDiv(n, 256) * 256) }
+func blockBytes(n int) uint64 { return uint64(check.CeilDiv(n, 256) * 256) }
 
 // TestFlashEndsNoLoopEarly would show a driver that ends loops early (see maxLoop): as many heads as keep a software device
 // busy each see more keys than one work-group can go through, all with the score 0 and the value 1.
@@ -186,18 +188,18 @@ func TestFlashEndsNoLoopEarly(t *testing.T) {
 	tile := flashRules[0].tile.fit(cfg, true)
 	require.Greater(t, tile.loops(cfg, keys), maxLoop)
 	k := newKit(t)
-	q, rows := k.f32("q", make([]float32, heads*w), 1, heads, w), k.f32("k", make([]float32, keys*w), keys, w)
-	v := k.f32("v", slices.Repeat([]float32{1}, keys*w), keys, w)
-	out, lse := k.output("out", vk.F32, 1, heads, w), k.output("lse", vk.F32, 1, heads)
+	q, rows := k.F32("q", make([]float32, heads*w), 1, heads, w), k.F32("k", make([]float32, keys*w), keys, w)
+	v := k.F32("v", slices.Repeat([]float32{1}, keys*w), keys, w)
+	out, lse := k.Output("out", vk.F32, 1, heads, w), k.Output("lse", vk.F32, 1, heads)
 	all := func(x *vk.Tensor) Heads { return Heads{Tensor: x, RowStride: w} } // all heads are the same
-	require.NoError(t, flash(k.rec, cfg, FlashInput{Q: DenseHeads(q, heads, w), K: all(rows), V: all(v),
-		QueryOffsets: k.i32("queries", []int32{0, 1}, 2), KeyOffsets: k.i32("keys", []int32{0, keys}, 2)},
+	require.NoError(t, flash(k.Rec, cfg, FlashInput{Q: DenseHeads(q, heads, w), K: all(rows), V: all(v),
+		QueryOffsets: k.I32("queries", []int32{0, 1}, 2), KeyOffsets: k.I32("keys", []int32{0, keys}, 2)},
 		DenseHeads(out, heads, w), lse, flashPlan{tile: tile}))
-	k.run()
-	for _, x := range download[float32](t, out) {
+	k.Run()
+	for _, x := range gputest.Download[float32](t, out) {
 		require.InDelta(t, 1, x, ref.Gamma(keys))
 	}
-	for _, x := range download[float32](t, lse) {
+	for _, x := range gputest.Download[float32](t, lse) {
 		require.InDelta(t, math.Log(keys), x, ref.Gamma(keys))
 	}
 }
@@ -249,7 +251,7 @@ func TestFlashFitsEveryDevice(t *testing.T) {
 func TestFlashOfClosedTensors(t *testing.T) {
 	k := newKit(t)
 	run := flashCase{cfg: mha(1, 4), queries: []int{3}}.record(k)
-	require.NoError(t, k.rec.Run(context.Background()))
+	require.NoError(t, k.Rec.Run(context.Background()))
 	x, err := dev.NewTensor(vk.F32, 3, 1, 4)
 	require.NoError(t, err)
 	require.NoError(t, x.Close())

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -118,12 +119,12 @@ func (b *flashBackward) outputs() []operand {
 // check checks the operands beside FlashInput.
 func (b *flashBackward) check(op string) error {
 	dev := b.rec.Device()
-	if err := checkTensor(dev, op, "lse", b.lse, vk.F32, b.tokens, b.cfg.Heads); err != nil {
+	if err := check.Tensor(dev, op, "lse", b.lse, vk.F32, b.tokens, b.cfg.Heads); err != nil {
 		return err
 	}
 	inputs, outputs := b.inputs(), b.outputs()
 	for _, o := range slices.Concat(inputs[:5], outputs) {
-		err := firstError(o.heads.check(dev, op, o.name, b.cfg.DType), checkRowStride(op, o))
+		err := check.First(o.heads.check(dev, op, o.name, b.cfg.DType), checkRowStride(op, o))
 		if err == nil {
 			err = o.heads.checkRows(op, o.name, o.shape[0], o.shape[1], o.shape[2])
 		}
@@ -135,7 +136,7 @@ func (b *flashBackward) check(op string) error {
 		if b.in.Sinks == nil {
 			return &vk.ShapeError{Op: op, Arg: "grads.Sinks", Want: "nil without sinks", Got: b.grads.Sinks.String()}
 		}
-		if err := checkTensor(dev, op, "grads.Sinks", b.grads.Sinks, vk.F32, b.cfg.Heads); err != nil {
+		if err := check.Tensor(dev, op, "grads.Sinks", b.grads.Sinks, vk.F32, b.cfg.Heads); err != nil {
 			return err
 		}
 		outputs = append(outputs, wholeOperand("grads.Sinks", b.grads.Sinks))
@@ -143,7 +144,7 @@ func (b *flashBackward) check(op string) error {
 	for i, out := range outputs {
 		err := out.heads.checkDistinct(op, out.name, out.shape[0], out.shape[1], out.shape[2])
 		for _, other := range slices.Concat(inputs, outputs[:i]) {
-			err = firstError(err, checkHeadsApart(op, out.name, out, other))
+			err = check.First(err, checkHeadsApart(op, out.name, out, other))
 		}
 		if err != nil {
 			return err
@@ -173,8 +174,8 @@ var flashDeltaKernels = byStorage{shaders.FlashAttentionDeltaF32, shaders.FlashA
 // recordDelta records D = dOut·out.
 func (b *flashBackward) recordDelta() {
 	width := b.cfg.ValueWidth
-	shape := chooseTeam(ceilDiv(width, 4), 16)
-	record(b.rec, vk.Dispatch{
+	shape := chooseTeam(check.CeilDiv(width, 4), 16)
+	check.Record(b.rec, vk.Dispatch{
 		Kernel: flashDeltaKernels[b.cfg.DType],
 		Spec: shaders.FlashAttentionDeltaSpec{Lanes: uint32(shape.lanes), Rows: uint32(shape.rows),
 			Quads: b.out.quads(width) && b.dOut.quads(width)}.Values(),
@@ -185,7 +186,7 @@ func (b *flashBackward) recordDelta() {
 		Reads:  []*vk.Tensor{b.out.Tensor, b.dOut.Tensor},
 		Writes: []*vk.Tensor{b.delta},
 		FLOPs:  2 * float64(b.tokens) * float64(b.cfg.Heads) * float64(width),
-	}, uint64(ceilDiv(b.tokens*b.cfg.Heads, shape.rows)))
+	}, uint64(check.CeilDiv(b.tokens*b.cfg.Heads, shape.rows)))
 }
 
 const (
@@ -199,7 +200,7 @@ func (b *flashBackward) recordSinks() {
 	if b.grads.Sinks == nil {
 		return
 	}
-	blocks := ceilDiv(b.tokens, sinkBlock)
+	blocks := check.CeilDiv(b.tokens, sinkBlock)
 	if b.in.sequences() == 0 {
 		blocks = 0
 	}
@@ -210,9 +211,9 @@ func (b *flashBackward) recordSinks() {
 	push := shaders.FlashAttentionSinksBackwardPush{Sinks: b.in.Sinks.Address(), Lse: b.lse.Address(),
 		QueryOffsets: b.in.QueryOffsets.Address(), Heads: uint32(b.cfg.Heads), Sequences: uint32(b.in.sequences())}
 	spec := shaders.FlashAttentionSinksBackwardSpec{Columns: sinkColumns, Rows: sinkRows, Block: sinkBlock}
-	across := uint64(ceilDiv(b.cfg.Heads, sinkColumns))
+	across := uint64(check.CeilDiv(b.cfg.Heads, sinkColumns))
 	push.Terms, push.Sums, push.Rows = b.delta.Address(), partial.Address(), uint32(b.tokens)
-	record(b.rec, vk.Dispatch{
+	check.Record(b.rec, vk.Dispatch{
 		Kernel: shaders.FlashAttentionSinksBackward, Spec: spec.Values(), Push: push.Bytes(),
 		Reads:  []*vk.Tensor{b.in.Sinks, b.lse, b.delta, b.in.QueryOffsets},
 		Writes: []*vk.Tensor{partial},
@@ -220,7 +221,7 @@ func (b *flashBackward) recordSinks() {
 	push.Terms, push.Sums, push.Rows = partial.Address(), b.grads.Sinks.Address(), uint32(blocks)
 	push.Flags = bit(1, b.grads.AccumulateSinks)
 	spec.Final = true
-	record(b.rec, vk.Dispatch{
+	check.Record(b.rec, vk.Dispatch{
 		Kernel: shaders.FlashAttentionSinksBackward, Spec: spec.Values(), Push: push.Bytes(),
 		Reads:  []*vk.Tensor{partial, b.grads.Sinks},
 		Writes: []*vk.Tensor{b.grads.Sinks},

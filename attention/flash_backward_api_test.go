@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -41,12 +42,12 @@ func packedBackward(k *kit, p *flashProblem) (in FlashInput, grads FlashGrads, c
 			data = append(data, x[t*columns[i]:(t+1)*columns[i]]...)
 		}
 	}
-	x, dx := k.floats("qkv", c.DType, data, tokens, row), k.output("dqkv", c.DType, tokens, row)
+	x, dx := k.Floats("qkv", c.DType, data, tokens, row), k.Output("dqkv", c.DType, tokens, row)
 	heads := func(t *vk.Tensor) [3]Heads {
 		return [3]Heads{{t, 0, row, c.Width}, {t, columns[0], row, c.Width}, {t, columns[0] + columns[1], row, c.ValueWidth}}
 	}
 	a, b := heads(x), heads(dx)
-	in = FlashInput{Q: a[0], K: a[1], V: a[2], QueryOffsets: k.i32("offsets", p.queries, len(p.queries))}
+	in = FlashInput{Q: a[0], K: a[1], V: a[2], QueryOffsets: k.I32("offsets", p.queries, len(p.queries))}
 	return in, FlashGrads{Q: b[0], K: b[1], V: b[2]}, columns
 }
 
@@ -60,20 +61,20 @@ func TestFlashBackwardOfPackedHeads(t *testing.T) {
 		in, grads, columns := packedBackward(k, p)
 		out := k.headsOf("out", dtype, dense, p.out, nil, 49, 4, 10)
 		dOut := k.headsOf("dOut", dtype, dense, p.dOut, nil, 49, 4, 10)
-		require.NoError(t, FlashBackward(k.rec, cfg, in, out, k.f32("lse", p.lse, 49, 4), dOut, grads))
-		k.run()
+		require.NoError(t, FlashBackward(k.Rec, cfg, in, out, k.F32("lse", p.lse, 49, 4), dOut, grads))
+		k.Run()
 		got := [3][]float32{}
-		bits := words(t, grads.Q.Tensor)
+		bits := gputest.Words(t, grads.Q.Tensor)
 		for at := 0; at < len(bits); {
 			for i, n := range columns {
 				for range n {
-					got[i] = append(got[i], floatOf(dtype, bits[at]))
+					got[i] = append(got[i], vk.FromBits(dtype, bits[at]))
 					at++
 				}
 			}
 		}
 		p.requireGrads(t, flashGradients{dq: got[0], dk: got[1], dv: got[2]}, backwardOption{}, 1, "packed")
-		k.close()
+		k.Close()
 	}
 }
 
@@ -85,30 +86,25 @@ func TestFlashBackwardOfSomeGradients(t *testing.T) {
 	k := newKit(t)
 	in := FlashInput{Q: k.headsOf("q", vk.F32, dense, p.q, nil, 49, 4, 6), K: k.headsOf("k", vk.F32, dense, p.k, nil, 49, 2, 6),
 		V:            k.headsOf("v", vk.F32, dense, p.v, nil, 49, 2, 10),
-		QueryOffsets: k.i32("offsets", p.queries, len(p.queries)), Sinks: k.f32("sinks", p.sinks, 4)}
-	out, lse := k.headsOf("out", vk.F32, dense, p.out, nil, 49, 4, 10), k.f32("lse", p.lse, 49, 4)
+		QueryOffsets: k.I32("offsets", p.queries, len(p.queries)), Sinks: k.F32("sinks", p.sinks, 4)}
+	out, lse := k.headsOf("out", vk.F32, dense, p.out, nil, 49, 4, 10), k.F32("lse", p.lse, 49, 4)
 	dOut := k.headsOf("dOut", vk.F32, dense, p.dOut, nil, 49, 4, 10)
 	for _, grads := range []FlashGrads{
-		{Q: DenseHeads(k.output("dq", vk.F32, 49, 4, 6), 4, 6)},
-		{K: DenseHeads(k.output("dk", vk.F32, 49, 2, 6), 2, 6)},
-		{V: DenseHeads(k.output("dv", vk.F32, 49, 2, 10), 2, 10)},
-		{Sinks: k.output("dsinks", vk.F32, 4)},
+		{Q: DenseHeads(k.Output("dq", vk.F32, 49, 4, 6), 4, 6)},
+		{K: DenseHeads(k.Output("dk", vk.F32, 49, 2, 6), 2, 6)},
+		{V: DenseHeads(k.Output("dv", vk.F32, 49, 2, 10), 2, 10)},
+		{Sinks: k.Output("dsinks", vk.F32, 4)},
 		{},
 	} {
-		require.NoError(t, FlashBackward(k.rec, cfg, in, out, lse, dOut, grads))
+		require.NoError(t, FlashBackward(k.Rec, cfg, in, out, lse, dOut, grads))
 	}
-	k.run()
-	for _, b := range k.bands {
-		switch b.name {
-		case "dq":
-			requireClose(t, download[float32](t, b.view), p.want.DQ.Y, dq, b.name)
-		case "dk":
-			requireClose(t, download[float32](t, b.view), p.want.DK.Y, dk, b.name)
-		case "dv":
-			requireClose(t, download[float32](t, b.view), p.want.DV.Y, dv, b.name)
-		case "dsinks":
-			requireClose(t, download[float32](t, b.view), p.want.DSinks.Y, dsinks, b.name)
-		}
+	k.Run()
+	for _, g := range []struct {
+		name  string
+		want  []float64
+		bound []float64
+	}{{"dq", p.want.DQ.Y, dq}, {"dk", p.want.DK.Y, dk}, {"dv", p.want.DV.Y, dv}, {"dsinks", p.want.DSinks.Y, dsinks}} {
+		gputest.RequireClose(t, gputest.Download[float32](t, k.Tensor(g.name)), g.want, g.bound, g.name)
 	}
 }
 
@@ -137,22 +133,22 @@ func TestFlashBackwardKeepsSequencesApart(t *testing.T) {
 	k := newKit(t)
 	in := FlashInput{Q: k.headsOf("q", vk.F32, dense, p.q, nil, 66, 2, 8), K: k.headsOf("k", vk.F32, dense, p.k, nil, 66, 1, 8),
 		V:            k.headsOf("v", vk.F32, dense, p.v, nil, 66, 1, 8),
-		QueryOffsets: k.i32("offsets", []int32{4, 24, 31, 61}, 4)}
-	grads := FlashGrads{Q: DenseHeads(k.partialOutput("dq", vk.F32, 66, 2, 8), 2, 8),
-		K: DenseHeads(k.partialOutput("dk", vk.F32, 66, 1, 8), 1, 8), V: DenseHeads(k.partialOutput("dv", vk.F32, 66, 1, 8), 1, 8)}
-	require.NoError(t, FlashBackward(k.rec, cfg, in, k.headsOf("out", vk.F32, dense, p.out, nil, 66, 2, 8),
-		k.f32("lse", p.lse, 66, 2), k.headsOf("dOut", vk.F32, dense, p.dOut, nil, 66, 2, 8), grads))
-	k.run()
+		QueryOffsets: k.I32("offsets", []int32{4, 24, 31, 61}, 4)}
+	grads := FlashGrads{Q: DenseHeads(k.PartialOutput("dq", vk.F32, 66, 2, 8), 2, 8),
+		K: DenseHeads(k.PartialOutput("dk", vk.F32, 66, 1, 8), 1, 8), V: DenseHeads(k.PartialOutput("dv", vk.F32, 66, 1, 8), 1, 8)}
+	require.NoError(t, FlashBackward(k.Rec, cfg, in, k.headsOf("out", vk.F32, dense, p.out, nil, 66, 2, 8),
+		k.F32("lse", p.lse, 66, 2), k.headsOf("dOut", vk.F32, dense, p.dOut, nil, 66, 2, 8), grads))
+	k.Run()
 	var got flashGradients
 	for _, g := range []struct {
 		heads Heads
 		width int
 		keep  *[]float32
 	}{{grads.Q, 16, &got.dq}, {grads.K, 8, &got.dk}, {grads.V, 8, &got.dv}} {
-		bits := words(t, g.heads.Tensor)
+		bits := gputest.Words(t, g.heads.Tensor)
 		for i, w := range bits {
 			if row := i / g.width; row < 4 || row >= 61 {
-				require.EqualValues(t, poison, w, "row %d belongs to no sequence", row)
+				require.Equal(t, gputest.Poison(vk.F32), w, "row %d belongs to no sequence", row)
 			}
 		}
 		values := make([]float32, len(bits))
@@ -182,13 +178,13 @@ func TestFlashBackwardOfSinksSkipsRowsOfNoSequence(t *testing.T) {
 	k := newKit(t)
 	in := FlashInput{Q: k.headsOf("q", vk.F32, dense, around(p.q, 72), nil, 1137, 18, 4),
 		K: k.headsOf("k", vk.F32, dense, around(p.k, 12), nil, 1137, 3, 4), V: k.headsOf("v", vk.F32, dense, around(p.v, 12), nil, 1137, 3, 4),
-		QueryOffsets: k.i32("offsets", p.queries, len(p.queries)), Sinks: k.f32("sinks", p.sinks, 18)}
-	dsinks := k.output("dsinks", vk.F32, 18)
-	require.NoError(t, FlashBackward(k.rec, cfg, in, k.headsOf("out", vk.F32, dense, around(p.out, 72), nil, 1137, 18, 4),
-		k.f32("lse", around(p.lse, 18), 1137, 18), k.headsOf("dOut", vk.F32, dense, around(p.dOut, 72), nil, 1137, 18, 4),
+		QueryOffsets: k.I32("offsets", p.queries, len(p.queries)), Sinks: k.F32("sinks", p.sinks, 18)}
+	dsinks := k.Output("dsinks", vk.F32, 18)
+	require.NoError(t, FlashBackward(k.Rec, cfg, in, k.headsOf("out", vk.F32, dense, around(p.out, 72), nil, 1137, 18, 4),
+		k.F32("lse", around(p.lse, 18), 1137, 18), k.headsOf("dOut", vk.F32, dense, around(p.dOut, 72), nil, 1137, 18, 4),
 		FlashGrads{Sinks: dsinks}))
-	k.run()
-	requireClose(t, download[float32](t, dsinks), p.want.DSinks.Y, bound, "dsinks")
+	k.Run()
+	gputest.RequireClose(t, gputest.Download[float32](t, dsinks), p.want.DSinks.Y, bound, "dsinks")
 }
 
 // TestFlashBackwardTakesTheMemoryItSays counts the scratch: nothing grows with the square of the tokens.
@@ -196,20 +192,20 @@ func TestFlashBackwardTakesTheMemoryItSays(t *testing.T) {
 	for _, tokens := range []int{256, 4096, 16384} {
 		cfg := gqa(8, 2, 16, 24)
 		k := newKit(t)
-		in := FlashInput{Q: DenseHeads(k.output("q", vk.F32, tokens, 8, 16), 8, 16), K: DenseHeads(k.output("k", vk.F32, tokens, 2, 16), 2, 16),
-			V:            DenseHeads(k.output("v", vk.F32, tokens, 2, 24), 2, 24),
-			QueryOffsets: k.i32("offsets", []int32{0, int32(tokens)}, 2), Sinks: k.output("sinks", vk.F32, 8)}
-		grads := FlashGrads{Q: DenseHeads(k.output("dq", vk.F32, tokens, 8, 16), 8, 16), K: DenseHeads(k.output("dk", vk.F32, tokens, 2, 16), 2, 16),
-			V: DenseHeads(k.output("dv", vk.F32, tokens, 2, 24), 2, 24), Sinks: k.output("dsinks", vk.F32, 8)}
-		out, dOut := k.output("out", vk.F32, tokens, 8, 24), k.output("dOut", vk.F32, tokens, 8, 24)
-		lse := k.output("lse", vk.F32, tokens, 8)
+		in := FlashInput{Q: DenseHeads(k.Output("q", vk.F32, tokens, 8, 16), 8, 16), K: DenseHeads(k.Output("k", vk.F32, tokens, 2, 16), 2, 16),
+			V:            DenseHeads(k.Output("v", vk.F32, tokens, 2, 24), 2, 24),
+			QueryOffsets: k.I32("offsets", []int32{0, int32(tokens)}, 2), Sinks: k.Output("sinks", vk.F32, 8)}
+		grads := FlashGrads{Q: DenseHeads(k.Output("dq", vk.F32, tokens, 8, 16), 8, 16), K: DenseHeads(k.Output("dk", vk.F32, tokens, 2, 16), 2, 16),
+			V: DenseHeads(k.Output("dv", vk.F32, tokens, 2, 24), 2, 24), Sinks: k.Output("dsinks", vk.F32, 8)}
+		out, dOut := k.Output("out", vk.F32, tokens, 8, 24), k.Output("dOut", vk.F32, tokens, 8, 24)
+		lse := k.Output("lse", vk.F32, tokens, 8)
 		before := dev.Memory().LiveBytes
 		dev.ResetPeak()
-		require.NoError(t, FlashBackward(k.rec, cfg, in, DenseHeads(out, 8, 24), lse, DenseHeads(dOut, 8, 24), grads))
+		require.NoError(t, FlashBackward(k.Rec, cfg, in, DenseHeads(out, 8, 24), lse, DenseHeads(dOut, 8, 24), grads))
 		want := uint64(4*tokens*8) + uint64(4*8*(tokens+1023)/1024)
 		require.InDelta(t, want, dev.Memory().LiveBytes-before, 512, "%d tokens", tokens)
 		require.InDelta(t, want, dev.Memory().PeakBytes-before, 512, "%d tokens", tokens)
-		k.close()
+		k.Close()
 	}
 }
 
@@ -225,10 +221,10 @@ func TestFlashBackwardRefusesWhatDoesNotFit(t *testing.T) {
 		grads     FlashGrads
 	}
 	k := newKit(t)
-	f32 := func(shape ...int) *vk.Tensor { return k.output("x", vk.F32, shape...) }
+	f32 := func(shape ...int) *vk.Tensor { return k.Output("x", vk.F32, shape...) }
 	good := func() call {
 		return call{FlashInput{Q: DenseHeads(f32(6, 2, 8), 2, 8), K: DenseHeads(f32(5, 1, 8), 1, 8), V: DenseHeads(f32(5, 1, 4), 1, 4),
-			QueryOffsets: k.i32("queries", []int32{0, 6}, 2), KeyOffsets: k.i32("keys", []int32{0, 5}, 2), Sinks: f32(2)},
+			QueryOffsets: k.I32("queries", []int32{0, 6}, 2), KeyOffsets: k.I32("keys", []int32{0, 5}, 2), Sinks: f32(2)},
 			DenseHeads(f32(6, 2, 4), 2, 4), DenseHeads(f32(6, 2, 4), 2, 4), f32(6, 2),
 			FlashGrads{Q: DenseHeads(f32(6, 2, 8), 2, 8), K: DenseHeads(f32(5, 1, 8), 1, 8), V: DenseHeads(f32(5, 1, 4), 1, 4),
 				Sinks: f32(2)}}
@@ -245,7 +241,7 @@ func TestFlashBackwardRefusesWhatDoesNotFit(t *testing.T) {
 	for arg, spoil := range map[string]func(c *call){
 		"lse":  func(c *call) { c.lse = f32(6, 1) },
 		"out":  func(c *call) { c.out = DenseHeads(f32(5, 2, 4), 2, 4) },
-		"dOut": func(c *call) { c.dOut = DenseHeads(k.output("x", vk.F16, 6, 2, 4), 2, 4) },
+		"dOut": func(c *call) { c.dOut = DenseHeads(k.Output("x", vk.F16, 6, 2, 4), 2, 4) },
 		"Q": func(c *call) { // one row, the next too far away
 			c.in.Q, c.lse = DenseHeads(f32(1, 2, 8), 2, 8), f32(1, 2)
 			c.in.Q.RowStride = maxRowStride + 1
@@ -256,7 +252,7 @@ func TestFlashBackwardRefusesWhatDoesNotFit(t *testing.T) {
 		"grads.V":     func(c *call) { c.grads.V = Heads{c.grads.Q.Tensor, 0, 4, 4} },
 		"grads.Sinks": func(c *call) { c.grads.Sinks = c.in.Sinks },
 		"KeyCapacity": func(c *call) {
-			c.in.KeyCapacity, c.in.KeyOffsets, c.in.KeyLengths = 5, nil, k.i32("lengths", []int32{5}, 1)
+			c.in.KeyCapacity, c.in.KeyOffsets, c.in.KeyLengths = 5, nil, k.I32("lengths", []int32{5}, 1)
 		},
 	} {
 		c := good()

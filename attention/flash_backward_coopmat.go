@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -146,7 +147,7 @@ func (b *flashBackward) recordKeysByMatrices(push shaders.FlashAttentionBackward
 		if t.apart && grads[spec.Wants-1] == nil {
 			continue
 		}
-		record(b.rec, vk.Dispatch{
+		check.Record(b.rec, vk.Dispatch{
 			Kernel: matrixBackwardKVKernels[cfg.DType], Spec: spec.Values(), SubgroupSize: subgroupOf(b.rec.Device()),
 			Push:   shaders.FlashAttentionBackwardKvCoopmatPush(push).Bytes(),
 			Reads:  b.reads(grads...),
@@ -168,7 +169,7 @@ func (b *flashBackward) recordQueriesByMatrices(push shaders.FlashAttentionBackw
 		MK: f.MK, Slots: f.Slots, Shift: f.Shift, Mates: f.Mates, Pairs: f.Pairs, Width: f.Width, ValueWidth: f.ValueWidth, Cap: f.Cap,
 		Scale: cfg.scale(), Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate, Keep: t.keep, Early: t.early, Wants: 3,
 		HeadMajor: l.headMajor, QStride: s.q, KStride: s.k, VStride: s.v, DoutStride: s.dOut, DqStride: s.first}
-	record(b.rec, vk.Dispatch{
+	check.Record(b.rec, vk.Dispatch{
 		Kernel: matrixBackwardQKernels[cfg.DType], Spec: spec.Values(), SubgroupSize: subgroupOf(b.rec.Device()),
 		Push:   shaders.FlashAttentionBackwardQCoopmatPush(push).Bytes(),
 		Reads:  b.reads(b.grads.Q.Tensor),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -39,11 +40,11 @@ func (s spread) heads(rows, heads, width int) (Heads, int) {
 // headsOf makes a banded tensor of rows of heads, with poison in the gaps. data is dense; nil makes an output of poison, or of
 // before where that is not nil.
 func (k *kit) headsOf(name string, dtype vk.DType, s spread, data, before []float32, rows, heads, width int) Heads {
-	k.t.Helper()
+	k.T.Helper()
 	h, elements := s.heads(rows, heads, width)
 	bits := make([]uint32, elements)
 	for i := range bits {
-		bits[i] = poisonOf(dtype)
+		bits[i] = gputest.Poison(dtype)
 	}
 	fill := data
 	if data == nil {
@@ -51,26 +52,26 @@ func (k *kit) headsOf(name string, dtype vk.DType, s spread, data, before []floa
 	}
 	for i, v := range fill {
 		at := h.Offset + i/(heads*width)*h.RowStride + i/width%heads*h.HeadStride + i%width
-		bits[at] = bitsOf(dtype, v)
+		bits[at] = vk.Bits(dtype, v)
 	}
-	b := k.tensor(name, dtype, bits, []int{elements})
+	h.Tensor = k.Bits(name, dtype, bits, elements)
 	if data == nil {
-		b.output, b.partial = true, true
+		k.Overwritten(h.Tensor)
+		k.Partial(name)
 	}
-	h.Tensor = b.view
 	return h
 }
 
 // gather reads the heads of an output back, and asks that its gaps still hold poison.
 func gather(t testing.TB, h Heads, rows, heads, width int) []float32 {
 	t.Helper()
-	bits := words(t, h.Tensor)
+	bits := gputest.Words(t, h.Tensor)
 	out := make([]float32, rows*heads*width)
-	poisoned := poisonOf(h.Tensor.DType())
+	poisoned := gputest.Poison(h.Tensor.DType())
 	for i := range out {
 		at := h.Offset + i/(heads*width)*h.RowStride + i/width%heads*h.HeadStride + i%width
 		require.NotEqual(t, poisoned, bits[at], "element %d was not written", i)
-		out[i] = floatOf(h.Tensor.DType(), bits[at])
+		out[i] = vk.FromBits(h.Tensor.DType(), bits[at])
 		bits[at] = poisoned
 	}
 	for i, w := range bits {
@@ -104,14 +105,14 @@ func newFlashProblem(r *rand.Rand, cfg FlashConfig, queries, keys []int, sinks b
 		p.keys = offsetsOf(keys)
 	}
 	if sinks {
-		p.sinks = normal(r, cfg.Heads)
+		p.sinks = gputest.Normal(r, cfg.Heads)
 	}
 	a := p.oracle()
 	tokens, rows := a.Queries(), a.Keys()
-	p.q = rounded(cfg.DType, normal(r, tokens*cfg.Heads*cfg.Width))
-	p.k = rounded(cfg.DType, normal(r, rows*cfg.KVHeads*cfg.Width))
-	p.v = rounded(cfg.DType, normal(r, rows*cfg.KVHeads*cfg.ValueWidth))
-	p.dOut = rounded(cfg.DType, normal(r, tokens*cfg.Heads*cfg.ValueWidth))
+	p.q = vk.Round(cfg.DType, gputest.Normal(r, tokens*cfg.Heads*cfg.Width))
+	p.k = vk.Round(cfg.DType, gputest.Normal(r, rows*cfg.KVHeads*cfg.Width))
+	p.v = vk.Round(cfg.DType, gputest.Normal(r, rows*cfg.KVHeads*cfg.ValueWidth))
+	p.dOut = vk.Round(cfg.DType, gputest.Normal(r, tokens*cfg.Heads*cfg.ValueWidth))
 	p.judge()
 	return p
 }
@@ -122,7 +123,7 @@ func (p *flashProblem) judge() {
 	forward := ref.AttentionForward(a, p.q, p.k, p.v)
 	p.out, p.lse = make([]float32, len(forward.Out.Y)), make([]float32, len(forward.LSE))
 	for i, y := range forward.Out.Y {
-		p.out[i] = floatOf(p.cfg.DType, bitsOf(p.cfg.DType, float32(y)))
+		p.out[i] = vk.FromBits(p.cfg.DType, vk.Bits(p.cfg.DType, float32(y)))
 	}
 	for i, y := range forward.LSE {
 		p.lse[i] = float32(y)
@@ -155,17 +156,17 @@ func repeat(data []float32, n int) []float32 {
 
 // backward records FlashBackward of a problem; the results are there once the recorder has run.
 func (p *flashProblem) backward(k *kit, o backwardOption) func() flashGradients {
-	k.t.Helper()
+	k.T.Helper()
 	c, a := p.cfg, p.oracle()
 	tokens, rows := a.Queries(), a.Keys()
 	in := FlashInput{
 		Q:            k.headsOf("q", c.DType, o.spread, p.q, nil, tokens, c.Heads, c.Width),
 		K:            k.headsOf("k", c.DType, o.spread, p.k, nil, rows, c.KVHeads, c.Width),
 		V:            k.headsOf("v", c.DType, o.spread, p.v, nil, rows, c.KVHeads, c.ValueWidth),
-		QueryOffsets: k.i32("queries", p.queries, len(p.queries)),
+		QueryOffsets: k.I32("queries", p.queries, len(p.queries)),
 	}
 	if p.keys != nil {
-		in.KeyOffsets = k.i32("keys", p.keys, len(p.keys))
+		in.KeyOffsets = k.I32("keys", p.keys, len(p.keys))
 	}
 	grads := FlashGrads{
 		Q:          k.headsOf("dq", c.DType, o.spread, nil, repeat(o.accumulate, len(p.q)), tokens, c.Heads, c.Width),
@@ -174,7 +175,7 @@ func (p *flashProblem) backward(k *kit, o backwardOption) func() flashGradients 
 		Accumulate: o.accumulate != nil, AccumulateSinks: o.accumulate != nil,
 	}
 	if p.sinks != nil {
-		in.Sinks = k.f32("sinks", p.sinks, c.Heads)
+		in.Sinks = k.F32("sinks", p.sinks, c.Heads)
 		grads.Sinks = k.headsOf("dsinks", vk.F32, dense, nil, repeat(o.accumulate, c.Heads), 1, 1, c.Heads).Tensor
 	}
 	saved := p.out
@@ -185,20 +186,20 @@ func (p *flashProblem) backward(k *kit, o backwardOption) func() flashGradients 
 	dOut := k.headsOf("dOut", c.DType, o.spread, p.dOut, nil, tokens, c.Heads, c.ValueWidth)
 	var lse *vk.Tensor
 	if o.flash {
-		lse = k.output("lse", vk.F32, tokens, c.Heads)
-		require.NoError(k.t, Flash(k.rec, c, in, out, lse))
+		lse = k.Output("lse", vk.F32, tokens, c.Heads)
+		require.NoError(k.T, Flash(k.Rec, c, in, out, lse))
 	} else {
-		lse = k.f32("lse", p.lse, tokens, c.Heads)
+		lse = k.F32("lse", p.lse, tokens, c.Heads)
 	}
-	require.NoError(k.t, flashBackwardBy(k.rec, c, in, out, lse, dOut, grads, o.plan))
+	require.NoError(k.T, flashBackwardBy(k.Rec, c, in, out, lse, dOut, grads, o.plan))
 	return func() flashGradients {
 		r := flashGradients{
-			dq: gather(k.t, grads.Q, tokens, c.Heads, c.Width),
-			dk: gather(k.t, grads.K, rows, c.KVHeads, c.Width),
-			dv: gather(k.t, grads.V, rows, c.KVHeads, c.ValueWidth),
+			dq: gather(k.T, grads.Q, tokens, c.Heads, c.Width),
+			dk: gather(k.T, grads.K, rows, c.KVHeads, c.Width),
+			dv: gather(k.T, grads.V, rows, c.KVHeads, c.ValueWidth),
 		}
 		if p.sinks != nil {
-			r.dsinks = gather(k.t, DenseHeads(grads.Sinks, 1, c.Heads), 1, 1, c.Heads)
+			r.dsinks = gather(k.T, DenseHeads(grads.Sinks, 1, c.Heads), 1, 1, c.Heads)
 		}
 		return r
 	}
@@ -208,7 +209,7 @@ func (p *flashProblem) backward(k *kit, o backwardOption) func() flashGradients 
 // in parts, each part is one more sum to round.
 func (p *flashProblem) requireGrads(t testing.TB, got flashGradients, o backwardOption, parts int, what string) {
 	t.Helper()
-	dtype := storageTypes[p.cfg.DType]
+	dtype := gputest.Oracle(p.cfg.DType)
 	bounds := p.want.Bounds
 	if o.plan.matrixKeys != (backwardMatrixTile{}) {
 		bounds = p.want.RoundedBounds
@@ -233,7 +234,7 @@ func (p *flashProblem) requireGrads(t testing.TB, got flashGradients, o backward
 			}
 			bound[i] += float64(parts-1) * (g.dtype.Storage() + ref.UnitF32) * g.want.Abs[i]
 		}
-		requireClose(t, g.got, want, bound, fmt.Sprintf("%s: %s", what, g.name))
+		gputest.RequireClose(t, g.got, want, bound, fmt.Sprintf("%s: %s", what, g.name))
 	}
 }
 
@@ -242,7 +243,7 @@ func (p *flashProblem) check(t *testing.T, o backwardOption, parts int) {
 	t.Helper()
 	k := newKit(t)
 	results := p.backward(k, o)
-	k.run()
+	k.Run()
 	p.requireGrads(t, results(), o, parts, fmt.Sprintf("%+v queries %v keys %v sinks %v %+v", p.cfg, p.queries, p.keys, p.sinks != nil, o))
-	k.close()
+	k.Close()
 }

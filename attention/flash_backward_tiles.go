@@ -3,6 +3,7 @@ package attention
 import (
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -86,9 +87,9 @@ func (t backwardTile) steps(software bool, cfg FlashConfig) int {
 	if !software {
 		return math.MaxInt32 / 2
 	}
-	chunks := ceilDiv(cfg.Width, t.chunk) + ceilDiv(cfg.ValueWidth, t.chunk)
-	loads := ceilDiv(t.own*t.chunk/4, t.threads()) + ceilDiv(t.other*t.chunk/4, t.threads())
-	per := chunks*(t.chunk/4+loads+1) + t.other + ceilDiv(t.other, t.threads()) + 8
+	chunks := check.CeilDiv(cfg.Width, t.chunk) + check.CeilDiv(cfg.ValueWidth, t.chunk)
+	loads := check.CeilDiv(t.own*t.chunk/4, t.threads()) + check.CeilDiv(t.other*t.chunk/4, t.threads())
+	per := chunks*(t.chunk/4+loads+1) + t.other + check.CeilDiv(t.other, t.threads()) + 8
 	return (maxLoop - 256) / per
 }
 
@@ -165,10 +166,10 @@ func (b *flashBackward) recordKeys() {
 		Scale: cfg.scale(), SoftCap: cfg.SoftCap, Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate,
 		Quads: l.quads, HeadMajor: l.headMajor, QStride: s.q, KStride: s.k, VStride: s.v, DoutStride: s.dOut,
 		DkStride: s.first, DvStride: s.second}
-	total := cfg.group() * ceilDiv(b.longest(b.in.MaxQueries, b.tokens), tile.other)
+	total := cfg.group() * check.CeilDiv(b.longest(b.in.MaxQueries, b.tokens), tile.other)
 	b.split(total, func(skip uint32) {
 		push.Skip = skip
-		record(b.rec, vk.Dispatch{
+		check.Record(b.rec, vk.Dispatch{
 			Kernel: flashBackwardKVKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
 			Reads:  b.reads(b.grads.K.Tensor, b.grads.V.Tensor),
 			Writes: []*vk.Tensor{b.grads.K.Tensor, b.grads.V.Tensor},
@@ -208,9 +209,9 @@ func (b *flashBackward) recordQueries() {
 		Most: uint32(b.plan.steps), Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth),
 		Scale: cfg.scale(), SoftCap: cfg.SoftCap, Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate,
 		Quads: l.quads, HeadMajor: l.headMajor, QStride: s.q, KStride: s.k, VStride: s.v, DoutStride: s.dOut, DqStride: s.first}
-	b.split(ceilDiv(b.longest(b.in.MaxKeys, b.keys), tile.other), func(skip uint32) {
+	b.split(check.CeilDiv(b.longest(b.in.MaxKeys, b.keys), tile.other), func(skip uint32) {
 		push.Skip = skip
-		record(b.rec, vk.Dispatch{
+		check.Record(b.rec, vk.Dispatch{
 			Kernel: flashBackwardQKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
 			Reads:  b.reads(b.grads.Q.Tensor),
 			Writes: []*vk.Tensor{b.grads.Q.Tensor},

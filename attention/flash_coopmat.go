@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -53,12 +54,12 @@ func findMatrix(dev *vk.Device, dtype vk.DType) (x deviceMatrix, ok bool) {
 // rows is BM.
 func (t matrixTile) rows(x deviceMatrix) int { return t.subgroups * t.MI * int(x.m) }
 
-// flashBytes is the work-group memory of flash_attention_coopmat: tiles of keys and values and the strips of weights, or the
+// flashBytes is the work-group memory of flash_attention_coopmat: tiles of keys, at times sums in their place, and values and the strips of weights, or the
 // rows of queries or results that take their place, and a flag.
 func (t matrixTile) flashBytes(x deviceMatrix, cfg FlashConfig) int {
 	k, v := cfg.Width/8+1, cfg.ValueWidth/8+1
-	loop := t.BN*(k+v) + t.rows(x)*(t.BN/8+1)
-	return 16 * (max(loop, t.rows(x)*max(k, v), int(x.m*x.n)/4) + 1)
+	loop := max(t.BN*k, t.subgroups*int(x.m*x.n)/4) + t.BN*v + t.rows(x)*(t.BN/8+1)
+	return 16 * (max(loop, t.rows(x)*max(k, v)) + 1)
 }
 
 // fits reports whether a device can run work-groups of the tile that take so many bytes.
@@ -172,7 +173,7 @@ func flashByMatrices(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads
 	push := flashPush(cfg, in, tokens, keys)
 	push.Splits, push.Result, push.Lse = 1, out.address(), lse.Address()
 	push.ResultRow, push.ResultHead = out.strides()
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: matrixFlashKernels[cfg.DType], Spec: tile.matrixSpec(rec.Device(), x, cfg).Values(),
 		Push:         shaders.FlashAttentionCoopmatPush(push).Bytes(),
 		SubgroupSize: subgroupOf(rec.Device()),

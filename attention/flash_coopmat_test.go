@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
@@ -16,7 +17,7 @@ import (
 // matrixTypes are the 16-bit types for which the device has matrices that flash attention can use.
 func matrixTypes(t *testing.T) []vk.DType {
 	t.Helper()
-	newKit(t).close() // skips without a device
+	newKit(t).Close() // skips without a device
 	var types []vk.DType
 	for _, dtype := range []vk.DType{vk.F16, vk.BF16} {
 		if _, ok := findMatrix(dev, dtype); ok {
@@ -123,16 +124,16 @@ func TestFlashByMatricesOfALongSequence(t *testing.T) {
 		cfg.DType = dtype
 		k := newKit(t)
 		run := flashCase{cfg: cfg, queries: []int{2049}, plan: flashPlan{matrices: softwareMatrixTile}}.record(k)
-		k.run()
-		out, lse := download[float32](t, run.out), download[float32](t, run.lse)
+		k.Run()
+		out, lse := gputest.Download[float32](t, run.out), gputest.Download[float32](t, run.lse)
 		for _, row := range []int{0, 1, 63, 64, 1023, 1024, 2047, 2048} {
 			want, wantLSE := ref.AttentionQuery(run.oracle, run.q, run.k, run.v, row, 1)
 			at := row*2 + 1
-			bound := want.BoundBy(ref.Gamma(3*(row+1)+64)+3*storageTypes[dtype].Storage(), 1e-7)
-			requireClose(t, out[at*16:(at+1)*16], want.Y, bound, fmt.Sprint(row))
+			bound := want.BoundBy(ref.Gamma(3*(row+1)+64)+3*gputest.Oracle(dtype).Storage(), 1e-7)
+			gputest.RequireClose(t, out[at*16:(at+1)*16], want.Y, bound, fmt.Sprint(row))
 			require.InDelta(t, wantLSE, lse[at], 1e-4)
 		}
-		k.close()
+		k.Close()
 	}
 }
 
@@ -150,13 +151,13 @@ func TestFlashByMatricesLetsNumbersThatAreNoneThroughWhereTheyAreSeen(t *testing
 						change: func(q, k, v []float32) { [][]float32{q, k, v}[operand][at*w+3] = bad }}
 					k := newKit(t)
 					run := c.record(k)
-					k.run()
+					k.Run()
 					want := ref.AttentionForward(run.oracle, run.q, run.k, run.v)
 					// Sums of at most 40 normal values; the oracle's bounds are no numbers here.
-					bound := 8 * storageTypes[dtype].Storage()
-					requireClose(t, download[float32](t, run.out), want.Out.Y, []float64{bound}, "out of "+c.String())
-					requireClose(t, download[float32](t, run.lse), want.LSE, []float64{1e-4}, "LSE of "+c.String())
-					k.close()
+					bound := 8 * gputest.Oracle(dtype).Storage()
+					gputest.RequireClose(t, gputest.Download[float32](t, run.out), want.Out.Y, []float64{bound}, "out of "+c.String())
+					gputest.RequireClose(t, gputest.Download[float32](t, run.lse), want.LSE, []float64{1e-4}, "LSE of "+c.String())
+					k.Close()
 				}
 			}
 		}
@@ -169,14 +170,14 @@ func TestFlashByMatricesRepeatsItsBits(t *testing.T) {
 		c := flashCase{cfg: gqa(4, 2, 32, 16), queries: []int{50, 1, 0, 17}, sinks: true, plan: flashPlan{matrices: softwareMatrixTile}}
 		c.cfg.DType = dtype
 		run := c.record(k)
-		k.run()
-		out, lse := words(t, run.out), words(t, run.lse)
+		k.Run()
+		out, lse := gputest.Words(t, run.out), gputest.Words(t, run.lse)
 		for range 20 {
-			k.run()
-			require.Equal(t, out, words(t, run.out))
-			require.Equal(t, lse, words(t, run.lse))
+			k.Run()
+			require.Equal(t, out, gputest.Words(t, run.out))
+			require.Equal(t, lse, gputest.Words(t, run.lse))
 		}
-		k.close()
+		k.Close()
 	}
 }
 
@@ -196,22 +197,22 @@ func TestFlashPathsAreObeyed(t *testing.T) {
 		c.cfg.DType = vk.F16
 		for _, path := range []moe.Path{moe.PathPortable, moe.PathCoopMat} {
 			k := newKit(t)
-			k.shift = c.shift
+			k.Shift = c.shift
 			c.cfg.Path = path
-			in := FlashInput{QueryOffsets: k.i32("offsets", []int32{0, 40}, 2)}
-			in.Q = DenseHeads(k.floats("q", vk.F16, make([]float32, 40*2*c.cfg.Width), 40, 2*c.cfg.Width), 2, c.cfg.Width)
-			in.K = DenseHeads(k.floats("k", vk.F16, make([]float32, 40*c.cfg.Width), 40, c.cfg.Width), 1, c.cfg.Width)
-			in.V = DenseHeads(k.floats("v", vk.F16, make([]float32, 40*c.cfg.ValueWidth), 40, c.cfg.ValueWidth), 1, c.cfg.ValueWidth)
-			out := k.output("out", vk.F16, 40, 2, c.cfg.ValueWidth)
-			err := Flash(k.rec, c.cfg, in, DenseHeads(out, 2, c.cfg.ValueWidth), nil)
+			in := FlashInput{QueryOffsets: k.I32("offsets", []int32{0, 40}, 2)}
+			in.Q = DenseHeads(k.Floats("q", vk.F16, make([]float32, 40*2*c.cfg.Width), 40, 2*c.cfg.Width), 2, c.cfg.Width)
+			in.K = DenseHeads(k.Floats("k", vk.F16, make([]float32, 40*c.cfg.Width), 40, c.cfg.Width), 1, c.cfg.Width)
+			in.V = DenseHeads(k.Floats("v", vk.F16, make([]float32, 40*c.cfg.ValueWidth), 40, c.cfg.ValueWidth), 1, c.cfg.ValueWidth)
+			out := k.Output("out", vk.F16, 40, 2, c.cfg.ValueWidth)
+			err := Flash(k.Rec, c.cfg, in, DenseHeads(out, 2, c.cfg.ValueWidth), nil)
 			if path == moe.PathCoopMat && !c.can {
 				var unsupported *vk.UnsupportedError
 				require.True(t, errors.As(err, &unsupported), "%+v: %v", c, err)
 			} else {
 				require.NoError(t, err, "%+v", c)
-				k.run()
+				k.Run()
 			}
-			k.close()
+			k.Close()
 		}
 	}
 }

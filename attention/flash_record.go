@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -73,13 +74,13 @@ func flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.
 	groups := uint64(cfg.KVHeads) * uint64(plan.splits) * uint64(tokens*cfg.group()/plan.tile.BM+in.sequences())
 	if plan.splits == 1 {
 		d.Push, d.Writes = push.Bytes(), []*vk.Tensor{out.Tensor, lse}
-		return record(rec, d, groups)
+		return check.Record(rec, d, groups)
 	}
 	parts := rec.Scratch(vk.F32, plan.splits, tokens*cfg.Heads, cfg.ValueWidth)
 	stats := rec.Scratch(vk.F32, plan.splits, tokens*cfg.Heads, 2)
 	push.Result, push.Lse = parts.Address(), stats.Address()
 	d.Push, d.Writes = push.Bytes(), []*vk.Tensor{parts, stats}
-	if err := record(rec, d, groups); err != nil {
+	if err := check.Record(rec, d, groups); err != nil {
 		return err
 	}
 	err = mergeFlash(rec, cfg, in, out, lse, parts, stats)
@@ -92,7 +93,7 @@ func flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.
 func (p flashPlan) complete(dev *vk.Device, cfg FlashConfig, in FlashInput, tokens, keys int) flashPlan {
 	b := in.sequences()
 	if p.tile == (flashTile{}) {
-		p.tile = chooseFlashTile(dev, cfg, ceilDiv(tokens, b)*cfg.group())
+		p.tile = chooseFlashTile(dev, cfg, check.CeilDiv(tokens, b)*cfg.group())
 	}
 	if p.splits == 0 {
 		groups := cfg.KVHeads * (tokens*cfg.group()/p.tile.BM + b)
@@ -169,7 +170,7 @@ func mergeFlash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse
 		Sinks: in.Sinks.Address(), QueryOffsets: in.QueryOffsets.Address(), Tokens: uint32(rows / cfg.Heads),
 		Heads: uint32(cfg.Heads), Splits: uint32(splits), Sequences: uint32(in.sequences())}
 	push.ResultRow, push.ResultHead = out.strides()
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: mergeKernels[cfg.DType],
 		Spec: shaders.FlashMergeSpec{Lanes: uint32(lanes), Rows: uint32(mergeThreads / lanes), ValueWidth: uint32(cfg.ValueWidth),
 			Quads: wide}.Values(),
@@ -177,7 +178,7 @@ func mergeFlash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse
 		Reads:  []*vk.Tensor{parts, stats, in.Sinks, in.QueryOffsets},
 		Writes: []*vk.Tensor{out.Tensor, lse},
 		FLOPs:  2 * float64(splits) * float64(rows) * float64(cfg.ValueWidth),
-	}, uint64(ceilDiv(rows, mergeThreads/lanes)))
+	}, uint64(check.CeilDiv(rows, mergeThreads/lanes)))
 }
 
 // checkFlash checks all arguments and returns T and Tk.
@@ -188,12 +189,12 @@ func checkFlash(dev *vk.Device, cfg FlashConfig, in FlashInput, out Heads, lse *
 		err = out.check(dev, op, "out", cfg.DType)
 	}
 	if err == nil && lse != nil {
-		err = checkTensor(dev, op, "lse", lse, vk.F32, tokens, cfg.Heads)
+		err = check.Tensor(dev, op, "lse", lse, vk.F32, tokens, cfg.Heads)
 	}
 	if err != nil {
 		return 0, 0, err
 	}
-	return tokens, keys, firstError(
+	return tokens, keys, check.First(
 		out.checkRows(op, "out", tokens, cfg.Heads, cfg.ValueWidth),
 		out.checkDistinct(op, "out", tokens, cfg.Heads, cfg.ValueWidth),
 		checkOutputApart(op, cfg, in, out, lse, tokens, keys),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -62,35 +63,35 @@ type flashRun struct {
 
 // record uploads the case's data and records the attention.
 func (c flashCase) record(k *kit) flashRun {
-	k.t.Helper()
+	k.T.Helper()
 	r := rand.New(rand.NewSource(int64(c.cfg.Width + len(c.queries))))
 	run := flashRun{oracle: c.oracle()}
 	tokens, keys := run.oracle.Queries(), run.oracle.Keys()
-	run.q = rounded(c.cfg.DType, normal(r, tokens*c.cfg.Heads*c.cfg.Width))
-	run.k = rounded(c.cfg.DType, normal(r, keys*c.cfg.KVHeads*c.cfg.Width))
-	run.v = rounded(c.cfg.DType, normal(r, keys*c.cfg.KVHeads*c.cfg.ValueWidth))
+	run.q = vk.Round(c.cfg.DType, gputest.Normal(r, tokens*c.cfg.Heads*c.cfg.Width))
+	run.k = vk.Round(c.cfg.DType, gputest.Normal(r, keys*c.cfg.KVHeads*c.cfg.Width))
+	run.v = vk.Round(c.cfg.DType, gputest.Normal(r, keys*c.cfg.KVHeads*c.cfg.ValueWidth))
 	if c.change != nil {
 		c.change(run.q, run.k, run.v)
 	}
-	k.shift = c.shift
-	run.in.QueryOffsets = k.i32("query offsets", run.oracle.QueryOffsets, len(c.queries)+1)
+	k.Shift = c.shift
+	run.in.QueryOffsets = k.I32("query offsets", run.oracle.QueryOffsets, len(c.queries)+1)
 	if c.keys != nil {
-		run.in.KeyOffsets = k.i32("key offsets", run.oracle.KeyOffsets, len(c.keys)+1)
+		run.in.KeyOffsets = k.I32("key offsets", run.oracle.KeyOffsets, len(c.keys)+1)
 	}
 	if c.sinks {
-		run.oracle.Sinks = normal(r, c.cfg.Heads)
-		run.in.Sinks = k.f32("sinks", run.oracle.Sinks, c.cfg.Heads)
+		run.oracle.Sinks = gputest.Normal(r, c.cfg.Heads)
+		run.in.Sinks = k.F32("sinks", run.oracle.Sinks, c.cfg.Heads)
 	}
 	if c.packed {
 		c.pack(k, &run, tokens)
 	} else {
-		run.in.Q = DenseHeads(k.floats("q", c.cfg.DType, run.q, tokens, c.cfg.Heads, c.cfg.Width), c.cfg.Heads, c.cfg.Width)
-		run.in.K = DenseHeads(k.floats("k", c.cfg.DType, run.k, keys, c.cfg.KVHeads, c.cfg.Width), c.cfg.KVHeads, c.cfg.Width)
-		run.in.V = DenseHeads(k.floats("v", c.cfg.DType, run.v, keys, c.cfg.KVHeads, c.cfg.ValueWidth), c.cfg.KVHeads, c.cfg.ValueWidth)
+		run.in.Q = DenseHeads(k.Floats("q", c.cfg.DType, run.q, tokens, c.cfg.Heads, c.cfg.Width), c.cfg.Heads, c.cfg.Width)
+		run.in.K = DenseHeads(k.Floats("k", c.cfg.DType, run.k, keys, c.cfg.KVHeads, c.cfg.Width), c.cfg.KVHeads, c.cfg.Width)
+		run.in.V = DenseHeads(k.Floats("v", c.cfg.DType, run.v, keys, c.cfg.KVHeads, c.cfg.ValueWidth), c.cfg.KVHeads, c.cfg.ValueWidth)
 	}
-	run.out = k.output("out", c.cfg.DType, tokens, c.cfg.Heads, c.cfg.ValueWidth)
-	run.lse = k.output("lse", vk.F32, tokens, c.cfg.Heads)
-	require.NoError(k.t, flash(k.rec, c.cfg, run.in, DenseHeads(run.out, c.cfg.Heads, c.cfg.ValueWidth), run.lse, c.plan))
+	run.out = k.Output("out", c.cfg.DType, tokens, c.cfg.Heads, c.cfg.ValueWidth)
+	run.lse = k.Output("lse", vk.F32, tokens, c.cfg.Heads)
+	require.NoError(k.T, flash(k.Rec, c.cfg, run.in, DenseHeads(run.out, c.cfg.Heads, c.cfg.ValueWidth), run.lse, c.plan))
 	return run
 }
 
@@ -107,7 +108,7 @@ func (c flashCase) pack(k *kit, run *flashRun, tokens int) {
 			data = append(data, run.v[at*c.cfg.ValueWidth:(at+1)*c.cfg.ValueWidth]...)
 		}
 	}
-	x := k.floats("qkv", c.cfg.DType, data, tokens, row)
+	x := k.Floats("qkv", c.cfg.DType, data, tokens, row)
 	run.in.Q = Heads{x, 0, row, c.cfg.Width}
 	run.in.K = Heads{x, qWidth, row, pair}
 	run.in.V = Heads{x, qWidth + c.cfg.Width, row, pair}
@@ -118,16 +119,16 @@ func (c flashCase) check(t *testing.T) {
 	t.Helper()
 	k := newKit(t)
 	run := c.record(k)
-	k.run()
+	k.Run()
 	want := ref.AttentionForward(run.oracle, run.q, run.k, run.v)
 	bounds := want.Bounds
 	if c.plan.matrices != (matrixTile{}) {
 		bounds = want.RoundedBounds
 	}
-	out, lse := bounds(storageTypes[c.cfg.DType])
-	requireClose(t, download[float32](t, run.out), want.Out.Y, out, "out of "+c.String())
-	requireClose(t, download[float32](t, run.lse), want.LSE, lse, "LSE of "+c.String())
-	k.close()
+	out, lse := bounds(gputest.Oracle(c.cfg.DType))
+	gputest.RequireClose(t, gputest.Download[float32](t, run.out), want.Out.Y, out, "out of "+c.String())
+	gputest.RequireClose(t, gputest.Download[float32](t, run.lse), want.LSE, lse, "LSE of "+c.String())
+	k.Close()
 }
 
 // mha is a plain configuration.
@@ -248,13 +249,13 @@ func TestFlashOfALongSequence(t *testing.T) {
 	k := newKit(t)
 	c := flashCase{cfg: cfg, queries: []int{4097}}
 	run := c.record(k)
-	k.run()
-	out, lse := download[float32](t, run.out), download[float32](t, run.lse)
+	k.Run()
+	out, lse := gputest.Download[float32](t, run.out), gputest.Download[float32](t, run.lse)
 	for _, row := range []int{0, 1, 63, 64, 2047, 2048, 4095, 4096} {
 		a := run.oracle
 		want, wantLSE := ref.AttentionQuery(a, run.q, run.k, run.v, row, 1)
 		at := row*2 + 1
-		requireClose(t, out[at*8:(at+1)*8], want.Y, want.BoundBy(ref.Gamma(3*(row+1)+64), 1e-30), fmt.Sprint(row))
+		gputest.RequireClose(t, out[at*8:(at+1)*8], want.Y, want.BoundBy(ref.Gamma(3*(row+1)+64), 1e-30), fmt.Sprint(row))
 		require.InDelta(t, wantLSE, lse[at], 1e-4)
 	}
 }
@@ -272,12 +273,12 @@ func TestFlashLetsNumbersThatAreNoneThroughWhereTheyAreSeen(t *testing.T) {
 						change: func(q, k, v []float32) { [][]float32{q, k, v}[operand][at*w+3] = bad }}
 					k := newKit(t)
 					run := c.record(k)
-					k.run()
+					k.Run()
 					want := ref.AttentionForward(run.oracle, run.q, run.k, run.v)
 					// Sums of at most 40 normal values; the oracle's bounds are no numbers here.
-					requireClose(t, download[float32](t, run.out), want.Out.Y, []float64{1e-5}, "out of "+c.String())
-					requireClose(t, download[float32](t, run.lse), want.LSE, []float64{1e-4}, "LSE of "+c.String())
-					k.close()
+					gputest.RequireClose(t, gputest.Download[float32](t, run.out), want.Out.Y, []float64{1e-5}, "out of "+c.String())
+					gputest.RequireClose(t, gputest.Download[float32](t, run.lse), want.LSE, []float64{1e-4}, "LSE of "+c.String())
+					k.Close()
 				}
 			}
 		}
@@ -289,13 +290,13 @@ func TestFlashRepeatsItsBits(t *testing.T) {
 		k := newKit(t)
 		c := flashCase{cfg: gqa(4, 2, 20, 12), queries: []int{50, 1, 0, 17}, sinks: true, plan: flashPlan{splits: splits}}
 		run := c.record(k)
-		k.run()
-		out, lse := words(t, run.out), words(t, run.lse)
+		k.Run()
+		out, lse := gputest.Words(t, run.out), gputest.Words(t, run.lse)
 		for range 20 {
-			k.run()
-			require.Equal(t, out, words(t, run.out))
-			require.Equal(t, lse, words(t, run.lse))
+			k.Run()
+			require.Equal(t, out, gputest.Words(t, run.out))
+			require.Equal(t, lse, gputest.Words(t, run.lse))
 		}
-		k.close()
+		k.Close()
 	}
 }

@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -32,7 +33,7 @@ func (t flashTile) spec(cfg FlashConfig) shaders.FlashAttentionSpec {
 
 // sharedBytes is the work-group memory that the tile takes.
 func (t flashTile) sharedBytes(valueWidth int) int {
-	quads := t.BM*(t.BK+1) + max(t.BN*(t.BK+1), t.BV*ceilDiv(valueWidth, 4))
+	quads := t.BM*(t.BK+1) + max(t.BN*(t.BK+1), t.BV*check.CeilDiv(valueWidth, 4))
 	return 16*quads + 4*t.BM*(t.BN+4) + 4*t.BM*(t.BN/t.TN)
 }
 
@@ -40,16 +41,16 @@ func (t flashTile) sharedBytes(valueWidth int) int {
 // found to come on top by lengthening sequences on lavapipe 22.3 until it ended them.
 func (t flashTile) loops(cfg FlashConfig, keys int) int {
 	loads := func(n int) int {
-		if each := ceilDiv(n, t.threads()); each > 4 { // else unrolled
+		if each := check.CeilDiv(n, t.threads()); each > 4 { // else unrolled
 			return each + 1
 		}
 		return 0
 	}
 	columns := 1 + loads(t.BM*t.BK) + loads(t.BN*t.BK) + t.BK/t.UK + 1
-	values := 1 + loads(t.BV*ceilDiv(cfg.ValueWidth, 4)) + t.BV/t.UV + 1
-	perTile := 6 + 1 + ceilDiv(ceilDiv(cfg.Width, 4), t.BK)*columns + 1 + t.BN/t.BV*values + 1
+	values := 1 + loads(t.BV*check.CeilDiv(cfg.ValueWidth, 4)) + t.BV/t.UV + 1
+	perTile := 6 + 1 + check.CeilDiv(check.CeilDiv(cfg.Width, 4), t.BK)*columns + 1 + t.BN/t.BV*values + 1
 	edges := 2 * (t.BM/t.BN + 2) * t.BN // there each key is looked at
-	return ceilDiv(keys, t.BN)*perTile + edges + 64
+	return check.CeilDiv(keys, t.BN)*perTile + edges + 64
 }
 
 // A flashRule is one line of the table of tiles: for devices that are software or not, from a mean number of rows per
@@ -77,8 +78,8 @@ var flashRules = []flashRule{
 // fit sets how much goes through shared memory at a time. Compilers of software devices take seconds where much is unrolled.
 func (t flashTile) fit(cfg FlashConfig, software bool) flashTile {
 	const columns = 8 // of four
-	width, values := ceilDiv(cfg.Width, 4), ceilDiv(cfg.ValueWidth, 4)
-	t.BK = ceilDiv(width, ceilDiv(width, columns))
+	width, values := check.CeilDiv(cfg.Width, 4), check.CeilDiv(cfg.ValueWidth, 4)
+	t.BK = check.CeilDiv(width, check.CeilDiv(width, columns))
 	t.UK, t.UV = t.BK, 4
 	if software {
 		t.BK += t.BK % 2
@@ -122,7 +123,7 @@ func chooseSplits(software bool, tile flashTile, cfg FlashConfig, groups, keys i
 		busy, few = busySoftwareGroups, busySoftwareKeys
 	}
 	splits := min(max(1, busy/max(1, groups)), max(1, keys/few), maxSplits)
-	for software && tile.loops(cfg, ceilDiv(keys, splits)+tile.BN) >= maxLoop*3/4 {
+	for software && tile.loops(cfg, check.CeilDiv(keys, splits)+tile.BN) >= maxLoop*3/4 {
 		splits++
 	}
 	return splits

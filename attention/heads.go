@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -39,7 +40,7 @@ const maxStride = 1 << 29
 
 // check reports why these cannot be the heads arg of op. Without rows the tensor may be empty.
 func (h Heads) check(dev *vk.Device, op, arg string, dtype vk.DType) error {
-	if err := checkUsable(dev, op, arg, h.Tensor); err != nil {
+	if err := check.Usable(dev, op, arg, h.Tensor); err != nil {
 		return err
 	}
 	if h.Tensor.DType() != dtype {

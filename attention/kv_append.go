@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -32,14 +33,14 @@ func (c *KVCache) Append(rec *vk.Recorder, k, v Heads, offsets *vk.Tensor) error
 		return rec.Err()
 	}
 	rec.Fill(status, noSequence)
-	err = record(rec, vk.Dispatch{
+	err = check.Record(rec, vk.Dispatch{
 		Kernel: shaders.KvAdvance,
 		Spec:   shaders.KvAdvanceSpec{Threads: kvAdvanceThreads}.Values(),
 		Push: shaders.KvAdvancePush{Offsets: offsets.Address(), Lengths: c.Lengths.Address(), Status: status.Address(),
 			Sequences: uint32(c.Config.Sequences), Capacity: uint32(c.Config.Capacity), Window: uint32(c.Config.Window)}.Bytes(),
 		Reads:  []*vk.Tensor{offsets, c.Lengths},
 		Writes: []*vk.Tensor{c.Lengths, status},
-	}, uint64(ceilDiv(c.Config.Sequences, kvAdvanceThreads)))
+	}, uint64(check.CeilDiv(c.Config.Sequences, kvAdvanceThreads)))
 	capacity := c.Config.Capacity
 	rec.Check(status, func(words []uint32) error {
 		if words[0] == noSequence {
@@ -67,12 +68,12 @@ func (c *KVCache) copy(rec *vk.Recorder, k, v Heads, rows int, offsets *vk.Tenso
 	spec := shaders.KvAppendSpec{Lanes: kvLanes, Rows: kvRows, Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth),
 		Quads: k.quads(cfg.Width) && v.quads(cfg.ValueWidth) && keys.quads(cfg.Width) && values.quads(cfg.ValueWidth),
 		Move:  sourceCapacity > 0}
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: kvAppendKernels[cfg.DType], Spec: spec.Values(), Push: push.Bytes(),
 		Reads:  []*vk.Tensor{k.Tensor, v.Tensor, offsets, c.Lengths},
 		Writes: []*vk.Tensor{c.Keys, c.Values},
 		FLOPs:  float64(rows) * float64(cfg.KVHeads) * float64(cfg.Width+cfg.ValueWidth),
-	}, uint64(ceilDiv(rows, kvRows)))
+	}, uint64(check.CeilDiv(rows, kvRows)))
 }
 
 // move records that another cache with the same lengths gets this one's rows.
@@ -86,11 +87,11 @@ func (c *KVCache) move(rec *vk.Recorder, to *KVCache) error {
 func (c *KVCache) checkAppend(dev *vk.Device, k, v Heads, offsets *vk.Tensor) (tokens int, err error) {
 	const op = "KVCache.Append"
 	cfg := c.Config
-	err = firstError(
+	err = check.First(
 		c.check(dev, op),
 		k.check(dev, op, "k", cfg.DType),
 		v.check(dev, op, "v", cfg.DType),
-		checkTensor(dev, op, "offsets", offsets, vk.I32, cfg.Sequences+1),
+		check.Tensor(dev, op, "offsets", offsets, vk.I32, cfg.Sequences+1),
 	)
 	if err != nil {
 		return 0, err
@@ -120,9 +121,9 @@ func (c *KVCache) check(dev *vk.Device, op string) error {
 		return &vk.ShapeError{Op: op, Arg: "cache", Want: "a cache", Got: "nil"}
 	}
 	cfg := c.Config
-	return firstError(
-		checkTensor(dev, op, "Keys", c.Keys, cfg.DType, cfg.Sequences, cfg.Capacity, cfg.KVHeads, cfg.Width),
-		checkTensor(dev, op, "Values", c.Values, cfg.DType, cfg.Sequences, cfg.Capacity, cfg.KVHeads, cfg.ValueWidth),
-		checkTensor(dev, op, "Lengths", c.Lengths, vk.I32, cfg.Sequences),
+	return check.First(
+		check.Tensor(dev, op, "Keys", c.Keys, cfg.DType, cfg.Sequences, cfg.Capacity, cfg.KVHeads, cfg.Width),
+		check.Tensor(dev, op, "Values", c.Values, cfg.DType, cfg.Sequences, cfg.Capacity, cfg.KVHeads, cfg.ValueWidth),
+		check.Tensor(dev, op, "Lengths", c.Lengths, vk.I32, cfg.Sequences),
 	)
 }

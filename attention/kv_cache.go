@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -23,23 +24,21 @@ type KVCacheConfig struct {
 // Validate reports the first field that makes no sense as a *ConfigError.
 func (c KVCacheConfig) Validate() error {
 	const name = "KVCacheConfig"
-	err := firstError(
-		inRange(name, "Sequences", c.Sequences, 1, math.MaxInt32),
-		inRange(name, "Capacity", c.Capacity, max(1, c.Window), 1<<30-1),
-		inRange(name, "KVHeads", c.KVHeads, 1, maxHeads),
-		inRange(name, "Width", c.Width, 1, MaxHeadWidth),
-		inRange(name, "ValueWidth", c.ValueWidth, 1, MaxHeadWidth),
-		inRange(name, "Window", c.Window, 0, math.MaxInt32/2),
+	err := check.First(
+		check.InRange(name, "Sequences", c.Sequences, 1, math.MaxInt32),
+		check.InRange(name, "Capacity", c.Capacity, max(1, c.Window), 1<<30-1),
+		check.InRange(name, "KVHeads", c.KVHeads, 1, maxHeads),
+		check.InRange(name, "Width", c.Width, 1, MaxHeadWidth),
+		check.InRange(name, "ValueWidth", c.ValueWidth, 1, MaxHeadWidth),
+		check.InRange(name, "Window", c.Window, 0, math.MaxInt32/2),
 	)
 	switch {
 	case err != nil:
 		return err
 	case c.Sequences*c.Capacity >= 1<<30:
-		return &ConfigError{name, "Sequences·Capacity", "below 2^30", fmt.Sprint(c.Sequences * c.Capacity)}
-	case !isStorage(c.DType):
-		return &ConfigError{name, "DType", "f32, f16 or bf16", c.DType.String()}
+		return check.Config(name, "Sequences·Capacity", "below 2^30", fmt.Sprint(c.Sequences*c.Capacity))
 	}
-	return nil
+	return check.DType(name, c.DType)
 }
 
 // Bytes is the size of the keys and values: B·Capacity·Hkv·(d + dv) elements.
@@ -195,7 +194,7 @@ func (c *KVCache) Reset(ctx context.Context, sequences ...int) error {
 // then. When it fails the cache is as it was.
 func (c *KVCache) Grow(ctx context.Context, capacity int) error {
 	cfg := c.Config
-	if err := inRange("KVCacheConfig", "Capacity", capacity, c.Config.Capacity, math.MaxInt32); err != nil {
+	if err := check.InRange("KVCacheConfig", "Capacity", capacity, c.Config.Capacity, math.MaxInt32); err != nil {
 		return err
 	}
 	cfg.Capacity = capacity

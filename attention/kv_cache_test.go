@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -69,7 +70,7 @@ func (d *decoder) rerecord(tokens int) {
 // poisonCache fills a cache's rows with NaN.
 func poisonCache(t *testing.T, c *KVCache) {
 	for _, x := range []*vk.Tensor{c.Keys, c.Values} {
-		bits := slices.Repeat([]uint32{poisonOf(x.DType())}, x.Elements())
+		bits := slices.Repeat([]uint32{gputest.Poison(x.DType())}, x.Elements())
 		if x.DType().Bytes() == 2 {
 			halves := make([]uint16, len(bits))
 			for i, b := range bits {
@@ -80,7 +81,7 @@ func poisonCache(t *testing.T, c *KVCache) {
 		}
 		rec, err := dev.NewRecorder()
 		require.NoError(t, err)
-		rec.Fill(x, poison)
+		rec.Fill(x, bits[0])
 		require.NoError(t, rec.Run(context.Background()))
 		require.NoError(t, rec.Close())
 	}
@@ -110,9 +111,9 @@ func (c decodeCase) check(t *testing.T) {
 	}
 	whole := flashCase{cfg: cfg, queries: lengths}.oracle()
 	r := rand.New(rand.NewSource(7))
-	q := rounded(cfg.DType, normal(r, whole.Queries()*cfg.Heads*cfg.Width))
-	k := rounded(cfg.DType, normal(r, whole.Queries()*cfg.KVHeads*cfg.Width))
-	v := rounded(cfg.DType, normal(r, whole.Queries()*cfg.KVHeads*cfg.ValueWidth))
+	q := vk.Round(cfg.DType, gputest.Normal(r, whole.Queries()*cfg.Heads*cfg.Width))
+	k := vk.Round(cfg.DType, gputest.Normal(r, whole.Queries()*cfg.KVHeads*cfg.Width))
+	v := vk.Round(cfg.DType, gputest.Normal(r, whole.Queries()*cfg.KVHeads*cfg.ValueWidth))
 	d := &decoder{t: t, c: c}
 	defer func() {
 		for _, f := range slices.Backward(d.closes) {
@@ -120,12 +121,12 @@ func (c decodeCase) check(t *testing.T) {
 		}
 	}()
 	if c.sinks {
-		whole.Sinks = normal(r, cfg.Heads)
+		whole.Sinks = gputest.Normal(r, cfg.Heads)
 		d.sinks = d.tensor(vk.F32, cfg.Heads)
 		require.NoError(t, vk.Upload(ctx, d.sinks, whole.Sinks))
 	}
 	want := ref.AttentionForward(whole, q, k, v)
-	bound, _ := want.Bounds(storageTypes[cfg.DType])
+	bound, _ := want.Bounds(gputest.Oracle(cfg.DType))
 	var err error
 	d.cache, err = NewKVCache(ctx, dev, KVCacheConfig{Sequences: b, Capacity: c.capacity, KVHeads: cfg.KVHeads, Width: cfg.Width,
 		ValueWidth: cfg.ValueWidth, Window: cfg.Window, DType: cfg.DType})
@@ -153,10 +154,10 @@ func (c decodeCase) check(t *testing.T) {
 		require.NoError(t, vk.Upload(ctx, d.inputs[1], rowsOf(k, rows, cfg.KVHeads*cfg.Width)))
 		require.NoError(t, vk.Upload(ctx, d.inputs[2], rowsOf(v, rows, cfg.KVHeads*cfg.ValueWidth)))
 		require.NoError(t, d.rec.Run(ctx))
-		got := download[float32](t, d.out)
+		got := gputest.Download[float32](t, d.out)
 		width := cfg.Heads * cfg.ValueWidth
 		for i, row := range rows {
-			requireClose(t, got[i*width:(i+1)*width], want.Out.Y[row*width:(row+1)*width], bound[row*width:(row+1)*width],
+			gputest.RequireClose(t, got[i*width:(i+1)*width], want.Out.Y[row*width:(row+1)*width], bound[row*width:(row+1)*width],
 				fmt.Sprintf("%+v: row %d in step %d", c, row, s))
 		}
 	}
@@ -164,7 +165,7 @@ func (c decodeCase) check(t *testing.T) {
 	for i, n := range d.cache.Counts() {
 		counts[i] = int32(n)
 	}
-	require.Equal(t, counts, download[int32](t, d.cache.Lengths))
+	require.Equal(t, counts, gputest.Download[int32](t, d.cache.Lengths))
 }
 
 // steps repeats one step.
@@ -242,25 +243,25 @@ func TestCacheThatTheHostOverfillsStaysWhole(t *testing.T) {
 	c := newTestCache(t, KVCacheConfig{Sequences: 2, Capacity: 5, KVHeads: 2, Width: 3, ValueWidth: 2})
 	k := newKit(t)
 	poisonCache(t, c)
-	keys, values := normal(rand.New(rand.NewSource(1)), 3*6), normal(rand.New(rand.NewSource(2)), 3*4)
-	key, value := k.f32("k", keys, 3, 2, 3), k.f32("v", values, 3, 2, 2)
-	require.NoError(t, c.Append(k.rec, DenseHeads(key, 2, 3), DenseHeads(value, 2, 2), k.i32("offsets", []int32{0, 1, 3}, 3)))
-	k.run()
-	k.run()
+	keys, values := gputest.Normal(rand.New(rand.NewSource(1)), 3*6), gputest.Normal(rand.New(rand.NewSource(2)), 3*4)
+	key, value := k.F32("k", keys, 3, 2, 3), k.F32("v", values, 3, 2, 2)
+	require.NoError(t, c.Append(k.Rec, DenseHeads(key, 2, 3), DenseHeads(value, 2, 2), k.I32("offsets", []int32{0, 1, 3}, 3)))
+	k.Run()
+	k.Run()
 	for range 2 {
 		var full *CacheFullError
-		require.ErrorAs(t, k.rec.Run(ctx), &full)
+		require.ErrorAs(t, k.Rec.Run(ctx), &full)
 		require.Equal(t, CacheFullError{Sequence: 1, Capacity: 5}, *full)
 	}
-	k.verify()
-	require.Equal(t, []int32{4, 4}, download[int32](t, c.Lengths), "the other sequence goes on")
-	got := words(t, c.Keys)
+	k.Verify()
+	require.Equal(t, []int32{4, 4}, gputest.Download[int32](t, c.Lengths), "the other sequence goes on")
+	got := gputest.Words(t, c.Keys)
 	for b, rows := range [][]int{{0, 0, 0, 0, -1}, {1, 2, 1, 2, -1}} {
 		for j, row := range rows {
 			for i := range 6 {
-				want := uint32(poison)
+				want := gputest.Poison(vk.F32)
 				if row >= 0 {
-					want = bitsOf(vk.F32, keys[row*6+i])
+					want = vk.Bits(vk.F32, keys[row*6+i])
 				}
 				require.Equal(t, want, got[(b*5+j)*6+i], "sequence %d key %d", b, j)
 			}
@@ -285,13 +286,13 @@ func TestCacheRefusesWhatDoesNotFit(t *testing.T) {
 	require.ErrorAs(t, c.Grow(ctx, 7), &config)
 	require.Error(t, c.Grow(ctx, 1<<30))
 	k := newKit(t)
-	x := k.f32("x", make([]float32, 8), 2, 4)
-	require.ErrorAs(t, c.Append(k.rec, DenseHeads(x, 1, 4), DenseHeads(x, 1, 4), k.i32("offsets", []int32{0, 2}, 2)), &shape)
+	x := k.F32("x", make([]float32, 8), 2, 4)
+	require.ErrorAs(t, c.Append(k.Rec, DenseHeads(x, 1, 4), DenseHeads(x, 1, 4), k.I32("offsets", []int32{0, 2}, 2)), &shape)
 
 	// What was recorded before growth cannot run after it.
 	k = newKit(t)
-	x = k.f32("x", make([]float32, 8), 2, 4)
-	require.NoError(t, c.Append(k.rec, DenseHeads(x, 1, 4), DenseHeads(x, 1, 4), k.i32("offsets", []int32{0, 1, 2}, 3)))
+	x = k.F32("x", make([]float32, 8), 2, 4)
+	require.NoError(t, c.Append(k.Rec, DenseHeads(x, 1, 4), DenseHeads(x, 1, 4), k.I32("offsets", []int32{0, 1, 2}, 3)))
 	require.NoError(t, c.Grow(ctx, 9))
-	require.True(t, errors.Is(k.rec.Run(ctx), vk.ErrClosed))
+	require.True(t, errors.Is(k.Rec.Run(ctx), vk.ErrClosed))
 }

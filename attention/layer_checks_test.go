@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -33,36 +34,27 @@ func TestLayersGiveTheSameBits(t *testing.T) {
 		}
 	}
 
-	x, y := self.matrix(k, "x", self.x), keep(k.output("y", vk.BF16, self.tokens, self.cfg.Width))
+	x, y := self.matrix(k, "x", self.x), keep(k.Output("y", vk.BF16, self.tokens, self.cfg.Width))
 	g, err := self.layer.NewGrads()
 	require.NoError(t, err)
 	defer func() { require.NoError(t, g.Close()) }()
-	g.X = keep(k.output("dx", vk.BF16, self.tokens, self.cfg.Width))
+	g.X = keep(k.Output("dx", vk.BF16, self.tokens, self.cfg.Width))
 	banks(self.layer.gradParts(g), self.layer.gradVectors(g))
-	saved, err := self.layer.Forward(k.rec, x, y, Sequences{Offsets: self.offsets(k)})
+	saved, err := self.layer.Forward(k.Rec, x, y, Sequences{Offsets: self.offsets(k)})
 	require.NoError(t, err)
-	require.NoError(t, self.layer.Backward(k.rec, saved, x, self.matrix(k, "dy", self.dy), *g))
+	require.NoError(t, self.layer.Backward(k.Rec, saved, x, self.matrix(k, "dy", self.dy), *g))
 
-	x, y = latent.matrix(k, "x", latent.x), keep(k.output("y", vk.F16, latent.tokens, latent.cfg.Width))
+	x, y = latent.matrix(k, "x", latent.x), keep(k.Output("y", vk.F16, latent.tokens, latent.cfg.Width))
 	l, err := latent.layer.NewGrads()
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()
-	l.X = keep(k.output("dx", vk.F16, latent.tokens, latent.cfg.Width))
+	l.X = keep(k.Output("dx", vk.F16, latent.tokens, latent.cfg.Width))
 	banks(latent.layer.gradParts(l), latent.layer.gradVectors(l))
-	kept, err := latent.layer.Forward(k.rec, x, y, latent.sequences(k))
+	kept, err := latent.layer.Forward(k.Rec, x, y, latent.sequences(k))
 	require.NoError(t, err)
-	require.NoError(t, latent.layer.Backward(k.rec, kept, x, latent.matrix(k, "dy", latent.dy), *l))
+	require.NoError(t, latent.layer.Backward(k.Rec, kept, x, latent.matrix(k, "dy", latent.dy), *l))
 
-	var first [][]uint32
-	for run := range 20 {
-		k.run()
-		for i, out := range outs {
-			if run == 0 {
-				first = append(first, words(t, out))
-			}
-			require.Equal(t, first[i], words(t, out), "output %d in run %d", i, run)
-		}
-	}
+	k.RunAlike(outs...)
 }
 
 // TestLayersIgnorePadding runs layers on batches with rows of no sequence behind the sequences' and asks for what they give
@@ -76,19 +68,19 @@ func TestLayersIgnorePadding(t *testing.T) {
 			k := newKit(t)
 			p := newPadding(s.x, s.dy, c.cfg.Width, c.lengths, pad)
 			p.dirty(k, c.cfg.queryWidth(), c.cfg.keyWidth())
-			x, out := k.f32("x", p.x, p.tokens, c.cfg.Width), k.output("y", vk.F32, p.tokens, c.cfg.Width)
+			x, out := k.F32("x", p.x, p.tokens, c.cfg.Width), k.Output("y", vk.F32, p.tokens, c.cfg.Width)
 			g, err := s.layer.NewGrads()
 			require.NoError(t, err)
 			defer func() { require.NoError(t, g.Close()) }()
-			g.X = k.output("dx", vk.F32, p.tokens, c.cfg.Width)
-			saved, err := s.layer.Forward(k.rec, x, out, p.sequences(k))
+			g.X = k.Output("dx", vk.F32, p.tokens, c.cfg.Width)
+			saved, err := s.layer.Forward(k.Rec, x, out, p.sequences(k))
 			require.NoError(t, err)
-			require.NoError(t, s.layer.Backward(k.rec, saved, x, k.f32("dy", p.dy, p.tokens, c.cfg.Width), *g))
-			k.run()
+			require.NoError(t, s.layer.Backward(k.Rec, saved, x, k.F32("dy", p.dy, p.tokens, c.cfg.Width), *g))
+			k.Run()
 			for _, part := range s.layer.gradParts(g) {
 				weights = append(weights, bankValues(t, part.grads.Weight))
 			}
-			return p.rows(values(t, out)), p.rows(values(t, g.X)), append(weights, values(t, g.QueryNorm), values(t, g.KeyNorm))
+			return p.rows(gputest.Download[float32](t, out)), p.rows(gputest.Download[float32](t, g.X)), append(weights, gputest.Download[float32](t, g.QueryNorm), gputest.Download[float32](t, g.KeyNorm))
 		}
 		requireSamePass(t, run)
 	})
@@ -100,19 +92,19 @@ func TestLayersIgnorePadding(t *testing.T) {
 			k := newKit(t)
 			p := newPadding(m.x, m.dy, c.cfg.Width, c.lengths, pad)
 			p.dirty(k, c.cfg.Heads*c.cfg.headWidth(), c.cfg.Heads*c.cfg.upWidth(), c.cfg.Heads*c.cfg.ValueWidth)
-			x, out := k.f32("x", p.x, p.tokens, c.cfg.Width), k.output("y", vk.F32, p.tokens, c.cfg.Width)
+			x, out := k.F32("x", p.x, p.tokens, c.cfg.Width), k.Output("y", vk.F32, p.tokens, c.cfg.Width)
 			g, err := m.layer.NewGrads()
 			require.NoError(t, err)
 			defer func() { require.NoError(t, g.Close()) }()
-			g.X = k.output("dx", vk.F32, p.tokens, c.cfg.Width)
-			saved, err := m.layer.Forward(k.rec, x, out, p.sequences(k))
+			g.X = k.Output("dx", vk.F32, p.tokens, c.cfg.Width)
+			saved, err := m.layer.Forward(k.Rec, x, out, p.sequences(k))
 			require.NoError(t, err)
-			require.NoError(t, m.layer.Backward(k.rec, saved, x, k.f32("dy", p.dy, p.tokens, c.cfg.Width), *g))
-			k.run()
+			require.NoError(t, m.layer.Backward(k.Rec, saved, x, k.F32("dy", p.dy, p.tokens, c.cfg.Width), *g))
+			k.Run()
 			for _, part := range m.layer.gradParts(g) {
 				weights = append(weights, bankValues(t, part.grads.Weight))
 			}
-			return p.rows(values(t, out)), p.rows(values(t, g.X)), append(weights, values(t, g.QueryNorm), values(t, g.KVNorm))
+			return p.rows(gputest.Download[float32](t, out)), p.rows(gputest.Download[float32](t, g.X)), append(weights, gputest.Download[float32](t, g.QueryNorm), gputest.Download[float32](t, g.KVNorm))
 		}
 		requireSamePass(t, run)
 	})
@@ -143,7 +135,7 @@ func newPadding(x, dy []float32, width int, lengths []int, pad bool) padding {
 	p := padding{x: x, dy: dy, offsets: offsetsOf(lengths), width: width, tokens: len(x) / width, real: len(x) / width}
 	if pad {
 		r := rand.New(rand.NewSource(9))
-		p.x, p.dy = append(append([]float32{}, x...), normal(r, 3*width)...), append(append([]float32{}, dy...), make([]float32, 3*width)...)
+		p.x, p.dy = append(append([]float32{}, x...), gputest.Normal(r, 3*width)...), append(append([]float32{}, dy...), make([]float32, 3*width)...)
 		p.tokens += 3
 	}
 	return p
@@ -154,17 +146,17 @@ func (p padding) dirty(k *kit, widths ...int) {
 	var taken []*vk.Tensor
 	for range 8 {
 		for _, w := range widths {
-			taken = append(taken, k.rec.Scratch(vk.F32, p.tokens, w))
-			k.rec.Fill(taken[len(taken)-1], poison)
+			taken = append(taken, k.Rec.Scratch(vk.F32, p.tokens, w))
+			k.Rec.Fill(taken[len(taken)-1], gputest.Poison(vk.F32))
 		}
 	}
 	for _, t := range taken {
-		k.rec.Release(t)
+		k.Rec.Release(t)
 	}
 }
 
 func (p padding) sequences(k *kit) Sequences {
-	return Sequences{Offsets: k.i32("offsets", p.offsets, len(p.offsets)), Padded: p.tokens > p.real}
+	return Sequences{Offsets: k.I32("offsets", p.offsets, len(p.offsets)), Padded: p.tokens > p.real}
 }
 
 // rows are those of the sequences; what padding gets must be finite.
@@ -190,10 +182,10 @@ func TestSequencesMustCoverAllRows(t *testing.T) {
 	c.lengths = []int{3, 4}
 	s := newSelfTest(t, c, vk.F32)
 	k := newKit(t)
-	y := k.partialOutput("y", vk.F32, 7, c.cfg.Width)
-	_, err := s.layer.Forward(k.rec, s.matrix(k, "x", s.x), y, Sequences{Offsets: k.i32("offsets", []int32{0, 3, 6}, 3)})
+	y := k.PartialOutput("y", vk.F32, 7, c.cfg.Width)
+	_, err := s.layer.Forward(k.Rec, s.matrix(k, "x", s.x), y, Sequences{Offsets: k.I32("offsets", []int32{0, 3, 6}, 3)})
 	require.NoError(t, err)
 	var sequence *SequenceError
-	require.ErrorAs(t, k.rec.Run(k.ctx), &sequence)
+	require.ErrorAs(t, k.Rec.Run(k.Ctx), &sequence)
 	require.Equal(t, SequenceError{Last: 6, Rows: 7}, *sequence)
 }

@@ -3,6 +3,7 @@ package attention
 import (
 	"errors"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -85,7 +86,7 @@ type gradArgs struct {
 // with what the pass reads or with each other. dx alone may be dy, which has been read when dx is written.
 func checkGrads(dev *vk.Device, op string, a gradArgs) error {
 	if a.dx != nil {
-		err := checkTensor(dev, op, "grads.X", a.dx, a.x.DType(), a.x.Shape()...)
+		err := check.Tensor(dev, op, "grads.X", a.dx, a.x.DType(), a.x.Shape()...)
 		if err == nil && a.dx.Address() != a.dy.Address() {
 			err = checkSpansApart(op, tensorSpan("grads.X", a.dx), tensorSpan("dy", a.dy))
 		}
@@ -115,7 +116,7 @@ func checkGrads(dev *vk.Device, op string, a gradArgs) error {
 		if grad.DType() == vk.F32 {
 			dtype = vk.F32
 		}
-		if err := firstError(checkTensor(dev, op, "grads."+v.name, grad, dtype, v.weight.Shape()...), output("grads."+v.name, grad)); err != nil {
+		if err := check.First(check.Tensor(dev, op, "grads."+v.name, grad, dtype, v.weight.Shape()...), output("grads."+v.name, grad)); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,9 @@
 package attention
 
-import "github.com/vkmoe/vkmoe/moe"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
+)
 
 // A LayerPass is what PassBytes of a SelfAttentionConfig or an MLAConfig estimates.
 type LayerPass struct {
@@ -19,19 +22,19 @@ type passMemory struct {
 // rows adds matrices [T,width] of the storage type.
 func (m *passMemory) rows(widths ...int) {
 	for _, w := range widths {
-		m.bytes += tensorBytes(m.dtype, m.tokens, w)
+		m.bytes += check.TensorBytes(m.dtype, m.tokens, w)
 	}
 }
 
 // floats adds a tensor of f32 or of indices.
-func (m *passMemory) floats(shape ...int) { m.bytes += tensorBytes(4, shape...) }
+func (m *passMemory) floats(shape ...int) { m.bytes += check.TensorBytes(4, shape...) }
 
 // norm adds what RMSNormBackward takes for heads of each token.
 func (m *passMemory) norm(heads, width int) {
 	rows := m.tokens * heads
 	m.floats(rows)
 	if rows > normPerBlock {
-		m.floats(ceilDiv(rows, normPerBlock), width)
+		m.floats(check.CeilDiv(rows, normPerBlock), width)
 	}
 }
 
@@ -77,7 +80,7 @@ func (c SelfAttentionConfig) PassBytes(tokens int, p LayerPass) uint64 {
 	}
 	m.rows(query, query, key, key)
 	if c.Sinks {
-		m.floats(ceilDiv(tokens, sinkBlock), c.Heads)
+		m.floats(check.CeilDiv(tokens, sinkBlock), c.Heads)
 	}
 	if query, key := c.normWidths(); query > 0 {
 		m.norm(c.queryWidth()/query, query)

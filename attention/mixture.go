@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -43,11 +44,11 @@ type MixtureConfig struct {
 func (c MixtureConfig) Validate() error {
 	const name = "MixtureConfig"
 	const most = 1 << 16 // of the heads of a token: those of an expert's choices
-	err := firstError(
-		inRange(name, "Experts", c.Experts, 1, moe.MaxExperts),
-		inRange(name, "TopK", c.TopK, 1, min(c.Experts, moe.MaxTopK)),
-		inRange(name, "HeadsPerExpert", c.HeadsPerExpert, 1, most/c.TopK),
-		inRange(name, "HeadWidth", c.HeadWidth, 1, math.MaxInt32),
+	err := check.First(
+		check.InRange(name, "Experts", c.Experts, 1, moe.MaxExperts),
+		check.InRange(name, "TopK", c.TopK, 1, min(c.Experts, moe.MaxTopK)),
+		check.InRange(name, "HeadsPerExpert", c.HeadsPerExpert, 1, most/c.TopK),
+		check.InRange(name, "HeadWidth", c.HeadWidth, 1, math.MaxInt32),
 		c.router().Validate(c.Experts),
 		c.flash().Validate(),
 	)
@@ -56,7 +57,7 @@ func (c MixtureConfig) Validate() error {
 	}
 	m := Mixture{Config: c}
 	for _, part := range m.parts() { // Width, and products that are too large
-		err = firstError(err, part.cfg.Validate())
+		err = check.First(err, part.cfg.Validate())
 	}
 	return err
 }
@@ -105,7 +106,7 @@ type Mixture struct {
 func NewMixture(dev *vk.Device, cfg MixtureConfig, rope *RoPE) (*Mixture, error) {
 	err := cfg.Validate()
 	if err == nil && rope != nil && rope.Config.Width > cfg.HeadWidth {
-		err = configError("RoPEConfig", "Width", fmt.Sprintf("at most HeadWidth %d", cfg.HeadWidth), fmt.Sprint(rope.Config.Width))
+		err = check.Config("RoPEConfig", "Width", fmt.Sprintf("at most HeadWidth %d", cfg.HeadWidth), fmt.Sprint(rope.Config.Width))
 	}
 	if err != nil {
 		return nil, err

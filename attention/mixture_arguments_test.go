@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -56,10 +57,10 @@ func TestMixtureArguments(t *testing.T) {
 	_, err := NewMixture(dev, MixtureConfig{Experts: 4, TopK: 2, HeadsPerExpert: 1, HeadWidth: 2, Width: 8}, l.RoPE)
 	require.ErrorContains(t, err, "RoPEConfig.Width")
 	k := newKit(t)
-	x, y, dy := k.f32("x", make([]float32, 24), 3, 8), k.partialOutput("y", vk.F32, 3, 8), k.f32("dy", make([]float32, 24), 3, 8)
-	offsets := k.i32("offsets", []int32{0, 3}, 2)
+	x, y, dy := k.F32("x", make([]float32, 24), 3, 8), k.PartialOutput("y", vk.F32, 3, 8), k.F32("dy", make([]float32, 24), 3, 8)
+	offsets := k.I32("offsets", []int32{0, 3}, 2)
 	seq := Sequences{Offsets: offsets}
-	other, err := moe.RouteIDs(k.rec, k.i32("ids", make([]int32, 3), 3, 1), nil, 4)
+	other, err := moe.RouteIDs(k.Rec, k.I32("ids", make([]int32, 3), 3, 1), nil, 4)
 	require.NoError(t, err)
 	attempt := func(arg string, forward func(rec *vk.Recorder) error) {
 		t.Helper()
@@ -92,7 +93,7 @@ func TestMixtureArguments(t *testing.T) {
 			return err
 		})
 	}
-	_, err = l.ForwardWith(k.rec, x, y, seq, MixtureOptions{Save: 9})
+	_, err = l.ForwardWith(k.Rec, x, y, seq, MixtureOptions{Save: 9})
 	var config *ConfigError
 	require.ErrorAs(t, err, &config)
 
@@ -117,7 +118,7 @@ func TestMixtureArguments(t *testing.T) {
 		require.NoError(t, err)
 		return l.Backward(rec, saved, x, nil, MixtureGrads{})
 	})
-	given, err := moe.RouteIDs(newRecorder(t), k.i32("ids", make([]int32, 6), 3, 2), nil, 4)
+	given, err := moe.RouteIDs(newRecorder(t), k.I32("ids", make([]int32, 6), 3, 2), nil, 4)
 	require.NoError(t, err)
 	attempt("grads.Router", func(rec *vk.Recorder) error {
 		saved, err := l.ForwardWith(rec, x, y, seq, MixtureOptions{Routing: given})
@@ -138,7 +139,7 @@ func TestGradientsOneByOne(t *testing.T) {
 	l := newMixture(t, cfg, 4)
 	k := newKit(t)
 	whole := l.record(k, mixtureCase{lengths: []int{5, 8}})
-	k.run()
+	k.Run()
 	for name, only := range map[string]func(all MixtureGrads) MixtureGrads{
 		"X":        func(all MixtureGrads) MixtureGrads { return MixtureGrads{X: all.X} },
 		"Router":   func(all MixtureGrads) MixtureGrads { return MixtureGrads{Router: all.Router} },
@@ -156,21 +157,21 @@ func TestGradientsOneByOne(t *testing.T) {
 		k2 := newKit(t)
 		run := &mixtureRun{layer: l, tokens: whole.tokens, named: map[string]*vk.Tensor{}}
 		run.makeGrads(k2, nil, false)
-		for _, b := range k2.bands {
-			b.partial = b.name != name && b.name != name+" bias"
-		}
-		x, dy := k2.f32("x", whole.x, whole.tokens, cfg.Width), k2.f32("dy", whole.dy, whole.tokens, cfg.Width)
-		y := k2.output("y", vk.F32, whole.tokens, cfg.Width)
-		saved, err := l.Forward(k2.rec, x, y, Sequences{Offsets: k2.i32("offsets", whole.offsets, 3)})
-		require.NoError(t, err)
-		require.NoError(t, l.Backward(k2.rec, saved, x, dy, only(run.grads)))
-		if name == "Output bias" {
-			for _, b := range k2.bands {
-				b.partial = b.partial || b.name == "Output"
+		for other := range run.named {
+			if other != name && other != name+" bias" {
+				k2.Partial(other)
 			}
 		}
-		k2.run()
-		require.Equal(t, words(t, whole.named[name]), words(t, run.named[name]), name)
-		k2.close()
+		x, dy := k2.F32("x", whole.x, whole.tokens, cfg.Width), k2.F32("dy", whole.dy, whole.tokens, cfg.Width)
+		y := k2.Output("y", vk.F32, whole.tokens, cfg.Width)
+		saved, err := l.Forward(k2.Rec, x, y, Sequences{Offsets: k2.I32("offsets", whole.offsets, 3)})
+		require.NoError(t, err)
+		require.NoError(t, l.Backward(k2.Rec, saved, x, dy, only(run.grads)))
+		if name == "Output bias" {
+			k2.Partial("Output")
+		}
+		k2.Run()
+		require.Equal(t, gputest.Words(t, whole.named[name]), gputest.Words(t, run.named[name]), name)
+		k2.Close()
 	}
 }

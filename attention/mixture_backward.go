@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -255,17 +256,17 @@ func (m *Mixture) checkBackward(dev *vk.Device, op string, s *MixtureSaved, x, d
 		return &vk.ShapeError{Op: op, Arg: "saved", Want: "what a forward pass that saves left", Got: "another"}
 	}
 	tokens := s.Routing.Tokens
-	err := firstError(
-		checkTensor(dev, op, "saved.Heads", s.Heads, c.DType, s.Routing.Slots(), c.columns()),
-		checkTensor(dev, op, "saved.LSE", s.LSE, vk.F32, tokens, c.heads()),
-		checkTensor(dev, op, "x", x, c.DType, tokens, c.Width),
-		checkTensor(dev, op, "dy", dy, c.DType, tokens, c.Width),
+	err := check.First(
+		check.Tensor(dev, op, "saved.Heads", s.Heads, c.DType, s.Routing.Slots(), c.columns()),
+		check.Tensor(dev, op, "saved.LSE", s.LSE, vk.F32, tokens, c.heads()),
+		check.Tensor(dev, op, "x", x, c.DType, tokens, c.Width),
+		check.Tensor(dev, op, "dy", dy, c.DType, tokens, c.Width),
 		m.checkParts(dev, op),
 		checkSequences(dev, op, tokens, s.Sequences),
-		checkOptional(dev, op, "grads.X", g.X, c.DType, tokens, c.Width),
-		checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, tokens, c.TopK),
-		checkOptional(dev, op, "grads.Logits", g.Logits, vk.F32, tokens, c.Experts),
-		checkOptional(dev, op, "grads.Sinks", g.Sinks, vk.F32, c.heads()),
+		check.Optional(dev, op, "grads.X", g.X, c.DType, tokens, c.Width),
+		check.Optional(dev, op, "grads.Gates", g.Gates, vk.F32, tokens, c.TopK),
+		check.Optional(dev, op, "grads.Logits", g.Logits, vk.F32, tokens, c.Experts),
+		check.Optional(dev, op, "grads.Sinks", g.Sinks, vk.F32, c.heads()),
 	)
 	absent := func(arg string, missing bool) {
 		if err == nil && missing {
@@ -294,7 +295,7 @@ func (m *Mixture) checkGradsApart(op string, s *MixtureSaved, x, dy *vk.Tensor, 
 	add := func(arg string, tensors ...*vk.Tensor) {
 		for _, t := range tensors {
 			out := tensorSpan(arg, t)
-			err = firstError(err, checkSpansApart(op, out, inputs...), checkSpansApart(op, out, outputs...))
+			err = check.First(err, checkSpansApart(op, out, inputs...), checkSpansApart(op, out, outputs...))
 			outputs = append(outputs, out)
 		}
 	}
@@ -313,12 +314,4 @@ func (m *Mixture) checkGradsApart(op string, s *MixtureSaved, x, dy *vk.Tensor, 
 		}
 	}
 	return err
-}
-
-// checkOptional is checkTensor for arguments that may be nil.
-func checkOptional(dev *vk.Device, op, arg string, t *vk.Tensor, dtype vk.DType, shape ...int) error {
-	if t == nil {
-		return nil
-	}
-	return checkTensor(dev, op, arg, t, dtype, shape...)
 }

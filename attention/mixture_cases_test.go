@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/moe"
@@ -32,17 +33,16 @@ func TestMixtureOfGivenExperts(t *testing.T) {
 				for i := range ids {
 					ids[i] = int32(r.Intn(cfg.Experts))
 				}
-				gates = normal(r, len(ids))
-				routing, err := moe.RouteIDs(k.rec, k.i32("ids", ids, tokens, cfg.TopK), k.f32("gates", gates, tokens, cfg.TopK), cfg.Experts)
+				gates = gputest.Normal(r, len(ids))
+				routing, err := moe.RouteIDs(k.Rec, k.I32("ids", ids, tokens, cfg.TopK), k.F32("gates", gates, tokens, cfg.TopK), cfg.Experts)
 				require.NoError(t, err)
 				return routing
 			}})
-			for _, b := range k.bands { // nobody asked for these
-				b.partial = b.partial || b.name == "Router" || b.name == "Router bias" || b.name == "Logits"
-			}
-			k.run()
+			k.Partial("Router") // nobody asked for these
+			k.Partial("Logits")
+			k.Run()
 			run.requireGiven(t, gates)
-			k.close()
+			k.Close()
 		}
 	}
 }
@@ -52,7 +52,7 @@ func (run *mixtureRun) requireGiven(t testing.TB, gates []float32) {
 	t.Helper()
 	m := run.layer.oracle
 	m.Attention.QueryOffsets = run.offsets
-	ids := download[int32](t, run.saved.Routing.IDs)
+	ids := gputest.Download[int32](t, run.saved.Routing.IDs)
 	res := ref.MixtureOfAttentionChosen(m, run.x, ref.DenseLinear(m.Router, run.x, run.tokens), ids)
 	res.Gates = ref.Widen(gates)
 	width := m.Output.Out
@@ -60,7 +60,7 @@ func (run *mixtureRun) requireGiven(t testing.TB, gates []float32) {
 	for i := range out.Y {
 		out.Y[i] += float64(m.Bias[i%width])
 	}
-	relative := ref.RelativeFrobenius(download[float32](t, run.y), out.Y)
+	relative := ref.RelativeFrobenius(gputest.Download[float32](t, run.y), out.Y)
 	require.True(t, relative <= run.tolerance(), "y: %v", relative)
 	g := ref.MixtureOfAttentionBackward(m, run.x, res, run.dy)
 	for i, v := range g.Router.X.Y { // the router has no part in it
@@ -68,7 +68,7 @@ func (run *mixtureRun) requireGiven(t testing.TB, gates []float32) {
 	}
 	for name, want := range map[string][]float64{"X": g.X, "Gates": g.Gates.Y, "Query": g.Query.Weight.Y, "Output": g.Output.Weight.Y,
 		"Output bias": g.Output.Bias.Y, "KeyValue": g.KeyValue.Weight.Y, "OutputBias": g.Bias} {
-		relative := ref.RelativeFrobenius(download[float32](t, run.named[name]), want)
+		relative := ref.RelativeFrobenius(gputest.Download[float32](t, run.named[name]), want)
 		require.True(t, relative <= run.tolerance(), "%s: %v", name, relative)
 	}
 }
@@ -80,24 +80,24 @@ func TestMixtureOfSlotsWithoutExperts(t *testing.T) {
 	l := newMixture(t, cfg, 0)
 	k := newKit(t)
 	run := l.record(k, mixtureCase{lengths: []int{5}, routing: func(k *kit, tokens int) *moe.Routing {
-		routing, err := moe.RouteIDs(k.rec, k.i32("ids", []int32{0, -1, 2, 3, 1}, tokens, 1), nil, 3)
+		routing, err := moe.RouteIDs(k.Rec, k.I32("ids", []int32{0, -1, 2, 3, 1}, tokens, 1), nil, 3)
 		require.NoError(t, err)
 		return routing
 	}})
 	var id *moe.ExpertIDError
-	require.ErrorAs(t, k.rec.Run(k.ctx), &id)
+	require.ErrorAs(t, k.Rec.Run(k.Ctx), &id)
 	require.Equal(t, 2, id.Count)
-	y, gates := download[float32](t, run.y), download[float32](t, run.named["Gates"])
+	y, gates := gputest.Download[float32](t, run.y), gputest.Download[float32](t, run.named["Gates"])
 	for token, want := range []bool{true, false, true, false, true} {
 		require.Equal(t, want, !slices.Equal(y[7*token:][:7], make([]float32, 7)), "y of token %d", token)
 		require.Equal(t, want, gates[token] != 0, "gate gradient of token %d", token)
 	}
 	for _, name := range []string{"X", "Query", "KeyValue", "Output"} {
-		for _, v := range download[float32](t, run.named[name]) {
+		for _, v := range gputest.Download[float32](t, run.named[name]) {
 			require.False(t, math.IsNaN(float64(v)) || math.IsInf(float64(v), 0), name)
 		}
 	}
-	for i, v := range download[float32](t, run.named["Query"])[:5*7*2] { // expert 0 has token 0 only, which sees itself only
+	for i, v := range gputest.Download[float32](t, run.named["Query"])[:5*7*2] { // expert 0 has token 0 only, which sees itself only
 		require.True(t, math.Abs(float64(v)) < 1e-2, "query %d: %v", i, v)
 	}
 }
@@ -112,17 +112,17 @@ func TestMixtureRepeatsItsBits(t *testing.T) {
 		k := newKit(t)
 		run := l.record(k, mixtureCase{lengths: []int{70, 3, 27}})
 		for j := 0; j < 20; j += 1 + 19*min(i, 1) {
-			k.run()
-			got := map[string][]uint32{"y": words(t, run.y)}
+			k.Run()
+			got := map[string][]uint32{"y": gputest.Words(t, run.y)}
 			for name, tensor := range run.named {
-				got[name] = words(t, tensor)
+				got[name] = gputest.Words(t, tensor)
 			}
 			if first == nil {
 				first = got
 			}
 			require.Equal(t, first, got, "recording %d, run %d", i, j)
 		}
-		k.close()
+		k.Close()
 	}
 }
 
@@ -137,20 +137,20 @@ func TestSaveDoesNotChangeBits(t *testing.T) {
 			k := newKit(t)
 			run := l.record(k, mixtureCase{lengths: lengths, save: save})
 			require.Equal(t, save == moe.SaveAll, run.saved.Query != nil && run.saved.KeyValue != nil)
-			k.run()
-			got := map[string][]uint32{"y": words(t, run.y)}
+			k.Run()
+			got := map[string][]uint32{"y": gputest.Words(t, run.y)}
 			for name, tensor := range run.named {
-				got[name] = words(t, tensor)
+				got[name] = gputest.Words(t, tensor)
 			}
 			results = append(results, got)
-			k.close()
+			k.Close()
 		}
 		require.Equal(t, results[0], results[1])
 		k := newKit(t)
 		r := rand.New(rand.NewSource(51))
-		x := k.floats("x", cfg.DType, rounded(cfg.DType, normal(r, 51*cfg.Width)), 51, cfg.Width)
-		y := k.output("y", cfg.DType, 51, cfg.Width)
-		saved, err := l.ForwardWith(k.rec, x, y, Sequences{Offsets: k.i32("offsets", offsetsOf(lengths), 3)},
+		x := k.Floats("x", cfg.DType, vk.Round(cfg.DType, gputest.Normal(r, 51*cfg.Width)), 51, cfg.Width)
+		y := k.Output("y", cfg.DType, 51, cfg.Width)
+		saved, err := l.ForwardWith(k.Rec, x, y, Sequences{Offsets: k.I32("offsets", offsetsOf(lengths), 3)},
 			MixtureOptions{Save: moe.SaveNothing})
 		require.NoError(t, err)
 		require.True(t, saved.Query == nil && saved.KeyValue == nil && saved.Heads == nil && saved.LSE == nil)
@@ -160,9 +160,9 @@ func TestSaveDoesNotChangeBits(t *testing.T) {
 		require.ErrorAs(t, l.Backward(rec, saved, x, x, MixtureGrads{}), &shape)
 		require.Equal(t, "saved", shape.Arg)
 		require.NoError(t, rec.Close())
-		k.run()
-		require.Equal(t, results[0]["y"], words(t, y))
-		k.close()
+		k.Run()
+		require.Equal(t, results[0]["y"], gputest.Words(t, y))
+		k.Close()
 	}
 }
 
@@ -172,13 +172,13 @@ func TestMixtureKeepsNaNToItsSequence(t *testing.T) {
 	l := newMixture(t, cfg, 8)
 	k := newKit(t)
 	const tokens = 12
-	data := normal(rand.New(rand.NewSource(1)), tokens*cfg.Width)
+	data := gputest.Normal(rand.New(rand.NewSource(1)), tokens*cfg.Width)
 	data[6*cfg.Width] = float32(math.NaN()) // sequence 1 has tokens 4 to 8
-	x, y := k.f32("x", data, tokens, cfg.Width), k.output("y", vk.F32, tokens, cfg.Width)
-	_, err := l.Forward(k.rec, x, y, Sequences{Offsets: k.i32("offsets", []int32{0, 4, 9, 12}, 4)})
+	x, y := k.F32("x", data, tokens, cfg.Width), k.Output("y", vk.F32, tokens, cfg.Width)
+	_, err := l.Forward(k.Rec, x, y, Sequences{Offsets: k.I32("offsets", []int32{0, 4, 9, 12}, 4)})
 	require.NoError(t, err)
-	k.run()
-	for i, v := range download[float32](t, y) {
+	k.Run()
+	for i, v := range gputest.Download[float32](t, y) {
 		token := i / cfg.Width
 		require.Equal(t, token >= 6 && token < 9, math.IsNaN(float64(v)), "token %d", token)
 	}
@@ -190,26 +190,26 @@ func TestPaddedSequences(t *testing.T) {
 		OutputBias: true, DType: vk.BF16}
 	l := newMixture(t, cfg, 6)
 	r := rand.New(rand.NewSource(3))
-	data, dys := rounded(cfg.DType, normal(r, 13*cfg.Width)), rounded(cfg.DType, normal(r, 13*cfg.Width))
+	data, dys := vk.Round(cfg.DType, gputest.Normal(r, 13*cfg.Width)), vk.Round(cfg.DType, gputest.Normal(r, 13*cfg.Width))
 	clear(dys[:2*cfg.Width])
 	clear(dys[11*cfg.Width:])
 	type result struct{ y, x, query, keyValue []uint32 }
 	pass := func(from, to int, offsets []int32, padded bool) result {
 		k := newKit(t)
 		rows := to - from
-		x := k.floats("x", cfg.DType, data[from*cfg.Width:to*cfg.Width], rows, cfg.Width)
-		dy := k.floats("dy", cfg.DType, dys[from*cfg.Width:to*cfg.Width], rows, cfg.Width)
-		y, dx := k.output("y", cfg.DType, rows, cfg.Width), k.output("dx", cfg.DType, rows, cfg.Width)
+		x := k.Floats("x", cfg.DType, data[from*cfg.Width:to*cfg.Width], rows, cfg.Width)
+		dy := k.Floats("dy", cfg.DType, dys[from*cfg.Width:to*cfg.Width], rows, cfg.Width)
+		y, dx := k.Output("y", cfg.DType, rows, cfg.Width), k.Output("dx", cfg.DType, rows, cfg.Width)
 		g, err := l.NewGrads()
 		require.NoError(t, err)
 		g.X = dx
-		s, err := l.Forward(k.rec, x, y, Sequences{Offsets: k.i32("offsets", offsets, len(offsets)), Padded: padded})
+		s, err := l.Forward(k.Rec, x, y, Sequences{Offsets: k.I32("offsets", offsets, len(offsets)), Padded: padded})
 		require.NoError(t, err)
-		require.NoError(t, l.Backward(k.rec, s, x, dy, *g))
-		k.run()
-		out := result{words(t, y), words(t, dx), words(t, g.Query.Weight.Parts()[0]), words(t, g.KeyValue.Weight.Parts()[0])}
+		require.NoError(t, l.Backward(k.Rec, s, x, dy, *g))
+		k.Run()
+		out := result{gputest.Words(t, y), gputest.Words(t, dx), gputest.Words(t, g.Query.Weight.Parts()[0]), gputest.Words(t, g.KeyValue.Weight.Parts()[0])}
 		require.NoError(t, g.Close())
-		k.close()
+		k.Close()
 		return out
 	}
 	want, got := pass(2, 11, []int32{0, 5, 9}, false), pass(0, 13, []int32{2, 7, 11}, true)
@@ -218,17 +218,17 @@ func TestPaddedSequences(t *testing.T) {
 	require.Equal(t, want.x, inside(got.x))
 	require.Equal(t, want.query, got.query)
 	require.Equal(t, want.keyValue, got.keyValue)
-	bias := words(t, l.OutputBias.Parts()[0])
+	bias := gputest.Words(t, l.OutputBias.Parts()[0])
 	for _, row := range []int{0, 1, 11, 12} {
 		require.Equal(t, bias, got.y[row*cfg.Width:][:cfg.Width])
 	}
 
 	k := newKit(t) // unless it is announced
-	x, y := k.floats("x", cfg.DType, data, 13, cfg.Width), k.partialOutput("y", cfg.DType, 13, cfg.Width)
-	_, err := l.Forward(k.rec, x, y, Sequences{Offsets: k.i32("offsets", []int32{0, 7, 11}, 3)})
+	x, y := k.Floats("x", cfg.DType, data, 13, cfg.Width), k.PartialOutput("y", cfg.DType, 13, cfg.Width)
+	_, err := l.Forward(k.Rec, x, y, Sequences{Offsets: k.I32("offsets", []int32{0, 7, 11}, 3)})
 	require.NoError(t, err)
 	var sequence *SequenceError
-	require.ErrorAs(t, k.rec.Run(k.ctx), &sequence)
+	require.ErrorAs(t, k.Rec.Run(k.Ctx), &sequence)
 	require.Equal(t, SequenceError{Last: 11, Rows: 13}, *sequence)
 	require.Equal(t, "attention: the sequences have rows 0 to 11 of 13", sequence.Error())
 }
@@ -286,26 +286,26 @@ func TestPartsDoNotChangeResults(t *testing.T) {
 	require.Less(t, cfg.tokensPerBlock(2*half, cfg.blockElements(2*half, moe.SaveAll, false)), 2*half)
 	require.Equal(t, half, cfg.tokensPerBlock(half, cfg.blockElements(half, moe.SaveAll, false)))
 	r := rand.New(rand.NewSource(1))
-	x, dy := rounded(cfg.DType, normal(r, 2*half*cfg.Width)), rounded(cfg.DType, normal(r, 2*half*cfg.Width))
+	x, dy := vk.Round(cfg.DType, gputest.Normal(r, 2*half*cfg.Width)), vk.Round(cfg.DType, gputest.Normal(r, 2*half*cfg.Width))
 	pass := func(from, to int, offsets ...int32) (y []uint32, dx []float32) {
 		k := newKit(t)
 		rows := to - from
-		out, grad := k.output("y", cfg.DType, rows, cfg.Width), k.output("dx", cfg.DType, rows, cfg.Width)
-		xs := k.floats("x", cfg.DType, x[from*cfg.Width:to*cfg.Width], rows, cfg.Width)
-		saved, err := l.Forward(k.rec, xs, out, Sequences{Offsets: k.i32("offsets", offsets, len(offsets))})
+		out, grad := k.Output("y", cfg.DType, rows, cfg.Width), k.Output("dx", cfg.DType, rows, cfg.Width)
+		xs := k.Floats("x", cfg.DType, x[from*cfg.Width:to*cfg.Width], rows, cfg.Width)
+		saved, err := l.Forward(k.Rec, xs, out, Sequences{Offsets: k.I32("offsets", offsets, len(offsets))})
 		require.NoError(t, err)
-		err = l.Backward(k.rec, saved, xs, k.floats("dy", cfg.DType, dy[from*cfg.Width:to*cfg.Width], rows, cfg.Width), MixtureGrads{X: grad})
+		err = l.Backward(k.Rec, saved, xs, k.Floats("dy", cfg.DType, dy[from*cfg.Width:to*cfg.Width], rows, cfg.Width), MixtureGrads{X: grad})
 		require.NoError(t, err)
-		k.run()
-		defer k.close()
-		return words(t, out), download[float32](t, grad)
+		k.Run()
+		defer k.Close()
+		return gputest.Words(t, out), gputest.Download[float32](t, grad)
 	}
 	y, dx := pass(0, 2*half, 0, half, 2*half)
 	for i := range 2 {
 		wantY, wantX := pass(i*half, (i+1)*half, 0, half)
 		require.Equal(t, wantY, y[i*half*cfg.Width:][:half*cfg.Width])
 		relative := ref.RelativeFrobenius(dx[i*half*cfg.Width:][:half*cfg.Width], ref.Widen(wantX))
-		require.True(t, relative <= storageTypes[cfg.DType].Storage(), "half %d: %v", i, relative)
+		require.True(t, relative <= gputest.Oracle(cfg.DType).Storage(), "half %d: %v", i, relative)
 	}
 }
 
@@ -380,14 +380,14 @@ func TestMixtureReproducesJetMoE(t *testing.T) {
 			require.NoError(t, moe.UploadBank(ctx, bank, weights(prefix+name)))
 		}
 		k := newKit(t)
-		x, y := k.f32("x", expected(prefix+"input"), 48, 32), k.output("y", vk.F32, 48, 32)
-		_, err = m.Forward(k.rec, x, y, Sequences{Offsets: k.i32("offsets", []int32{0, 24, 48}, 3)})
+		x, y := k.F32("x", expected(prefix+"input"), 48, 32), k.Output("y", vk.F32, 48, 32)
+		_, err = m.Forward(k.Rec, x, y, Sequences{Offsets: k.I32("offsets", []int32{0, 24, 48}, 3)})
 		require.NoError(t, err)
-		k.run()
-		relative := ref.RelativeFrobenius(download[float32](t, y), ref.Widen(expected(prefix+"output")))
+		k.Run()
+		relative := ref.RelativeFrobenius(gputest.Download[float32](t, y), ref.Widen(expected(prefix+"output")))
 		t.Logf("layer %d: %.3g", layer, relative)
 		require.True(t, relative <= 1e-5, "layer %d: %v", layer, relative)
-		k.close()
+		k.Close()
 		require.NoError(t, m.Close())
 	}
 }

@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -39,14 +40,14 @@ func (m *Mixture) cachedInput(rec *vk.Recorder, seq Sequences, p projections, ca
 // checkCache reports a cache of other keys and values, or that the layer cannot use one.
 func (m *Mixture) checkCache(dev *vk.Device, op string, seq Sequences, cache *KVCache) error {
 	if !m.Config.Causal {
-		return &ConfigError{"MixtureConfig", "Causal", "true with a cache", "false"}
+		return check.Config("MixtureConfig", "Causal", "true with a cache", "false")
 	}
 	want := m.Config.CacheConfig(cache.Config.Sequences, cache.Config.Capacity)
 	if cache.Config != want {
 		return &vk.ShapeError{Op: op, Arg: "cache", Want: fmt.Sprintf("%+v", want), Got: fmt.Sprintf("%+v", cache.Config)}
 	}
-	return firstError(
+	return check.First(
 		cache.check(dev, op),
-		checkTensor(dev, op, "offsets", seq.Offsets, vk.I32, cache.Config.Sequences+1),
+		check.Tensor(dev, op, "offsets", seq.Offsets, vk.I32, cache.Config.Sequences+1),
 	)
 }

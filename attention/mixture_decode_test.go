@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
@@ -43,15 +44,15 @@ func TestDecodeEqualsForward(t *testing.T) {
 			k := newKit(t)
 			var whole [2]*vk.Tensor
 			for s, n := range totals {
-				data[s] = rounded(cfg.DType, normal(r, n*cfg.Width))
-				whole[s] = k.output("y", cfg.DType, n, cfg.Width)
-				_, err := l.Forward(k.rec, k.floats("x", cfg.DType, data[s], n, cfg.Width), whole[s],
-					Sequences{Offsets: k.i32("offsets", []int32{0, int32(n)}, 2)})
+				data[s] = vk.Round(cfg.DType, gputest.Normal(r, n*cfg.Width))
+				whole[s] = k.Output("y", cfg.DType, n, cfg.Width)
+				_, err := l.Forward(k.Rec, k.Floats("x", cfg.DType, data[s], n, cfg.Width), whole[s],
+					Sequences{Offsets: k.I32("offsets", []int32{0, int32(n)}, 2)})
 				require.NoError(t, err)
 			}
-			k.run()
+			k.Run()
 			for s := range want {
-				want[s] = download[float32](t, whole[s])
+				want[s] = gputest.Download[float32](t, whole[s])
 			}
 			capacity := 40
 			if cfg.Window > 0 {
@@ -76,17 +77,17 @@ func (l mixtureLayer) requireDecode(t *testing.T, cache *KVCache, data, want [2]
 			at[s] += n
 		}
 		n := rows[0] + rows[1]
-		y := k.output("y", cfg.DType, n, cfg.Width)
+		y := k.Output("y", cfg.DType, n, cfg.Width)
 		require.NoError(t, cache.Reserve(rows[:]...))
-		saved, err := l.Decode(k.rec, cache, k.floats("x", cfg.DType, x, n, cfg.Width), y,
-			Sequences{Offsets: k.i32("offsets", []int32{0, int32(rows[0]), int32(n)}, 3)})
+		saved, err := l.Decode(k.Rec, cache, k.Floats("x", cfg.DType, x, n, cfg.Width), y,
+			Sequences{Offsets: k.I32("offsets", []int32{0, int32(rows[0]), int32(n)}, 3)})
 		require.NoError(t, err)
 		require.NotNil(t, saved.Routing)
 		require.Nil(t, saved.Heads)
-		k.run()
-		relative := relativeError(download[float32](t, y), ref.Widen(expected))
-		require.True(t, relative <= 1e-6+storageTypes[cfg.DType].Storage(), "step %d: %v", step, relative)
-		k.close()
+		k.Run()
+		relative := relativeError(gputest.Download[float32](t, y), ref.Widen(expected))
+		require.True(t, relative <= 1e-6+gputest.Oracle(cfg.DType).Storage(), "step %d: %v", step, relative)
+		k.Close()
 	}
 	require.Equal(t, at[:], cache.Counts())
 }
@@ -96,54 +97,54 @@ func TestDecodeStepIsSubmittedAgain(t *testing.T) {
 	cfg := MixtureConfig{Experts: 4, TopK: 2, HeadsPerExpert: 2, HeadWidth: 8, Width: 12, Mode: moe.TopKSoftmax, Causal: true}
 	l := newMixture(t, cfg, 8)
 	const sequences, steps = 3, 10
-	data := normal(rand.New(rand.NewSource(6)), sequences*steps*cfg.Width)
+	data := gputest.Normal(rand.New(rand.NewSource(6)), sequences*steps*cfg.Width)
 	k := newKit(t)
-	whole := k.output("whole", vk.F32, sequences*steps, cfg.Width)
-	_, err := l.Forward(k.rec, k.f32("all", data, sequences*steps, cfg.Width), whole,
-		Sequences{Offsets: k.i32("offsets", []int32{0, steps, 2 * steps, 3 * steps}, 4)})
+	whole := k.Output("whole", vk.F32, sequences*steps, cfg.Width)
+	_, err := l.Forward(k.Rec, k.F32("all", data, sequences*steps, cfg.Width), whole,
+		Sequences{Offsets: k.I32("offsets", []int32{0, steps, 2 * steps, 3 * steps}, 4)})
 	require.NoError(t, err)
-	k.run()
-	want := download[float32](t, whole)
+	k.Run()
+	want := gputest.Download[float32](t, whole)
 
 	cache := l.newCache(t, sequences, steps)
 	x, err := dev.NewTensor(vk.F32, sequences, cfg.Width)
 	require.NoError(t, err)
 	defer x.Close()
 	step := newKit(t)
-	y := step.output("y", vk.F32, sequences, cfg.Width)
-	_, err = l.Decode(step.rec, cache, x, y, Sequences{Offsets: step.i32("offsets", []int32{0, 1, 2, 3}, 4)})
+	y := step.Output("y", vk.F32, sequences, cfg.Width)
+	_, err = l.Decode(step.Rec, cache, x, y, Sequences{Offsets: step.I32("offsets", []int32{0, 1, 2, 3}, 4)})
 	require.NoError(t, err)
 	next := func(i int) {
 		var rows []float32
 		for s := range sequences {
 			rows = append(rows, data[(s*steps+i)*cfg.Width:][:cfg.Width]...)
 		}
-		require.NoError(t, vk.Upload(step.ctx, x, rows))
+		require.NoError(t, vk.Upload(step.Ctx, x, rows))
 	}
 	for i := range steps {
 		next(i)
 		require.NoError(t, cache.Reserve(1, 1, 1))
-		step.run()
-		for s, got := 0, download[float32](t, y); s < sequences; s++ {
+		step.Run()
+		for s, got := 0, gputest.Download[float32](t, y); s < sequences; s++ {
 			relative := relativeError(got[s*cfg.Width:][:cfg.Width], ref.Widen(want[(s*steps+i)*cfg.Width:][:cfg.Width]))
 			require.True(t, relative <= 1e-6, "token %d of sequence %d: %v", i, s, relative)
 		}
 	}
 	var full *CacheFullError
 	require.ErrorAs(t, cache.Reserve(1, 1, 1), &full)
-	require.ErrorAs(t, step.rec.Run(step.ctx), &full, "nor does the device believe that there is room")
-	require.NoError(t, cache.Reset(step.ctx))
+	require.ErrorAs(t, step.Rec.Run(step.Ctx), &full, "nor does the device believe that there is room")
+	require.NoError(t, cache.Reset(step.Ctx))
 	next(0)
-	step.run()
-	require.True(t, relativeError(download[float32](t, y)[:cfg.Width], ref.Widen(want[:cfg.Width])) <= 1e-6, "from the beginning")
+	step.Run()
+	require.True(t, relativeError(gputest.Download[float32](t, y)[:cfg.Width], ref.Widen(want[:cfg.Width])) <= 1e-6, "from the beginning")
 }
 
 func TestDecodeArguments(t *testing.T) {
 	cfg := MixtureConfig{Experts: 4, TopK: 2, HeadsPerExpert: 1, HeadWidth: 4, Width: 8, Causal: true}
 	l := newMixture(t, cfg, 0)
 	k := newKit(t)
-	x, y := k.f32("x", make([]float32, 16), 2, 8), k.partialOutput("y", vk.F32, 2, 8)
-	seq := Sequences{Offsets: k.i32("offsets", []int32{0, 1, 2}, 3)}
+	x, y := k.F32("x", make([]float32, 16), 2, 8), k.PartialOutput("y", vk.F32, 2, 8)
+	seq := Sequences{Offsets: k.I32("offsets", []int32{0, 1, 2}, 3)}
 	wide := l.newCache(t, 2, 5)
 	wide.Config.KVHeads = 2
 	closed := l.newCache(t, 2, 5)

@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -59,7 +60,7 @@ func (m *Mixture) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, 
 	if err := m.route(rec, x, o.Routing, s); err != nil {
 		return nil, err
 	}
-	if err := m.makePositions(rec, tokens, &s.Sequences, o.Cache); err != nil {
+	if err := makePositions(rec, m.RoPE, tokens, &s.Sequences, o.Cache); err != nil {
 		return nil, err
 	}
 	s.Sequences.check(rec, tokens)
@@ -104,22 +105,6 @@ func (m *Mixture) route(rec *vk.Recorder, x *vk.Tensor, given *moe.Routing, s *M
 	err := m.Router.Dense(rec, x, s.Logits)
 	if err == nil {
 		s.Routing, err = moe.Route(rec, s.Logits, m.Config.router())
-	}
-	return err
-}
-
-// makePositions fills in the positions where the RoPE needs them and the caller gave none.
-func (m *Mixture) makePositions(rec *vk.Recorder, tokens int, seq *Sequences, cache *KVCache) (err error) {
-	var starts *vk.Tensor
-	if cache != nil {
-		starts = cache.Lengths
-	}
-	switch {
-	case m.RoPE == nil || seq.Positions != nil:
-	case tokens == 0:
-		seq.Positions = rec.Scratch(vk.I32, 0)
-	default:
-		seq.Positions, err = m.RoPE.MakePositions(rec, tokens, seq.Offsets, starts)
 	}
 	return err
 }
@@ -270,10 +255,10 @@ func (m *Mixture) check(dev *vk.Device, op string, x, y *vk.Tensor, seq Sequence
 		return 0, &vk.ShapeError{Op: op, Arg: "x", Want: "a matrix", Got: fmt.Sprint(x)}
 	}
 	tokens = x.Dim(0)
-	err = firstError(
-		checkTensor(dev, op, "x", x, c.DType, tokens, c.Width),
-		checkTensor(dev, op, "y", y, c.DType, tokens, c.Width),
-		inRange("MixtureOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
+	err = check.First(
+		check.Tensor(dev, op, "x", x, c.DType, tokens, c.Width),
+		check.Tensor(dev, op, "y", y, c.DType, tokens, c.Width),
+		check.InRange("MixtureOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
 		m.checkParts(dev, op),
 		checkSequences(dev, op, tokens, seq),
 	)
@@ -297,10 +282,10 @@ func (m *Mixture) checkParts(dev *vk.Device, op string) error {
 	c := m.Config
 	var err error
 	if c.OutputBias {
-		err = checkTensor(dev, op, "OutputBias", m.outputBias(), c.DType, 1, c.Width)
+		err = check.Tensor(dev, op, "OutputBias", m.outputBias(), c.DType, 1, c.Width)
 	}
 	if err == nil && c.Sinks {
-		err = checkTensor(dev, op, "Sinks", m.Sinks, vk.F32, c.heads())
+		err = check.Tensor(dev, op, "Sinks", m.Sinks, vk.F32, c.heads())
 	}
 	return err
 }

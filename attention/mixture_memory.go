@@ -1,6 +1,9 @@
 package attention
 
-import "github.com/vkmoe/vkmoe/moe"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
+)
 
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256: with w the dtype's bytes,
 // w·(D·E + 2·E·D·h·d + 2·D·h·d), and the biases and sinks. Their gradients (NewGrads) take as much.
@@ -9,27 +12,18 @@ func (c MixtureConfig) WeightBytes() uint64 {
 	n := uint64(0)
 	for _, part := range m.parts() {
 		p := part.cfg
-		n += tensorBytes(c.DType.Bytes(), p.Experts, p.In, p.Out)
+		n += check.TensorBytes(c.DType.Bytes(), p.Experts, p.In, p.Out)
 		if p.Bias {
-			n += tensorBytes(c.DType.Bytes(), p.Experts, p.Out)
+			n += check.TensorBytes(c.DType.Bytes(), p.Experts, p.Out)
 		}
 	}
 	if c.OutputBias {
-		n += tensorBytes(c.DType.Bytes(), c.Width)
+		n += check.TensorBytes(c.DType.Bytes(), c.Width)
 	}
 	if c.Sinks {
-		n += tensorBytes(4, c.heads())
+		n += check.TensorBytes(4, c.heads())
 	}
 	return n
-}
-
-// tensorBytes is what a tensor takes: elements rounded up to 256 bytes.
-func tensorBytes(element uint64, shape ...int) uint64 {
-	n := element
-	for _, s := range shape {
-		n *= uint64(s)
-	}
-	return (n + 255) / 256 * 256
 }
 
 // A MixturePass is what MixtureConfig.PassBytes estimates.
@@ -64,13 +58,13 @@ func (c MixtureConfig) PassBytes(tokens, blockM int, p MixturePass) uint64 {
 	w, rows := c.DType.Bytes(), tokens*c.TopK
 	n := moe.RouteBytes(tokens, c.TopK, c.Experts, blockM, p.Routed)
 	if p.Positions && tokens > 0 {
-		n += tensorBytes(4, tokens) + tensorBytes(4, 2)
+		n += check.TensorBytes(4, tokens) + check.TensorBytes(4, 2)
 	}
 	direct := c.TopK == 1 && !p.Routed && !c.OutputBias
-	projections := tensorBytes(w, rows, c.columns()) + tensorBytes(w, tokens, 2*c.columns())
-	n += tensorBytes(w, rows, c.columns()) // Heads
+	projections := check.TensorBytes(w, rows, c.columns()) + check.TensorBytes(w, tokens, 2*c.columns())
+	n += check.TensorBytes(w, rows, c.columns()) // Heads
 	if p.Save != moe.SaveNothing {
-		n += tensorBytes(4, tokens, c.heads())
+		n += check.TensorBytes(4, tokens, c.heads())
 	}
 	block := c.blockElements(tokens, p.Save, direct)
 	if p.Save == moe.SaveAll {
@@ -83,21 +77,21 @@ func (c MixtureConfig) PassBytes(tokens, blockM int, p MixturePass) uint64 {
 		block = 0
 	}
 	if p.Backward {
-		n += projections + tensorBytes(4, tokens, c.heads())
+		n += projections + check.TensorBytes(4, tokens, c.heads())
 		if p.Save == moe.RecomputeActivation {
 			n += projections
 		}
 		if c.Sinks {
-			n += tensorBytes(4, ceilDiv(tokens, sinkBlock), c.heads())
+			n += check.TensorBytes(4, check.CeilDiv(tokens, sinkBlock), c.heads())
 		}
 		if !p.Routed {
-			n += tensorBytes(4, tokens, c.Experts) + tensorBytes(4, rows)
+			n += check.TensorBytes(4, tokens, c.Experts) + check.TensorBytes(4, rows)
 		}
 		if !p.Routed && w < 4 {
-			n += tensorBytes(w, tokens, c.Experts)
+			n += check.TensorBytes(w, tokens, c.Experts)
 		}
 	}
-	return n + tensorBytes(w, block)
+	return n + check.TensorBytes(w, block)
 }
 
 // leastPerBlock is the number of tokens whose results a block always holds, so that parts are not too small for a device.
@@ -119,5 +113,5 @@ func (c MixtureConfig) blockElements(tokens int, save moe.Save, direct bool) int
 // tokensPerBlock is how many tokens' results are in a block at a time: as few times as it must be, and about as many each time.
 func (c MixtureConfig) tokensPerBlock(tokens, elements int) int {
 	most := max(1, elements/(c.TopK*c.Width))
-	return max(1, ceilDiv(tokens, max(1, ceilDiv(tokens, most))))
+	return max(1, check.CeilDiv(tokens, max(1, check.CeilDiv(tokens, most))))
 }

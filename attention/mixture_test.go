@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
@@ -42,14 +43,14 @@ func newMixture(t testing.TB, cfg MixtureConfig, turning int) mixtureLayer {
 	r := rand.New(rand.NewSource(11))
 	linear := func(l *moe.ParallelLinear, scale float64) ref.Linear[float32] {
 		c := l.Config
-		out := ref.Linear[float32]{Experts: c.Experts, In: c.In, Out: c.Out, InOut: c.InOut, Weight: normal(r, c.Experts*c.In*c.Out)}
+		out := ref.Linear[float32]{Experts: c.Experts, In: c.In, Out: c.Out, InOut: c.InOut, Weight: gputest.Normal(r, c.Experts*c.In*c.Out)}
 		for i := range out.Weight {
 			out.Weight[i] *= float32(scale / math.Sqrt(float64(c.In)))
 		}
-		out.Weight = rounded(cfg.DType, out.Weight)
+		out.Weight = vk.Round(cfg.DType, out.Weight)
 		require.NoError(t, moe.UploadBank(ctx, l.Weight, out.Weight))
 		if c.Bias {
-			out.Bias = rounded(cfg.DType, normal(r, c.Experts*c.Out))
+			out.Bias = vk.Round(cfg.DType, gputest.Normal(r, c.Experts*c.Out))
 			require.NoError(t, moe.UploadBank(ctx, l.Bias, out.Bias))
 		}
 		return out
@@ -62,11 +63,11 @@ func newMixture(t testing.TB, cfg MixtureConfig, turning int) mixtureLayer {
 		Gating: ref.Router{Mode: ref.RouterMode(cfg.Mode), Scale: float64(cfg.GateScale)},
 		Router: linear(m.Router, 2), Query: linear(m.Query, 1), KeyValue: linear(m.KeyValue, 1), Output: linear(m.Output, 1)}
 	if cfg.OutputBias {
-		oracle.Bias = rounded(cfg.DType, normal(r, cfg.Width))
+		oracle.Bias = vk.Round(cfg.DType, gputest.Normal(r, cfg.Width))
 		require.NoError(t, moe.UploadBank(ctx, m.OutputBias, oracle.Bias))
 	}
 	if cfg.Sinks {
-		oracle.Attention.Sinks = normal(r, f.Heads)
+		oracle.Attention.Sinks = gputest.Normal(r, f.Heads)
 		require.NoError(t, vk.Upload(ctx, m.Sinks, oracle.Attention.Sinks))
 	}
 	return mixtureLayer{Mixture: m, oracle: oracle}
@@ -96,14 +97,14 @@ type mixtureCase struct {
 
 // record records both passes; accumulated gradients begin with random values.
 func (l mixtureLayer) record(k *kit, c mixtureCase) *mixtureRun {
-	k.t.Helper()
+	k.T.Helper()
 	cfg := l.Config
 	run := &mixtureRun{layer: l, offsets: offsetsOf(c.lengths), named: map[string]*vk.Tensor{}, start: map[string][]float32{}}
 	run.tokens = int(run.offsets[len(c.lengths)])
 	r := rand.New(rand.NewSource(int64(run.tokens)))
-	run.x, run.dy = rounded(cfg.DType, normal(r, run.tokens*cfg.Width)), rounded(cfg.DType, normal(r, run.tokens*cfg.Width))
-	x, dy := k.floats("x", cfg.DType, run.x, run.tokens, cfg.Width), k.floats("dy", cfg.DType, run.dy, run.tokens, cfg.Width)
-	run.y = k.output("y", cfg.DType, run.tokens, cfg.Width)
+	run.x, run.dy = vk.Round(cfg.DType, gputest.Normal(r, run.tokens*cfg.Width)), vk.Round(cfg.DType, gputest.Normal(r, run.tokens*cfg.Width))
+	x, dy := k.Floats("x", cfg.DType, run.x, run.tokens, cfg.Width), k.Floats("dy", cfg.DType, run.dy, run.tokens, cfg.Width)
+	run.y = k.Output("y", cfg.DType, run.tokens, cfg.Width)
 	run.makeGrads(k, r, c.accumulate)
 	o := MixtureOptions{Save: c.save}
 	if c.routing != nil {
@@ -111,40 +112,34 @@ func (l mixtureLayer) record(k *kit, c mixtureCase) *mixtureRun {
 		run.grads.Router, run.grads.Logits = moe.WeightGrads{}, nil
 	}
 	var err error
-	seq := Sequences{Offsets: k.i32("offsets", run.offsets, len(run.offsets))}
-	run.saved, err = l.ForwardWith(k.rec, x, run.y, seq, o)
-	require.NoError(k.t, err)
-	require.NoError(k.t, l.Backward(k.rec, run.saved, x, dy, run.grads))
+	seq := Sequences{Offsets: k.I32("offsets", run.offsets, len(run.offsets))}
+	run.saved, err = l.ForwardWith(k.Rec, x, run.y, seq, o)
+	require.NoError(k.T, err)
+	require.NoError(k.T, l.Backward(k.Rec, run.saved, x, dy, run.grads))
 	return run
 }
 
 // makeGrads makes tensors for all gradients.
 func (run *mixtureRun) makeGrads(k *kit, r *rand.Rand, accumulate bool) {
-	k.t.Helper()
+	k.T.Helper()
 	cfg := run.layer.Config
 	gradient := func(name string, dtype vk.DType, shape ...int) *vk.Tensor {
-		if !accumulate {
-			run.named[name] = k.output(name, dtype, shape...)
-			return run.named[name]
+		if accumulate {
+			run.named[name], run.start[name] = k.Sum(name, dtype, r, shape...)
+		} else {
+			run.named[name] = k.Output(name, dtype, shape...)
 		}
-		n := 1
-		for _, s := range shape {
-			n *= s
-		}
-		run.start[name] = rounded(dtype, normal(r, n))
-		run.named[name] = k.floats(name, dtype, run.start[name], shape...)
-		k.bands[len(k.bands)-1].output = true
 		return run.named[name]
 	}
 	bank := func(t *vk.Tensor) *moe.ExpertBank {
 		b, err := moe.BankOfTensor(t)
-		require.NoError(k.t, err)
+		require.NoError(k.T, err)
 		return b
 	}
 	g := &run.grads
 	g.AccumulateX, g.AccumulateWeights, g.AccumulateLogits = accumulate, accumulate, accumulate
 	g.X, g.Logits = gradient("X", cfg.DType, run.tokens, cfg.Width), gradient("Logits", vk.F32, run.tokens, cfg.Experts)
-	run.named["Gates"] = k.output("Gates", vk.F32, run.tokens, cfg.TopK)
+	run.named["Gates"] = k.Output("Gates", vk.F32, run.tokens, cfg.TopK)
 	g.Gates = run.named["Gates"]
 	for _, part := range run.layer.gradParts(g) {
 		part.grads.Weight = bank(gradient(part.name, cfg.DType, part.layer.Weight.Shape()...))
@@ -166,7 +161,7 @@ func (run *mixtureRun) want(t testing.TB) (ref.MixtureOfAttentionResult, map[str
 	m := run.layer.oracle
 	m.Attention.QueryOffsets = run.offsets
 	logits := ref.DenseLinear(m.Router, run.x, run.tokens)
-	ids := download[int32](t, run.saved.Routing.IDs)
+	ids := gputest.Download[int32](t, run.saved.Routing.IDs)
 	requireNearChoice(t, m, logits, ids, run.tokens)
 	res := ref.MixtureOfAttentionChosen(m, run.x, logits, ids)
 	g := ref.MixtureOfAttentionBackward(m, run.x, res, run.dy)
@@ -204,7 +199,7 @@ func requireNearChoice(t testing.TB, m ref.MixtureOfAttention[float32], logits r
 // storage twelve roundings: those of queries, keys and values before and after their rotation, of heads, slots and y on the way
 // there, and as many on the way back.
 func (run *mixtureRun) tolerance() float64 {
-	return 2e-5 + 12*storageTypes[run.layer.Config.DType].Storage()
+	return 2e-5 + 12*gputest.Oracle(run.layer.Config.DType).Storage()
 }
 
 // relativeError is the Frobenius norm of the difference over that of the reference, or of values of 1/8 where that is less:
@@ -230,7 +225,7 @@ func (run *mixtureRun) requireClose(t testing.TB) {
 		relative := relativeError(got, want)
 		require.True(t, relative <= run.tolerance(), "%s: relative error %v, tolerance %v", name, relative, run.tolerance())
 	}
-	near("y", download[float32](t, run.y), res.Out.Y)
+	near("y", gputest.Download[float32](t, run.y), res.Out.Y)
 	for name, tensor := range run.named {
 		if run.saved.Logits == nil && (name == "Router" || name == "Router bias" || name == "Logits") {
 			continue
@@ -240,7 +235,7 @@ func (run *mixtureRun) requireClose(t testing.TB) {
 		for i, s := range run.start[name] {
 			w[i] += float64(s)
 		}
-		near(name, download[float32](t, tensor), w)
+		near(name, gputest.Download[float32](t, tensor), w)
 	}
 }
 
@@ -273,9 +268,9 @@ func TestMixtureEqualsTheOracle(t *testing.T) {
 				t.Run(fmt.Sprintf("%+v RoPE %d %v", cfg, turning, c), func(t *testing.T) {
 					k := newKit(t)
 					run := l.record(k, mixtureCase{lengths: c, save: moe.Save((i + n) % 2), accumulate: (j+n)%2 == 1})
-					k.run()
+					k.Run()
 					run.requireClose(t)
-					k.close()
+					k.Close()
 				})
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -35,19 +36,19 @@ type MLAConfig struct {
 // Validate reports the first field that makes no sense as a *ConfigError, or as a *moe.ConfigError of a projection.
 func (c MLAConfig) Validate() error {
 	const name = "MLAConfig"
-	err := firstError(
-		inRange(name, "QueryRank", c.QueryRank, 0, maxRowWidth),
-		inRange(name, "KVRank", c.KVRank, 1, maxRowWidth),
-		inRange(name, "PlainWidth", c.PlainWidth, 1, MaxHeadWidth),
-		inRange(name, "TurnedWidth", c.TurnedWidth, 2, MaxHeadWidth),
+	err := check.First(
+		check.InRange(name, "QueryRank", c.QueryRank, 0, maxRowWidth),
+		check.InRange(name, "KVRank", c.KVRank, 1, maxRowWidth),
+		check.InRange(name, "PlainWidth", c.PlainWidth, 1, MaxHeadWidth),
+		check.InRange(name, "TurnedWidth", c.TurnedWidth, 2, MaxHeadWidth),
 		c.flash(nil).Validate(),
 	)
 	if err == nil && !(c.Eps >= 0) {
-		err = configError(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
+		err = check.Config(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
 	}
 	l := MLA{Config: c}
 	for _, part := range l.parts() {
-		err = firstError(err, part.cfg.Validate())
+		err = check.First(err, part.cfg.Validate())
 	}
 	return err
 }
@@ -103,23 +104,19 @@ func NewMLA(dev *vk.Device, cfg MLAConfig, rope *RoPE) (*MLA, error) {
 	case err != nil:
 		return nil, err
 	case rope == nil:
-		return nil, configError("MLA", "RoPE", "a RoPE", "nil")
+		return nil, check.Config("MLA", "RoPE", "a RoPE", "nil")
 	case rope.Config.Width != cfg.TurnedWidth:
-		return nil, configError("RoPEConfig", "Width", fmt.Sprintf("TurnedWidth %d", cfg.TurnedWidth), fmt.Sprint(rope.Config.Width))
+		return nil, check.Config("RoPEConfig", "Width", fmt.Sprintf("TurnedWidth %d", cfg.TurnedWidth), fmt.Sprint(rope.Config.Width))
 	}
 	l := &MLA{Config: cfg, RoPE: rope}
-	for _, part := range l.parts() {
-		if *part.layer, err = moe.NewParallelLinear(dev, part.cfg); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
-	}
-	for _, v := range l.vectors() {
-		if *v.tensor, err = dev.NewTensor(v.dtype, v.length); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
+	if err := newWeights(dev, l); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
+
+// rows are the width and the dtype of x and y.
+func (l *MLA) rows() (int, vk.DType) { return l.Config.Width, l.Config.DType }
 
 // parts are the layer's linear maps.
 func (l *MLA) parts() []linearPart {
@@ -148,11 +145,10 @@ func (l *MLA) vectors() []vectorPart {
 }
 
 // Close frees the weights. Closing twice does nothing.
-func (l *MLA) Close() error { return closeParts(l.parts(), l.vectors()) }
+func (l *MLA) Close() error { return closeWeights(l) }
 
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256. Their gradients (NewGrads)
 // take as much.
 func (c MLAConfig) WeightBytes() uint64 {
-	l := MLA{Config: c}
-	return partBytes(l.parts(), l.vectors())
+	return weightBytes(&MLA{Config: c})
 }

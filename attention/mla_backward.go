@@ -55,28 +55,27 @@ func (l *MLA) Backward(rec *vk.Recorder, s *MLASaved, x, dy *vk.Tensor, g MLAGra
 	if err := l.checkBackward(rec.Device(), op, s, x, dy, g); err != nil {
 		return rec.Fail(err)
 	}
-	c, tokens := l.Config, x.Dim(0)
-	output := moe.LinearGrads{Weight: g.Output.Weight, Bias: g.Output.Bias, AccumulateWeights: g.AccumulateWeights}
+	output := linearGrad{l.Output, dy, g.Output}
 	if !g.beyondOutput() {
-		return l.Output.DenseBackward(rec, s.Heads, dy, output)
+		return linearsBackward(rec, s.Heads, nil, false, g.AccumulateWeights, output)
 	}
 	p := s.MLAStages
 	if s.Save != moe.SaveAll {
-		p = l.takeStages(rec, tokens, true)
+		p = l.takeStages(rec, x.Dim(0), true)
 		defer p.release(rec)
 		if err := l.project(rec, x, s.Sequences, p); err != nil {
 			return err
 		}
 	}
-	output.X = rec.Scratch(c.DType, tokens, c.Heads*c.ValueWidth)
-	defer rec.Release(output.X)
+	dHeads := rec.Scratch(l.Config.DType, s.Heads.Shape()...)
+	defer rec.Release(dHeads)
 	if rec.Err() != nil {
 		return rec.Err()
 	}
-	if err := l.Output.DenseBackward(rec, s.Heads, dy, output); err != nil {
+	if err := linearsBackward(rec, s.Heads, dHeads, false, g.AccumulateWeights, output); err != nil {
 		return err
 	}
-	d, err := l.headsBackward(rec, s, output.X, p)
+	d, err := l.headsBackward(rec, s, dHeads, p)
 	defer d.release(rec)
 	if err == nil {
 		err = l.keysBackward(rec, s, x, p, d, g)
@@ -178,19 +177,10 @@ func (l *MLA) queriesBackward(rec *vk.Recorder, s *MLASaved, x *vk.Tensor, p MLA
 
 // checkBackward checks what the operations of a backward pass do not check themselves.
 func (l *MLA) checkBackward(dev *vk.Device, op string, s *MLASaved, x, dy *vk.Tensor, g MLAGrads) error {
-	if s == nil || s.Heads == nil || s.LSE == nil || s.Save == moe.SaveNothing {
-		return &vk.ShapeError{Op: op, Arg: "saved", Want: "what a forward pass that saves left", Got: "another"}
+	if s == nil {
+		return errNotSaved(op)
 	}
-	c := l.Config
-	tokens, err := checkLayerRows(dev, op, x, dy, c.Width, c.DType, s.Sequences)
-	if err == nil {
-		err = firstError(
-			checkVectors(dev, op, l.vectors()),
-			checkTensor(dev, op, "saved.Heads", s.Heads, c.DType, tokens, c.Heads*c.ValueWidth),
-			checkTensor(dev, op, "saved.LSE", s.LSE, vk.F32, tokens, c.Heads),
-		)
-	}
-	if err != nil {
+	if err := checkBackward(dev, op, l, l.Config.flash(l.RoPE), s.Save, s.Heads, s.LSE, x, dy, s.Sequences); err != nil {
 		return err
 	}
 	inputs := inputSpans(x, s.Sequences, l.parts(), l.vectors())

@@ -3,6 +3,7 @@ package attention
 import (
 	"slices"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -42,37 +43,32 @@ func (l *MLA) Forward(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences) (*MLASav
 
 // ForwardWith is Forward with options.
 func (l *MLA) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, o MLAOptions) (*MLASaved, error) {
-	const op = "MLA.Forward"
-	c := l.Config
-	tokens, err := l.checkForward(rec.Device(), op, x, y, seq, o)
+	tokens, err := checkForward(rec.Device(), "MLA.Forward", l, x, y, seq)
+	err = check.First(err, check.InRange("MLAOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)))
 	if err != nil {
 		return nil, rec.Fail(err)
 	}
 	s := &MLASaved{Save: o.Save, Sequences: seq}
-	if err := makePositions(rec, l.RoPE, tokens, &s.Sequences); err != nil {
-		return nil, err
-	}
-	s.Sequences.check(rec, tokens)
-	heads, whole := clearable(rec, c.DType, tokens, c.Heads*c.ValueWidth)
-	if o.Save != moe.SaveNothing {
-		s.Heads, s.LSE = heads, rec.Scratch(vk.F32, tokens, c.Heads)
-	} else {
-		defer rec.Release(whole)
-	}
-	p := l.takeStages(rec, tokens, o.Save == moe.SaveAll)
-	if err := l.project(rec, x, s.Sequences, p); err != nil {
-		return nil, err
-	}
-	if seq.Padded {
-		rec.Fill(whole, 0)
-	}
-	if err := Flash(rec, c.flash(l.RoPE), l.flashInput(seq, p), l.outputHeads(heads), s.LSE); err != nil {
+	var p MLAStages
+	heads, lse, err := attend(rec, l.Config.flash(l.RoPE), l.RoPE, tokens, &s.Sequences, o.Save, func() (FlashInput, error) {
+		p = l.takeStages(rec, tokens, o.Save == moe.SaveAll)
+		if err := l.project(rec, x, s.Sequences, p); err != nil {
+			return FlashInput{}, err
+		}
+		return l.flashInput(seq, p), nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	if o.Save == moe.SaveAll {
 		s.MLAStages = p
 	} else {
 		p.release(rec)
+	}
+	if o.Save != moe.SaveNothing {
+		s.Heads, s.LSE = heads, lse
+	} else {
+		defer rec.Release(heads)
 	}
 	return s, l.Output.Dense(rec, heads, y)
 }
@@ -171,19 +167,4 @@ func (l *MLA) project(rec *vk.Recorder, x *vk.Tensor, seq Sequences, p MLAStages
 		}
 	}
 	return rec.Err()
-}
-
-// checkForward checks all that the operations of a forward pass do not check themselves, and returns T.
-func (l *MLA) checkForward(dev *vk.Device, op string, x, y *vk.Tensor, seq Sequences, o MLAOptions) (int, error) {
-	tokens, err := checkLayerRows(dev, op, x, y, l.Config.Width, l.Config.DType, seq)
-	if err == nil {
-		err = firstError(
-			inRange("MLAOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
-			checkVectors(dev, op, l.vectors()),
-		)
-	}
-	if err == nil {
-		err = checkSpansApart(op, tensorSpan("y", y), inputSpans(x, seq, l.parts(), l.vectors())...)
-	}
-	return tokens, err
 }

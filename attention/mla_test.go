@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
@@ -66,22 +67,22 @@ func newMLATest(t testing.TB, c mlaCase, dtype vk.DType) *mlaTest {
 	for _, n := range c.lengths {
 		m.tokens += n
 	}
-	m.x, m.dy = rounded(dtype, normal(r, m.tokens*c.cfg.Width)), rounded(dtype, normal(r, m.tokens*c.cfg.Width))
+	m.x, m.dy = vk.Round(dtype, gputest.Normal(r, m.tokens*c.cfg.Width)), vk.Round(dtype, gputest.Normal(r, m.tokens*c.cfg.Width))
 	return m
 }
 
 // matrix makes a banded input of the layer's rows.
 func (m *mlaTest) matrix(k *kit, name string, data []float32) *vk.Tensor {
-	return k.floats(name, m.layer.Config.DType, data, m.tokens, m.cfg.Width)
+	return k.Floats(name, m.layer.Config.DType, data, m.tokens, m.cfg.Width)
 }
 
 func (m *mlaTest) sequences(k *kit) Sequences {
-	return Sequences{Offsets: k.i32("offsets", m.oracle.Attention.QueryOffsets, len(m.lengths)+1)}
+	return Sequences{Offsets: k.I32("offsets", m.oracle.Attention.QueryOffsets, len(m.lengths)+1)}
 }
 
 func TestMLAMatchesTheOracle(t *testing.T) {
 	for _, c := range mlaCases {
-		for _, dtype := range storages {
+		for _, dtype := range gputest.Storages {
 			for _, save := range []moe.Save{moe.SaveAll, moe.SaveNothing} {
 				if save != moe.SaveAll && dtype != vk.F32 {
 					continue
@@ -89,12 +90,12 @@ func TestMLAMatchesTheOracle(t *testing.T) {
 				t.Run(fmt.Sprintf("%s %v save %d", c.name, dtype, save), func(t *testing.T) {
 					m := newMLATest(t, c, dtype)
 					k := newKit(t)
-					y := k.output("y", dtype, m.tokens, c.cfg.Width)
-					saved, err := m.layer.ForwardWith(k.rec, m.matrix(k, "x", m.x), y, m.sequences(k), MLAOptions{Save: save})
+					y := k.Output("y", dtype, m.tokens, c.cfg.Width)
+					saved, err := m.layer.ForwardWith(k.Rec, m.matrix(k, "x", m.x), y, m.sequences(k), MLAOptions{Save: save})
 					require.NoError(t, err)
-					k.run()
+					k.Run()
 					want := ref.MLAForward(m.oracle, m.x)
-					requireNear(t, values(t, y), want.Out.Y, layerTolerance(dtype, 4), "y")
+					requireNear(t, gputest.Download[float32](t, y), want.Out.Y, layerTolerance(dtype, 4), "y")
 					require.Equal(t, save != moe.SaveNothing, saved.Heads != nil)
 				})
 			}
@@ -104,7 +105,7 @@ func TestMLAMatchesTheOracle(t *testing.T) {
 
 func TestMLAGradientsMatchTheOracle(t *testing.T) {
 	for i, c := range mlaCases {
-		for _, dtype := range storages {
+		for _, dtype := range gputest.Storages {
 			for _, save := range []moe.Save{moe.SaveAll, moe.RecomputeActivation} {
 				if dtype != vk.F32 && (save != moe.SaveAll || !sixteenBits[c.name]) {
 					continue
@@ -122,7 +123,7 @@ func TestMLAGradientsMatchTheOracle(t *testing.T) {
 func (m *mlaTest) requireGradients(t *testing.T, save moe.Save, accumulate bool) {
 	dtype := m.layer.Config.DType
 	k := newKit(t)
-	x, y := m.matrix(k, "x", m.x), k.output("y", dtype, m.tokens, m.cfg.Width)
+	x, y := m.matrix(k, "x", m.x), k.Output("y", dtype, m.tokens, m.cfg.Width)
 	g, err := m.layer.NewGrads()
 	require.NoError(t, err)
 	defer func() { require.NoError(t, g.Close()) }()
@@ -132,32 +133,12 @@ func (m *mlaTest) requireGradients(t *testing.T, save moe.Save, accumulate bool)
 		fillGrads(t, m.layer.gradParts(g), m.layer.gradVectors(g))
 	}
 	g.AccumulateWeights = accumulate
-	g.X = k.output("dx", dtype, m.tokens, m.cfg.Width)
-	saved, err := m.layer.ForwardWith(k.rec, x, y, m.sequences(k), MLAOptions{Save: save})
+	g.X = k.Output("dx", dtype, m.tokens, m.cfg.Width)
+	saved, err := m.layer.ForwardWith(k.Rec, x, y, m.sequences(k), MLAOptions{Save: save})
 	require.NoError(t, err)
-	require.NoError(t, m.layer.Backward(k.rec, saved, x, m.matrix(k, "dy", m.dy), *g))
-	k.run()
+	require.NoError(t, m.layer.Backward(k.Rec, saved, x, m.matrix(k, "dy", m.dy), *g))
+	k.Run()
 	want := ref.MLABackward(m.oracle, m.x, ref.MLAForward(m.oracle, m.x), m.dy)
-	near := func(got []float32, want []float64, fill float64, what string) {
-		t.Helper()
-		for i := range want {
-			want[i] += fill
-		}
-		requireNear(t, got, want, layerTolerance(dtype, 6), what)
-	}
-	near(values(t, g.X), want.X, 0, "dx")
-	for i, w := range []ref.LinearGrads{want.QueryDown, want.QueryUp, want.KVDown, want.KVUp, want.Output} {
-		part := m.layer.gradParts(g)[i]
-		if part.layer == nil {
-			continue
-		}
-		near(bankValues(t, part.grads.Weight), w.Weight.Y, fill, part.name)
-		if part.grads.Bias != nil {
-			near(bankValues(t, part.grads.Bias), w.Bias.Y, fill, part.name+" bias")
-		}
-	}
-	if g.QueryNorm != nil {
-		near(values(t, g.QueryNorm), want.QueryNorm, fill, "query norm")
-	}
-	near(values(t, g.KVNorm), want.KVNorm, fill, "key value norm")
+	requireLayerGradients(t, layerGradients{g.X, m.layer.gradParts(g), m.layer.gradVectors(g)}, fill, want.X,
+		[]ref.LinearGrads{want.QueryDown, want.QueryUp, want.KVDown, want.KVUp, want.Output}, [][]float64{want.QueryNorm, want.KVNorm})
 }

@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -18,7 +19,7 @@ func RMSNorm(rec *vk.Recorder, x, weight *vk.Tensor, eps float32, y *vk.Tensor) 
 	const op = "RMSNorm"
 	tokens, heads, width, err := normShape(op, x, weight)
 	if err == nil {
-		err = checkTensor(rec.Device(), op, "y", y, x.DType(), x.Shape()...)
+		err = check.Tensor(rec.Device(), op, "y", y, x.DType(), x.Shape()...)
 	}
 	if err != nil {
 		return rec.Fail(err)
@@ -46,51 +47,36 @@ func RMSNormHeads(rec *vk.Recorder, tokens, heads int, x Heads, weight *vk.Tenso
 		err = checkHeads(dev, op, "y", y, tokens, heads, width, true)
 	}
 	if err == nil {
-		err = firstError(sameDType(op, "y", x, y), checkApartOrSame(op, "y", y, "x", x, tokens, heads, width),
+		err = check.First(sameDType(op, "y", x, y), checkApartOrSame(op, "y", y, "x", x, tokens, heads, width),
 			checkSpansApart(op, headSpan("y", y, tokens, heads, width), tensorSpan("weight", weight)))
 	}
 	if err != nil || tokens == 0 {
 		return rec.Fail(err)
 	}
 	quads := x.quads(width) && y.quads(width) && quadsOf(weight)
-	shape := chooseTeam(ceilDiv(width, 4), 128)
+	shape := chooseTeam(check.CeilDiv(width, 4), 128)
 	push := shaders.RmsNormPush{X: x.address(), Y: y.address(), W: weight.Address(), Rows: uint32(tokens * heads),
 		Heads: uint32(heads), Width: uint32(width), Eps: eps}
 	push.XToken, push.XHead = x.strides()
 	push.YToken, push.YHead = y.strides()
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: rmsNormKernels[[2]vk.DType{x.Tensor.DType(), weight.DType()}],
 		Spec:   shaders.RmsNormSpec{Lanes: uint32(shape.lanes), Rows: uint32(shape.rows), Quads: quads}.Values(),
 		Push:   push.Bytes(),
 		Reads:  []*vk.Tensor{x.Tensor, weight},
 		Writes: []*vk.Tensor{y.Tensor},
 		FLOPs:  4 * float64(tokens) * float64(heads) * float64(width),
-	}, uint64(ceilDiv(tokens*heads, shape.rows)))
+	}, uint64(check.CeilDiv(tokens*heads, shape.rows)))
 }
 
 // The variants by the dtypes of the rows and of the weight, or of its gradient.
 var (
-	rmsNormKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.RmsNormF32,
-		{vk.F16, vk.F16}:   shaders.RmsNormF16,
-		{vk.F16, vk.F32}:   shaders.RmsNormF16F32,
-		{vk.BF16, vk.BF16}: shaders.RmsNormBf16,
-		{vk.BF16, vk.F32}:  shaders.RmsNormBf16F32,
-	}
-	rmsNormBackwardKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.RmsNormBackwardF32,
-		{vk.F16, vk.F16}:   shaders.RmsNormBackwardF16,
-		{vk.F16, vk.F32}:   shaders.RmsNormBackwardF16F32,
-		{vk.BF16, vk.BF16}: shaders.RmsNormBackwardBf16,
-		{vk.BF16, vk.F32}:  shaders.RmsNormBackwardBf16F32,
-	}
-	rmsNormWeightKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.RmsNormWeightF32,
-		{vk.F16, vk.F16}:   shaders.RmsNormWeightF16,
-		{vk.F16, vk.F32}:   shaders.RmsNormWeightF16F32,
-		{vk.BF16, vk.BF16}: shaders.RmsNormWeightBf16,
-		{vk.BF16, vk.F32}:  shaders.RmsNormWeightBf16F32,
-	}
+	rmsNormKernels = check.NewByTypes(shaders.RmsNormF32, shaders.RmsNormF16, shaders.RmsNormF16F32,
+		shaders.RmsNormBf16, shaders.RmsNormBf16F32)
+	rmsNormBackwardKernels = check.NewByTypes(shaders.RmsNormBackwardF32, shaders.RmsNormBackwardF16, shaders.RmsNormBackwardF16F32,
+		shaders.RmsNormBackwardBf16, shaders.RmsNormBackwardBf16F32)
+	rmsNormWeightKernels = check.NewByTypes(shaders.RmsNormWeightF32, shaders.RmsNormWeightF16, shaders.RmsNormWeightF16F32,
+		shaders.RmsNormWeightBf16, shaders.RmsNormWeightBf16F32)
 )
 
 // quadsOf reports whether a vector can be read four values at a time.
@@ -100,10 +86,10 @@ func quadsOf(t *vk.Tensor) bool { return t.Address()%(4*t.DType().Bytes()) == 0 
 func checkNorm(dev *vk.Device, op string, tokens, heads int, weight *vk.Tensor, eps float32, x Heads) (int, error) {
 	width, err := vectorLen(op, "weight", weight)
 	if err == nil {
-		err = firstError(
-			inRange(op, "tokens", tokens, 0, 1<<31-1),
-			inRange(op, "heads", heads, 1, maxHeads),
-			inRange(op, "width of weight", width, 1, maxRowWidth),
+		err = check.First(
+			check.InRange(op, "tokens", tokens, 0, 1<<31-1),
+			check.InRange(op, "heads", heads, 1, maxHeads),
+			check.InRange(op, "width of weight", width, 1, maxRowWidth),
 			checkHeads(dev, op, "x", x, tokens, heads, width, false),
 		)
 	}
@@ -115,7 +101,7 @@ func checkNorm(dev *vk.Device, op string, tokens, heads int, weight *vk.Tensor, 
 		dtype = vk.F32
 	}
 	if !(eps >= 0) {
-		return 0, configError(op, "eps", "a number that is not negative", fmt.Sprint(eps))
+		return 0, check.Config(op, "eps", "a number that is not negative", fmt.Sprint(eps))
 	}
-	return width, checkTensor(dev, op, "weight", weight, dtype, width)
+	return width, check.Tensor(dev, op, "weight", weight, dtype, width)
 }

@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -24,10 +25,10 @@ func RMSNormBackward(rec *vk.Recorder, x, weight *vk.Tensor, eps float32, dy *vk
 	const op = "RMSNormBackward"
 	tokens, heads, width, err := normShape(op, x, weight)
 	if err == nil {
-		err = checkTensor(rec.Device(), op, "dy", dy, x.DType(), x.Shape()...)
+		err = check.Tensor(rec.Device(), op, "dy", dy, x.DType(), x.Shape()...)
 	}
 	if err == nil && g.X != nil {
-		err = checkTensor(rec.Device(), op, "grads.X", g.X, x.DType(), x.Shape()...)
+		err = check.Tensor(rec.Device(), op, "grads.X", g.X, x.DType(), x.Shape()...)
 	}
 	if err != nil {
 		return rec.Fail(err)
@@ -95,7 +96,7 @@ func checkNormGrads(dev *vk.Device, op string, tokens, heads, width int, x Heads
 		if g.Weight.DType() == vk.F32 {
 			dtype = vk.F32
 		}
-		err = firstError(checkTensor(dev, op, "grads.Weight", g.Weight, dtype, width),
+		err = check.First(check.Tensor(dev, op, "grads.Weight", g.Weight, dtype, width),
 			checkSpansApart(op, tensorSpan("grads.Weight", g.Weight), inputs...))
 	}
 	if err != nil || g.X.Tensor == nil {
@@ -105,7 +106,7 @@ func checkNormGrads(dev *vk.Device, op string, tokens, heads, width int, x Heads
 		return err
 	}
 	dx := headSpan("grads.X", g.X, tokens, heads, width)
-	err = firstError(
+	err = check.First(
 		sameDType(op, "grads.X", x, g.X),
 		checkSpansApart(op, dx, inputs[0], tensorSpan("grads.Weight", g.Weight)),
 		checkApartOrSame(op, "grads.X", g.X, "x", x, tokens, heads, width),
@@ -132,7 +133,7 @@ func (n *normBackward) input(eps float32, x bool) error {
 	if n.rec.Err() != nil || n.rows == 0 {
 		return n.rec.Err()
 	}
-	shape := chooseTeam(ceilDiv(n.width, 4), 128)
+	shape := chooseTeam(check.CeilDiv(n.width, 4), 128)
 	quads := n.x.quads(n.width) && n.dy.quads(n.width) && quadsOf(n.weight)
 	push := shaders.RmsNormBackwardPush{X: n.x.address(), Dy: n.dy.address(), W: n.weight.Address(), S: n.scales.Address(),
 		Rows: uint32(n.rows), Heads: uint32(n.heads), Width: uint32(n.width), Eps: eps}
@@ -145,7 +146,7 @@ func (n *normBackward) input(eps float32, x bool) error {
 		push.DxToken, push.DxHead = dx.strides()
 		reads, writes = append(reads, dx.Tensor), append(writes, dx.Tensor)
 	}
-	return record(n.rec, vk.Dispatch{
+	return check.Record(n.rec, vk.Dispatch{
 		Kernel: rmsNormBackwardKernels[[2]vk.DType{n.x.Tensor.DType(), n.weight.DType()}],
 		Spec: shaders.RmsNormBackwardSpec{Lanes: uint32(shape.lanes), Rows: uint32(shape.rows), Quads: quads,
 			Accumulate: n.grads.AccumulateX}.Values(),
@@ -153,7 +154,7 @@ func (n *normBackward) input(eps float32, x bool) error {
 		Reads:  reads,
 		Writes: writes,
 		FLOPs:  10 * float64(n.rows) * float64(n.width),
-	}, uint64(ceilDiv(n.rows, shape.rows)))
+	}, uint64(check.CeilDiv(n.rows, shape.rows)))
 }
 
 // The work-group shape of rms_norm_weight, and how many rows one adds up.
@@ -168,7 +169,7 @@ func (n *normBackward) weights() error {
 	if n.grads.Weight == nil || n.rec.Err() != nil {
 		return n.rec.Err()
 	}
-	blocks := max(1, ceilDiv(n.rows, normPerBlock))
+	blocks := max(1, check.CeilDiv(n.rows, normPerBlock))
 	if blocks == 1 {
 		return n.sum(nil, 1, false, true)
 	}
@@ -198,7 +199,7 @@ func (n *normBackward) sum(partials *vk.Tensor, blocks int, fromPartials, last b
 	if last {
 		reads, writes = append(reads, n.grads.Weight), []*vk.Tensor{n.grads.Weight}
 	}
-	return record(n.rec, vk.Dispatch{
+	return check.Record(n.rec, vk.Dispatch{
 		Kernel: rmsNormWeightKernels[[2]vk.DType{n.x.Tensor.DType(), n.grads.Weight.DType()}],
 		Spec: shaders.RmsNormWeightSpec{Columns: normColumns, Rows: normRows, Partials: fromPartials, Reduce: last,
 			Accumulate: n.grads.AccumulateWeight}.Values(),
@@ -206,5 +207,5 @@ func (n *normBackward) sum(partials *vk.Tensor, blocks int, fromPartials, last b
 		Reads:  reads,
 		Writes: writes,
 		FLOPs:  3 * float64(push.Rows) * float64(n.width),
-	}, uint64(push.Blocks)*uint64(ceilDiv(n.width, normColumns)))
+	}, uint64(push.Blocks)*uint64(check.CeilDiv(n.width, normColumns)))
 }

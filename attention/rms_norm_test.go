@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -38,7 +39,7 @@ func TestRMSNormMatchesTheOracle(t *testing.T) {
 		{tokens: 700, heads: 3, width: 12}, // more rows than one block of the weight's gradient
 	}
 	for i, c := range shapes {
-		for _, dtype := range storages {
+		for _, dtype := range gputest.Storages {
 			for _, weight := range []vk.DType{dtype, vk.F32} {
 				c.dtype, c.weight = dtype, weight
 				c.inPlace, c.accumulate = i%2 == 1, (i+int(dtype))%2 == 1
@@ -55,168 +56,156 @@ const normEps = 1e-5
 func scaleError(n int) float64 { return ref.Gamma(n+2)/2 + 6*ref.UnitF32 }
 
 func (c normCase) data(r *rand.Rand) []float32 {
-	return rounded(c.dtype, normal(r, c.tokens*c.heads*c.width))
+	return vk.Round(c.dtype, gputest.Normal(r, c.tokens*c.heads*c.width))
 }
 
 func (c normCase) forward(t *testing.T) {
 	r := rand.New(rand.NewSource(int64(c.width)))
-	x, w := c.data(r), rounded(c.weight, normal(r, c.width))
+	x, w := c.data(r), vk.Round(c.weight, gputest.Normal(r, c.width))
 	k := newKit(t)
-	k.shift = c.shift
+	k.Shift = c.shift
 	const fill = 2
 	laid := c.layout.spread(x, c.tokens, c.heads, c.width, fill)
-	in := k.floats("x", c.dtype, laid, len(laid))
+	in := k.Floats("x", c.dtype, laid, len(laid))
 	out := in
 	if c.inPlace {
-		k.bands[len(k.bands)-1].output = true
+		k.Overwritten(in)
 	} else {
-		out = k.partialOutput("y", c.dtype, len(laid))
+		out = k.PartialOutput("y", c.dtype, len(laid))
 	}
-	weight := k.floats("w", c.weight, w, c.width)
-	require.NoError(t, RMSNormHeads(k.rec, c.tokens, c.heads, c.layout.heads(in, c.heads, c.width), weight, normEps,
+	weight := k.Floats("w", c.weight, w, c.width)
+	require.NoError(t, RMSNormHeads(k.Rec, c.tokens, c.heads, c.layout.heads(in, c.heads, c.width), weight, normEps,
 		c.layout.heads(out, c.heads, c.width)))
-	k.run()
-	got := values(t, out)
+	k.Run()
+	got := gputest.Download[float32](t, out)
 	if !c.inPlace {
 		got = c.layout.unpoisoned(got, c.tokens, c.heads, c.width, fill)
 	}
 	want := ref.RMSNorm(x, w, c.width, normEps)
-	bound := want.BoundBy(scaleError(c.width)+ref.Tolerance(storageTypes[c.dtype], 2), ref.Underflow(storageTypes[c.dtype], 2))
-	requireClose(t, c.layout.dense(t, got, c.tokens, c.heads, c.width, fill), want.Y, bound, "y")
+	bound := want.BoundBy(scaleError(c.width)+ref.Tolerance(gputest.Oracle(c.dtype), 2), ref.Underflow(gputest.Oracle(c.dtype), 2))
+	gputest.RequireClose(t, c.layout.dense(t, got, c.tokens, c.heads, c.width, fill), want.Y, bound, "y")
 }
 
 func (c normCase) backward(t *testing.T) {
 	r := rand.New(rand.NewSource(int64(c.tokens)))
-	x, dy, w := c.data(r), c.data(r), rounded(c.weight, normal(r, c.width))
+	x, dy, w := c.data(r), c.data(r), vk.Round(c.weight, gputest.Normal(r, c.width))
 	k := newKit(t)
-	k.shift = c.shift
+	k.Shift = c.shift
 	const fill = 2
 	spread := func(data []float32) []float32 { return c.layout.spread(data, c.tokens, c.heads, c.width, fill) }
-	in, back := k.floats("x", c.dtype, spread(x), len(spread(x))), k.floats("dy", c.dtype, spread(dy), len(spread(dy)))
+	in, back := k.Floats("x", c.dtype, spread(x), len(spread(x))), k.Floats("dy", c.dtype, spread(dy), len(spread(dy)))
 	dx := back
 	oldX, oldW := make([]float32, len(x)), make([]float32, len(w))
 	if c.inPlace {
-		k.bands[len(k.bands)-1].output = true
+		k.Overwritten(back)
 		if c.accumulate {
 			oldX = dy
 		}
 	} else if c.accumulate {
 		oldX = c.data(r)
-		dx = k.floats("dx", c.dtype, spread(oldX), len(spread(x)))
-		k.bands[len(k.bands)-1].output = true
+		dx = k.InOut("dx", c.dtype, spread(oldX), len(spread(x)))
 	} else {
-		dx = k.partialOutput("dx", c.dtype, len(spread(x)))
+		dx = k.PartialOutput("dx", c.dtype, len(spread(x)))
 	}
-	weight := k.floats("w", c.weight, w, c.width)
+	weight := k.Floats("w", c.weight, w, c.width)
 	var dw *vk.Tensor
 	if !c.accumulate {
-		dw = k.output("dw", c.weight, c.width)
+		dw = k.Output("dw", c.weight, c.width)
 	} else {
-		oldW = rounded(c.weight, normal(r, c.width))
-		dw = k.floats("dw", c.weight, oldW, c.width)
-		k.bands[len(k.bands)-1].output = true
+		oldW = vk.Round(c.weight, gputest.Normal(r, c.width))
+		dw = k.InOut("dw", c.weight, oldW, c.width)
 	}
 	at := func(x *vk.Tensor) Heads { return c.layout.heads(x, c.heads, c.width) }
-	require.NoError(t, RMSNormHeadsBackward(k.rec, c.tokens, c.heads, at(in), weight, normEps, at(back),
+	require.NoError(t, RMSNormHeadsBackward(k.Rec, c.tokens, c.heads, at(in), weight, normEps, at(back),
 		RMSNormHeadsGrads{X: at(dx), Weight: dw, AccumulateX: c.accumulate, AccumulateWeight: c.accumulate}))
-	k.run()
+	k.Run()
 	want := ref.RMSNormBackward(x, w, c.width, normEps, dy)
-	got := values(t, dx)
+	got := gputest.Download[float32](t, dx)
 	if !c.inPlace && !c.accumulate {
 		got = c.layout.unpoisoned(got, c.tokens, c.heads, c.width, fill)
 	}
 	c.requireSum(t, c.layout.dense(t, got, c.tokens, c.heads, c.width, fill), want.X, oldX, c.dtype,
 		3*scaleError(c.width)+ref.Gamma(c.width+6), "dx")
 	rows := c.tokens * c.heads
-	c.requireSum(t, values(t, dw), want.Weight, oldW, c.weight, scaleError(c.width)+ref.Gamma(rows+3), "dw")
+	c.requireSum(t, gputest.Download[float32](t, dw), want.Weight, oldW, c.weight, scaleError(c.width)+ref.Gamma(rows+3), "dw")
 }
 
 // requireSum compares a gradient that was added to what was there.
 func (c normCase) requireSum(t *testing.T, got []float32, want ref.Result, old []float32, dtype vk.DType, relative float64, what string) {
 	t.Helper()
-	st := storageTypes[dtype]
+	st := gputest.Oracle(dtype)
 	bound := want.BoundBy(relative, ref.Underflow(st, 4))
 	for i, o := range old {
 		want.Y[i] += float64(o)
 		bound[i] += ref.UnitF32*math.Abs(want.Y[i]) + st.Storage()*(math.Abs(want.Y[i])+bound[i])
 	}
-	requireClose(t, got, want.Y, bound, what)
+	gputest.RequireClose(t, got, want.Y, bound, what)
 }
 
 // TestRMSNormOfRows normalizes whole rows, and heads within rows, that lie one behind the other.
 func TestRMSNormOfRows(t *testing.T) {
 	r := rand.New(rand.NewSource(5))
-	x, dy := normal(r, 7*24), normal(r, 7*24)
+	x, dy := gputest.Normal(r, 7*24), gputest.Normal(r, 7*24)
 	for _, width := range []int{24, 8} {
-		w := normal(r, width)
+		w := gputest.Normal(r, width)
 		k := newKit(t)
-		in, weight := k.f32("x", x, 7, 24), k.f32("w", w, width)
-		y, dx := k.output("y", vk.F32, 7, 24), k.output("dx", vk.F32, 7, 24)
-		require.NoError(t, RMSNorm(k.rec, in, weight, normEps, y))
-		require.NoError(t, RMSNormBackward(k.rec, in, weight, normEps, k.f32("dy", dy, 7, 24), RMSNormGrads{X: dx}))
-		k.run()
+		in, weight := k.F32("x", x, 7, 24), k.F32("w", w, width)
+		y, dx := k.Output("y", vk.F32, 7, 24), k.Output("dx", vk.F32, 7, 24)
+		require.NoError(t, RMSNorm(k.Rec, in, weight, normEps, y))
+		require.NoError(t, RMSNormBackward(k.Rec, in, weight, normEps, k.F32("dy", dy, 7, 24), RMSNormGrads{X: dx}))
+		k.Run()
 		want := ref.RMSNorm(x, w, width, normEps)
-		requireClose(t, download[float32](t, y), want.Y, want.BoundBy(scaleError(width)+ref.Gamma(4), 0), "y")
+		gputest.RequireClose(t, gputest.Download[float32](t, y), want.Y, want.BoundBy(scaleError(width)+ref.Gamma(4), 0), "y")
 		back := ref.RMSNormBackward(x, w, width, normEps, dy)
-		requireClose(t, download[float32](t, dx), back.X.Y, back.X.BoundBy(3*scaleError(width)+ref.Gamma(width+6), 0), "dx")
+		gputest.RequireClose(t, gputest.Download[float32](t, dx), back.X.Y, back.X.BoundBy(3*scaleError(width)+ref.Gamma(width+6), 0), "dx")
 	}
 }
 
 // TestRMSNormOverwritesX puts the gradient where x was, after the weight's gradient has read it.
 func TestRMSNormOverwritesX(t *testing.T) {
 	r := rand.New(rand.NewSource(6))
-	x, dy, w := normal(r, 600*8), normal(r, 600*8), normal(r, 8)
+	x, dy, w := gputest.Normal(r, 600*8), gputest.Normal(r, 600*8), gputest.Normal(r, 8)
 	k := newKit(t)
-	in := k.f32("x", x, 600, 8)
-	k.bands[len(k.bands)-1].output = true
-	dw := k.output("dw", vk.F32, 8)
-	require.NoError(t, RMSNormBackward(k.rec, in, k.f32("w", w, 8), normEps, k.f32("dy", dy, 600, 8), RMSNormGrads{X: in, Weight: dw}))
-	k.run()
+	in := k.InOut("x", vk.F32, x, 600, 8)
+	dw := k.Output("dw", vk.F32, 8)
+	require.NoError(t, RMSNormBackward(k.Rec, in, k.F32("w", w, 8), normEps, k.F32("dy", dy, 600, 8), RMSNormGrads{X: in, Weight: dw}))
+	k.Run()
 	want := ref.RMSNormBackward(x, w, 8, normEps, dy)
-	requireClose(t, download[float32](t, in), want.X.Y, want.X.BoundBy(3*scaleError(8)+ref.Gamma(14), 0), "dx")
-	requireClose(t, download[float32](t, dw), want.Weight.Y, want.Weight.BoundBy(scaleError(8)+ref.Gamma(603), 0), "dw")
+	gputest.RequireClose(t, gputest.Download[float32](t, in), want.X.Y, want.X.BoundBy(3*scaleError(8)+ref.Gamma(14), 0), "dx")
+	gputest.RequireClose(t, gputest.Download[float32](t, dw), want.Weight.Y, want.Weight.BoundBy(scaleError(8)+ref.Gamma(603), 0), "dw")
 }
 
 // TestRMSNormWidensTheWeightsGradient sums 16-bit rows into an f32 gradient of a 16-bit weight.
 func TestRMSNormWidensTheWeightsGradient(t *testing.T) {
-	for _, dtype := range storages[1:] {
+	for _, dtype := range gputest.Storages[1:] {
 		r := rand.New(rand.NewSource(8))
-		x, dy, w := rounded(dtype, normal(r, 600*24)), rounded(dtype, normal(r, 600*24)), rounded(dtype, normal(r, 8))
+		x, dy, w := vk.Round(dtype, gputest.Normal(r, 600*24)), vk.Round(dtype, gputest.Normal(r, 600*24)), vk.Round(dtype, gputest.Normal(r, 8))
 		k := newKit(t)
-		dw := k.output("dw", vk.F32, 8)
-		require.NoError(t, RMSNormBackward(k.rec, k.floats("x", dtype, x, 600, 24), k.floats("w", dtype, w, 8), normEps,
-			k.floats("dy", dtype, dy, 600, 24), RMSNormGrads{Weight: dw}))
-		k.run()
+		dw := k.Output("dw", vk.F32, 8)
+		require.NoError(t, RMSNormBackward(k.Rec, k.Floats("x", dtype, x, 600, 24), k.Floats("w", dtype, w, 8), normEps,
+			k.Floats("dy", dtype, dy, 600, 24), RMSNormGrads{Weight: dw}))
+		k.Run()
 		want := ref.RMSNormBackward(x, w, 8, normEps, dy)
-		requireClose(t, download[float32](t, dw), want.Weight.Y, want.Weight.BoundBy(scaleError(8)+ref.Gamma(1803), 0), "dw")
+		gputest.RequireClose(t, gputest.Download[float32](t, dw), want.Weight.Y, want.Weight.BoundBy(scaleError(8)+ref.Gamma(1803), 0), "dw")
 	}
 }
 
 func TestRMSNormGivesTheSameBits(t *testing.T) {
 	r := rand.New(rand.NewSource(7))
 	k := newKit(t)
-	x := k.floats("x", vk.F16, rounded(vk.F16, normal(r, 900*21)), 900, 21)
-	w := k.f32("w", normal(r, 7), 7)
-	dy := k.floats("dy", vk.F16, rounded(vk.F16, normal(r, 900*21)), 900, 21)
-	outs := []*vk.Tensor{k.output("y", vk.F16, 900, 21), k.output("dx", vk.F16, 900, 21), k.output("dw", vk.F32, 7)}
-	require.NoError(t, RMSNorm(k.rec, x, w, 1e-6, outs[0]))
-	require.NoError(t, RMSNormBackward(k.rec, x, w, 1e-6, dy, RMSNormGrads{X: outs[1], Weight: outs[2]}))
-	var first [][]uint32
-	for run := range 20 {
-		k.run()
-		for i, out := range outs {
-			if run == 0 {
-				first = append(first, words(t, out))
-			}
-			require.Equal(t, first[i], words(t, out))
-		}
-	}
+	x := k.Floats("x", vk.F16, vk.Round(vk.F16, gputest.Normal(r, 900*21)), 900, 21)
+	w := k.F32("w", gputest.Normal(r, 7), 7)
+	dy := k.Floats("dy", vk.F16, vk.Round(vk.F16, gputest.Normal(r, 900*21)), 900, 21)
+	outs := []*vk.Tensor{k.Output("y", vk.F16, 900, 21), k.Output("dx", vk.F16, 900, 21), k.Output("dw", vk.F32, 7)}
+	require.NoError(t, RMSNorm(k.Rec, x, w, 1e-6, outs[0]))
+	require.NoError(t, RMSNormBackward(k.Rec, x, w, 1e-6, dy, RMSNormGrads{X: outs[1], Weight: outs[2]}))
+	k.RunAlike(outs...)
 }
 
 func TestRMSNormRefuses(t *testing.T) {
 	k := newKit(t)
-	x, w, y := k.f32("x", make([]float32, 24), 3, 8), k.f32("w", make([]float32, 8), 8), k.output("y", vk.F32, 3, 8)
-	three, half := k.f32("three", make([]float32, 3), 3), k.floats("half", vk.F16, make([]float32, 8), 8)
+	x, w, y := k.F32("x", make([]float32, 24), 3, 8), k.F32("w", make([]float32, 8), 8), k.Output("y", vk.F32, 3, 8)
+	three, half := k.F32("three", make([]float32, 3), 3), k.Floats("half", vk.F16, make([]float32, 8), 8)
 	var shape *vk.ShapeError
 	var config *ConfigError
 	for name, call := range map[string]func(rec *vk.Recorder) error{
@@ -237,5 +226,5 @@ func TestRMSNormRefuses(t *testing.T) {
 		require.ErrorAs(t, call(rec), &shape, name)
 		require.NoError(t, rec.Close())
 	}
-	require.ErrorAs(t, RMSNorm(k.rec, x, w, float32(math.NaN()), y), &config)
+	require.ErrorAs(t, RMSNorm(k.Rec, x, w, float32(math.NaN()), y), &config)
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"sync"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -131,26 +132,26 @@ func (r *RoPE) record(rec *vk.Recorder, op string, args [2]string, positions *vk
 	dev, table := rec.Device(), r.rows()
 	tokens, err := vectorLen(op, "positions", positions)
 	if err == nil {
-		err = firstError(
-			checkTensor(dev, op, "positions", positions, vk.I32, tokens),
-			checkTensor(dev, op, "table", table, vk.F32, table.Shape()...),
-			inRange(op, "heads", heads, 1, maxHeads),
-			inRange(op, "width", width, r.Config.Width, maxRowWidth),
+		err = check.First(
+			check.Tensor(dev, op, "positions", positions, vk.I32, tokens),
+			check.Tensor(dev, op, "table", table, vk.F32, table.Shape()...),
+			check.InRange(op, "heads", heads, 1, maxHeads),
+			check.InRange(op, "width", width, r.Config.Width, maxRowWidth),
 			checkHeads(dev, op, args[0], x, tokens, heads, width, false),
 			checkHeads(dev, op, args[1], y, tokens, heads, width, true),
 		)
 	}
 	if err == nil {
-		err = firstError(sameDType(op, args[1], x, y),
+		err = check.First(sameDType(op, args[1], x, y),
 			checkApartOrSame(op, args[1], y, args[0], x, tokens, heads, width),
 			checkSpansApart(op, headSpan(args[1], y, tokens, heads, width), tensorSpan("positions", positions), tensorSpan("table", table)))
 	}
 	if err != nil || tokens == 0 {
 		return rec.Fail(err)
 	}
-	items := ceilDiv(r.Config.Width/2, 2)
+	items := check.CeilDiv(r.Config.Width/2, 2)
 	if !x.same(y) {
-		items += ceilDiv(width-r.Config.Width, 4)
+		items += check.CeilDiv(width-r.Config.Width, 4)
 	}
 	shape := chooseTeam(items, 64)
 	push := shaders.RopePush{X: x.address(), Y: y.address(), Table: table.Address(), Index: positions.Address(),
@@ -158,7 +159,7 @@ func (r *RoPE) record(rec *vk.Recorder, op string, args [2]string, positions *vk
 		Width: uint32(width), Positions: uint32(table.Dim(0))}
 	push.XToken, push.XHead = x.strides()
 	push.YToken, push.YHead = y.strides()
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: ropeKernels[x.Tensor.DType()],
 		Spec: shaders.RopeSpec{Columns: uint32(shape.lanes), Rows: uint32(shape.rows), Interleaved: r.Config.Interleaved,
 			Inverse: inverse}.Values(),
@@ -166,7 +167,7 @@ func (r *RoPE) record(rec *vk.Recorder, op string, args [2]string, positions *vk
 		Reads:  []*vk.Tensor{x.Tensor, table, positions},
 		Writes: []*vk.Tensor{y.Tensor},
 		FLOPs:  3 * float64(tokens) * float64(heads) * float64(r.Config.Width),
-	}, uint64(ceilDiv(tokens*heads, shape.rows))*uint64(ceilDiv(items, shape.lanes)))
+	}, uint64(check.CeilDiv(tokens*heads, shape.rows))*uint64(check.CeilDiv(items, shape.lanes)))
 }
 
 // A PositionError is a position outside [0, Positions).
@@ -192,14 +193,14 @@ func (r *RoPE) MakePositions(rec *vk.Recorder, tokens int, offsets, starts *vk.T
 	const op = "RoPE.MakePositions"
 	bounds, err := vectorLen(op, "offsets", offsets)
 	if err == nil {
-		err = firstError(
-			inRange(op, "tokens", tokens, 0, math.MaxInt32),
-			inRange(op, "offsets", bounds, 2, math.MaxInt32),
-			checkTensor(rec.Device(), op, "offsets", offsets, vk.I32, bounds),
+		err = check.First(
+			check.InRange(op, "tokens", tokens, 0, math.MaxInt32),
+			check.InRange(op, "offsets", bounds, 2, math.MaxInt32),
+			check.Tensor(rec.Device(), op, "offsets", offsets, vk.I32, bounds),
 		)
 	}
 	if err == nil && starts != nil {
-		err = checkTensor(rec.Device(), op, "starts", starts, vk.I32, bounds-1)
+		err = check.Tensor(rec.Device(), op, "starts", starts, vk.I32, bounds-1)
 	}
 	if rec.Fail(err) != nil {
 		return nil, rec.Err()
@@ -216,7 +217,7 @@ func (r *RoPE) MakePositions(rec *vk.Recorder, tokens int, offsets, starts *vk.T
 func (r *RoPE) CheckPositions(rec *vk.Recorder, positions *vk.Tensor) error {
 	tokens, err := vectorLen("RoPE.CheckPositions", "positions", positions)
 	if err == nil {
-		err = checkTensor(rec.Device(), "RoPE.CheckPositions", "positions", positions, vk.I32, tokens)
+		err = check.Tensor(rec.Device(), "RoPE.CheckPositions", "positions", positions, vk.I32, tokens)
 	}
 	if rec.Fail(err) != nil {
 		return rec.Err()
@@ -256,7 +257,7 @@ func (r *RoPE) recordPositions(rec *vk.Recorder, push shaders.PositionsPush, pos
 	} else {
 		d.Writes = append(d.Writes, positions)
 	}
-	if err := record(rec, d, uint64(ceilDiv(tokens, positionThreads))); err != nil {
+	if err := check.Record(rec, d, uint64(check.CeilDiv(tokens, positionThreads))); err != nil {
 		return err
 	}
 	rec.Check(lowest, func(words []uint32) error {

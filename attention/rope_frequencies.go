@@ -3,6 +3,8 @@ package attention
 import (
 	"fmt"
 	"math"
+
+	"github.com/vkmoe/vkmoe/internal/check"
 )
 
 // A RoPEScaling says how the frequencies of a rotary position embedding change so that a model reaches beyond the positions
@@ -61,35 +63,35 @@ func (c RoPEConfig) Validate() error {
 		if v >= low && !math.IsInf(v, 0) {
 			return nil
 		}
-		return configError(name, field, fmt.Sprintf("a number from %v on", low), fmt.Sprint(v))
+		return check.Config(name, field, fmt.Sprintf("a number from %v on", low), fmt.Sprint(v))
 	}
-	err := firstError(
-		inRange(name, "Width", c.Width, 2, maxRowWidth),
-		inRange(name, "Positions", c.Positions, 0, maxPositions),
-		inRange(name, "Scaling", int(c.Scaling), 0, len(scalingNames)-1),
+	err := check.First(
+		check.InRange(name, "Width", c.Width, 2, maxRowWidth),
+		check.InRange(name, "Positions", c.Positions, 0, maxPositions),
+		check.InRange(name, "Scaling", int(c.Scaling), 0, len(scalingNames)-1),
 	)
 	switch {
 	case err != nil:
 		return err
 	case c.Width%2 != 0:
-		return configError(name, "Width", "even", fmt.Sprint(c.Width))
+		return check.Config(name, "Width", "even", fmt.Sprint(c.Width))
 	case c.Base != 0 && !(c.Base > 1 && !math.IsInf(c.Base, 0)):
-		return configError(name, "Base", "0 or a number above 1", fmt.Sprint(c.Base))
+		return check.Config(name, "Base", "0 or a number above 1", fmt.Sprint(c.Base))
 	case c.Scaling == ScaleNone:
 		return nil
 	}
 	err = number("Factor", c.Factor, math.SmallestNonzeroFloat64)
 	if err == nil && c.Scaling >= ScaleYaRN {
-		err = inRange(name, "OriginalPositions", c.OriginalPositions, 1, math.MaxInt32)
+		err = check.InRange(name, "OriginalPositions", c.OriginalPositions, 1, math.MaxInt32)
 	}
 	if err == nil && c.Scaling == ScaleYaRN {
-		err = firstError(number("BetaFast", c.BetaFast, 0), number("BetaSlow", c.BetaSlow, 0),
+		err = check.First(number("BetaFast", c.BetaFast, 0), number("BetaSlow", c.BetaSlow, 0),
 			number("AttentionFactor", c.AttentionFactor, 0), number("MScale", c.MScale, 0), number("MScaleAllDim", c.MScaleAllDim, 0))
 	}
 	if err == nil && c.Scaling == ScaleLlama3 {
 		err = number("LowFreqFactor", c.LowFreqFactor, math.SmallestNonzeroFloat64)
 		if err == nil && !(c.HighFreqFactor > c.LowFreqFactor && !math.IsInf(c.HighFreqFactor, 0)) {
-			err = configError(name, "HighFreqFactor", fmt.Sprintf("a number above LowFreqFactor %v", c.LowFreqFactor),
+			err = check.Config(name, "HighFreqFactor", fmt.Sprintf("a number above LowFreqFactor %v", c.LowFreqFactor),
 				fmt.Sprint(c.HighFreqFactor))
 		}
 	}
@@ -103,7 +105,7 @@ func (c RoPEConfig) Validate() error {
 func (c RoPEConfig) finite() error {
 	for _, f := range append(c.Frequencies(), c.RotationFactor(), c.SoftmaxFactor()) {
 		if !(f >= 0 && f <= math.MaxFloat32) {
-			return configError("RoPEConfig", "Factor", "one that gives finite angles and factors", fmt.Sprintf("%v, which gives %v", c.Factor, f))
+			return check.Config("RoPEConfig", "Factor", "one that gives finite angles and factors", fmt.Sprintf("%v, which gives %v", c.Factor, f))
 		}
 	}
 	return nil

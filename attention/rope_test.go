@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -101,7 +102,7 @@ func (c ropeCase) String() string {
 
 func TestRoPEMatchesTheOracle(t *testing.T) {
 	for i, cfg := range []string{"default", "odd", "two", "linear", "gpt-oss", "deepseek", "yarn", "llama3"} {
-		for _, dtype := range storages {
+		for _, dtype := range gputest.Storages {
 			for n, tokens := range []int{0, 1, 17} {
 				width := ropeConfigs[cfg].Width + []int{0, 3, 8}[(i+n)%3]
 				c := ropeCase{cfg: cfg, dtype: dtype, heads: 1 + (i+n)%4, width: width, tokens: tokens, shift: n % 2}
@@ -122,45 +123,45 @@ func (c ropeCase) check(t *testing.T) {
 	cfg := ropeConfigs[c.cfg]
 	rope := newRoPE(t, cfg, 5000)
 	r := rand.New(rand.NewSource(int64(c.tokens + c.width)))
-	x := rounded(c.dtype, normal(r, c.tokens*c.heads*c.width))
+	x := vk.Round(c.dtype, gputest.Normal(r, c.tokens*c.heads*c.width))
 	positions := make([]int32, c.tokens)
 	for i := range positions {
 		positions[i] = int32(r.Intn(5000))
 	}
 	k := newKit(t)
-	k.shift = c.shift
+	k.Shift = c.shift
 	const fill = 3
 	laid := c.layout.spread(x, c.tokens, c.heads, c.width, fill)
-	index := k.i32("positions", positions, c.tokens)
-	in := k.floats("x", c.dtype, laid, len(laid))
+	index := k.I32("positions", positions, c.tokens)
+	in := k.Floats("x", c.dtype, laid, len(laid))
 	out := in
 	if c.inPlace {
-		k.bands[len(k.bands)-1].output = true
+		k.Overwritten(in)
 	} else {
-		out = k.partialOutput("y", c.dtype, len(laid))
+		out = k.PartialOutput("y", c.dtype, len(laid))
 	}
 	from, to := c.layout.heads(in, c.heads, c.width), c.layout.heads(out, c.heads, c.width)
 	want := ref.Rotate(cfg.oracle(0), x, positions, c.heads, c.width)
 	if c.backward {
 		want = ref.RotateBackward(cfg.oracle(0), x, positions, c.heads, c.width)
-		require.NoError(t, rope.RotateBackward(k.rec, index, c.heads, c.width, from, to))
+		require.NoError(t, rope.RotateBackward(k.Rec, index, c.heads, c.width, from, to))
 	} else {
-		require.NoError(t, rope.Rotate(k.rec, index, c.heads, c.width, from, to))
+		require.NoError(t, rope.Rotate(k.Rec, index, c.heads, c.width, from, to))
 	}
-	k.run()
-	got := values(t, out)
+	k.Run()
+	got := gputest.Download[float32](t, out)
 	if !c.inPlace {
 		got = c.layout.unpoisoned(got, c.tokens, c.heads, c.width, fill)
 	}
 	dense := c.layout.dense(t, got, c.tokens, c.heads, c.width, fill)
 	// cos and sin are rounded once; two products and a sum.
-	bound := want.BoundBy(ref.Gamma(4)+storageTypes[c.dtype].Storage(), ref.Underflow(storageTypes[c.dtype], 2))
+	bound := want.BoundBy(ref.Gamma(4)+gputest.Oracle(c.dtype).Storage(), ref.Underflow(gputest.Oracle(c.dtype), 2))
 	for i := range bound {
 		if i%c.width >= cfg.Width {
 			bound[i] = 0 // copied
 		}
 	}
-	requireClose(t, dense, want.Y, bound, "rotated")
+	gputest.RequireClose(t, dense, want.Y, bound, "rotated")
 }
 
 // TestRoPEIsExactAtFarPositions rotates where f32 angles, or frequencies rounded to f32, would be off by 2^-7 and more.
@@ -169,32 +170,27 @@ func TestRoPEIsExactAtFarPositions(t *testing.T) {
 	cfg := RoPEConfig{Width: 4, Base: 7}
 	rope := newRoPE(t, cfg, positions)
 	index := []int32{positions - 1, 100003, 65536}
-	x := normal(rand.New(rand.NewSource(4)), 3*4)
+	x := gputest.Normal(rand.New(rand.NewSource(4)), 3*4)
 	k := newKit(t)
-	y := k.output("y", vk.F32, 3, 4)
-	require.NoError(t, rope.Rotate(k.rec, k.i32("positions", index, 3), 1, 4, DenseHeads(k.f32("x", x, 3, 4), 1, 4), DenseHeads(y, 1, 4)))
-	k.run()
+	y := k.Output("y", vk.F32, 3, 4)
+	require.NoError(t, rope.Rotate(k.Rec, k.I32("positions", index, 3), 1, 4, DenseHeads(k.F32("x", x, 3, 4), 1, 4), DenseHeads(y, 1, 4)))
+	k.Run()
 	want := ref.Rotate(cfg.oracle(0), x, index, 1, 4)
-	requireClose(t, download[float32](t, y), want.Y, want.BoundBy(ref.Gamma(4), 0), "y")
+	gputest.RequireClose(t, gputest.Download[float32](t, y), want.Y, want.BoundBy(ref.Gamma(4), 0), "y")
 }
 
 func TestRoPEGivesTheSameBits(t *testing.T) {
 	rope := newRoPE(t, RoPEConfig{Width: 12}, 300)
 	r := rand.New(rand.NewSource(3))
 	k := newKit(t)
-	x := k.floats("x", vk.BF16, rounded(vk.BF16, normal(r, 130*3*13)), 130, 39)
-	y := k.output("y", vk.BF16, 130, 39)
+	x := k.Floats("x", vk.BF16, vk.Round(vk.BF16, gputest.Normal(r, 130*3*13)), 130, 39)
+	y := k.Output("y", vk.BF16, 130, 39)
 	index := make([]int32, 130)
 	for i := range index {
 		index[i] = int32(i * 2)
 	}
-	require.NoError(t, rope.Rotate(k.rec, k.i32("positions", index, 130), 3, 13, DenseHeads(x, 3, 13), DenseHeads(y, 3, 13)))
-	k.run()
-	first := words(t, y)
-	for range 19 {
-		k.run()
-		require.Equal(t, first, words(t, y))
-	}
+	require.NoError(t, rope.Rotate(k.Rec, k.I32("positions", index, 130), 3, 13, DenseHeads(x, 3, 13), DenseHeads(y, 3, 13)))
+	k.RunAlike(y)
 }
 
 func TestMakePositions(t *testing.T) {
@@ -208,37 +204,37 @@ func TestMakePositions(t *testing.T) {
 		}
 	}
 	k := newKit(t)
-	made, err := rope.MakePositions(k.rec, len(want), k.i32("offsets", offsets, 5), k.i32("starts", starts, 4))
+	made, err := rope.MakePositions(k.Rec, len(want), k.I32("offsets", offsets, 5), k.I32("starts", starts, 4))
 	require.NoError(t, err)
-	require.NoError(t, rope.CheckPositions(k.rec, made))
-	k.run()
-	require.Equal(t, want, download[int32](t, made))
+	require.NoError(t, rope.CheckPositions(k.Rec, made))
+	k.Run()
+	require.Equal(t, want, gputest.Download[int32](t, made))
 	for i := range starts {
 		for j := offsets[i]; j < offsets[i+1]; j++ {
 			want[j] -= starts[i]
 		}
 	}
 	k = newKit(t)
-	made, err = rope.MakePositions(k.rec, len(want), k.i32("offsets", offsets, 5), nil)
+	made, err = rope.MakePositions(k.Rec, len(want), k.I32("offsets", offsets, 5), nil)
 	require.NoError(t, err)
-	k.run()
-	require.Equal(t, want, download[int32](t, made))
+	k.Run()
+	require.Equal(t, want, gputest.Download[int32](t, made))
 }
 
 func TestPositionsBeyondTheTable(t *testing.T) {
 	ctx := context.Background()
 	rope := newRoPE(t, RoPEConfig{Width: 2, Positions: 120}, 100)
 	k := newKit(t)
-	positions := k.i32("positions", []int32{4, 99, 100, -1, 117}, 5)
-	x := k.f32("x", []float32{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 5, 2)
-	y := k.output("y", vk.F32, 5, 2)
-	require.NoError(t, rope.CheckPositions(k.rec, positions))
-	require.NoError(t, rope.Rotate(k.rec, positions, 1, 2, DenseHeads(x, 1, 2), DenseHeads(y, 1, 2)))
+	positions := k.I32("positions", []int32{4, 99, 100, -1, 117}, 5)
+	x := k.F32("x", []float32{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 5, 2)
+	y := k.Output("y", vk.F32, 5, 2)
+	require.NoError(t, rope.CheckPositions(k.Rec, positions))
+	require.NoError(t, rope.Rotate(k.Rec, positions, 1, 2, DenseHeads(x, 1, 2), DenseHeads(y, 1, 2)))
 	var bad *PositionError
-	require.ErrorAs(t, k.rec.Run(ctx), &bad)
+	require.ErrorAs(t, k.Rec.Run(ctx), &bad)
 	require.Equal(t, PositionError{Row: 2, Largest: 117, Positions: 100}, *bad)
-	k.verify()
-	got := download[float32](t, y)
+	k.Verify()
+	got := gputest.Download[float32](t, y)
 	for i, v := range got {
 		require.Equal(t, i >= 4, math.IsNaN(float64(v)), "element %d is %v", i, v)
 	}
@@ -249,12 +245,12 @@ func TestPositionsBeyondTheTable(t *testing.T) {
 	require.Equal(t, 120, rope.Positions())
 	require.NoError(t, rope.Grow(ctx, 3))
 	require.Equal(t, 120, rope.Positions())
-	require.ErrorAs(t, k.rec.Run(ctx), &bad, "what was recorded keeps its table")
+	require.ErrorAs(t, k.Rec.Run(ctx), &bad, "what was recorded keeps its table")
 	k = newKit(t)
-	starts := k.i32("starts", []int32{-3}, 1)
-	_, err := rope.MakePositions(k.rec, 2, k.i32("offsets", []int32{0, 2}, 2), starts)
+	starts := k.I32("starts", []int32{-3}, 1)
+	_, err := rope.MakePositions(k.Rec, 2, k.I32("offsets", []int32{0, 2}, 2), starts)
 	require.NoError(t, err)
-	require.ErrorAs(t, k.rec.Run(ctx), &bad)
+	require.ErrorAs(t, k.Rec.Run(ctx), &bad)
 	require.Equal(t, PositionError{Row: 0, Positions: 120}, *bad)
 }
 
@@ -270,10 +266,10 @@ func TestRoPERefuses(t *testing.T) {
 	rope := newRoPE(t, RoPEConfig{Width: 4}, 10)
 	other := func(change func(x, y *Heads, heads, width *int)) error {
 		k := newKit(t)
-		x, y := DenseHeads(k.f32("x", make([]float32, 24), 3, 8), 2, 4), DenseHeads(k.f32("y", make([]float32, 24), 3, 8), 2, 4)
+		x, y := DenseHeads(k.F32("x", make([]float32, 24), 3, 8), 2, 4), DenseHeads(k.F32("y", make([]float32, 24), 3, 8), 2, 4)
 		heads, width := 2, 4
 		change(&x, &y, &heads, &width)
-		return rope.Rotate(k.rec, k.i32("positions", []int32{0, 1, 2}, 3), heads, width, x, y)
+		return rope.Rotate(k.Rec, k.I32("positions", []int32{0, 1, 2}, 3), heads, width, x, y)
 	}
 	require.NoError(t, other(func(x, y *Heads, heads, width *int) {}))
 	require.NoError(t, other(func(x, y *Heads, heads, width *int) { x.HeadStride = 0 }), "one head for all")

@@ -3,19 +3,15 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
 // maxRowWidth bounds the widths of rows and heads, as package moe does.
 const maxRowWidth = 1 << 19
 
-// configError makes a *ConfigError.
-func configError(config, field, want, got string) error {
-	return &ConfigError{Config: config, Field: field, Want: want, Got: got}
-}
-
 // byStorage is a kernel's variants for F32, F16 and BF16.
-type byStorage [3]*vk.Kernel
+type byStorage = check.ByStorage
 
 // team is the work-group shape of kernels that give a row to a team of invocations.
 type team struct{ lanes, rows int }
@@ -49,10 +45,10 @@ func (h Heads) same(other Heads) bool {
 // checkHeads reports why h cannot be `heads` heads of width elements for each of tokens tokens; those of an output must not
 // share elements.
 func checkHeads(dev *vk.Device, op, arg string, h Heads, tokens, heads, width int, output bool) error {
-	if err := checkUsable(dev, op, arg, h.Tensor); err != nil {
+	if err := check.Usable(dev, op, arg, h.Tensor); err != nil {
 		return err
 	}
-	if !isStorage(h.Tensor.DType()) {
+	if !check.IsStorage(h.Tensor.DType()) {
 		return &vk.ShapeError{Op: op, Arg: arg, Want: "f32, f16 or bf16", Got: h.Tensor.String()}
 	}
 	err := h.check(dev, op, arg, h.Tensor.DType())

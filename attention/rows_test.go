@@ -8,20 +8,6 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// storages are the storage types.
-var storages = []vk.DType{vk.F32, vk.F16, vk.BF16}
-
-// values downloads a tensor of a storage type as f32.
-func values(t testing.TB, x *vk.Tensor) []float32 {
-	t.Helper()
-	bits := words(t, x)
-	out := make([]float32, len(bits))
-	for i, b := range bits {
-		out[i] = floatOf(x.DType(), b)
-	}
-	return out
-}
-
 // A headLayout spreads heads over a tensor: pad elements after each head, and gap after each row.
 type headLayout struct{ first, pad, gap int }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -43,16 +44,16 @@ type SelfAttentionConfig struct {
 // Validate reports the first field that makes no sense as a *ConfigError, or as a *moe.ConfigError of a projection.
 func (c SelfAttentionConfig) Validate() error {
 	const name = "SelfAttentionConfig"
-	err := firstError(
+	err := check.First(
 		c.flash().Validate(),
-		inRange(name, "QKNorm", int(c.QKNorm), 0, int(NormRow)),
+		check.InRange(name, "QKNorm", int(c.QKNorm), 0, int(NormRow)),
 	)
 	if err == nil && !(c.Eps >= 0) {
-		err = configError(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
+		err = check.Config(name, "Eps", "a number that is not negative", fmt.Sprint(c.Eps))
 	}
 	l := SelfAttention{Config: c}
 	for _, part := range l.parts() {
-		err = firstError(err, part.cfg.Validate())
+		err = check.First(err, part.cfg.Validate())
 	}
 	return err
 }
@@ -99,35 +100,20 @@ type SelfAttention struct {
 func NewSelfAttention(dev *vk.Device, cfg SelfAttentionConfig, rope *RoPE) (*SelfAttention, error) {
 	err := cfg.Validate()
 	if err == nil && rope != nil && rope.Config.Width > cfg.HeadWidth {
-		err = configError("RoPEConfig", "Width", fmt.Sprintf("at most HeadWidth %d", cfg.HeadWidth), fmt.Sprint(rope.Config.Width))
+		err = check.Config("RoPEConfig", "Width", fmt.Sprintf("at most HeadWidth %d", cfg.HeadWidth), fmt.Sprint(rope.Config.Width))
 	}
 	if err != nil {
 		return nil, err
 	}
 	l := &SelfAttention{Config: cfg, RoPE: rope}
-	for _, part := range l.parts() {
-		if *part.layer, err = moe.NewParallelLinear(dev, part.cfg); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
-	}
-	for _, v := range l.vectors() {
-		if *v.tensor, err = dev.NewTensor(v.dtype, v.length); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
+	if err := newWeights(dev, l); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
-// A linearPart is one of a layer's linear maps.
-type linearPart struct {
-	layer **moe.ParallelLinear
-	cfg   moe.ParallelLinearConfig
-}
-
-// denseMap is a linear map of one expert.
-func denseMap(layer **moe.ParallelLinear, label string, in, out int, bias bool, dtype vk.DType) linearPart {
-	return linearPart{layer, moe.ParallelLinearConfig{Experts: 1, In: in, Out: out, Bias: bias, DType: dtype, Label: label}}
-}
+// rows are the width and the dtype of x and y.
+func (l *SelfAttention) rows() (int, vk.DType) { return l.Config.Width, l.Config.DType }
 
 // parts are the layer's linear maps.
 func (l *SelfAttention) parts() []linearPart {
@@ -138,14 +124,6 @@ func (l *SelfAttention) parts() []linearPart {
 		denseMap(&l.Value, "value", c.Width, c.keyWidth(), c.Bias, c.DType),
 		denseMap(&l.Output, "output", c.queryWidth(), c.Width, c.OutputBias, c.DType),
 	}
-}
-
-// A vectorPart is a weight of a layer that is no matrix.
-type vectorPart struct {
-	name   string
-	tensor **vk.Tensor
-	dtype  vk.DType
-	length int
 }
 
 // vectors are the layer's norms and sinks.
@@ -162,41 +140,10 @@ func (l *SelfAttention) vectors() []vectorPart {
 }
 
 // Close frees the weights. Closing twice does nothing.
-func (l *SelfAttention) Close() error {
-	return closeParts(l.parts(), l.vectors())
-}
-
-// closeParts frees a layer's weights.
-func closeParts(parts []linearPart, vectors []vectorPart) error {
-	var err error
-	for _, part := range parts {
-		err = errors.Join(err, (*part.layer).Close())
-	}
-	for _, v := range vectors {
-		err = errors.Join(err, (*v.tensor).Close())
-	}
-	return err
-}
+func (l *SelfAttention) Close() error { return closeWeights(l) }
 
 // WeightBytes is the device memory of the layer's weights, in bytes, each tensor rounded up to 256: with w the dtype's bytes,
 // w·(2·D·Hq·d + 2·D·Hkv·d), biases, norms and sinks. Their gradients (NewGrads) take as much.
 func (c SelfAttentionConfig) WeightBytes() uint64 {
-	l := SelfAttention{Config: c}
-	return partBytes(l.parts(), l.vectors())
-}
-
-// partBytes is the memory of a layer's weights.
-func partBytes(parts []linearPart, vectors []vectorPart) uint64 {
-	n := uint64(0)
-	for _, part := range parts {
-		p := part.cfg
-		n += tensorBytes(p.DType.Bytes(), p.In, p.Out)
-		if p.Bias {
-			n += tensorBytes(p.DType.Bytes(), p.Out)
-		}
-	}
-	for _, v := range vectors {
-		n += tensorBytes(v.dtype.Bytes(), v.length)
-	}
-	return n
+	return weightBytes(&SelfAttention{Config: c})
 }

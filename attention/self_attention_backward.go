@@ -56,28 +56,27 @@ func (l *SelfAttention) Backward(rec *vk.Recorder, s *SelfAttentionSaved, x, dy 
 	if err := l.checkBackward(rec.Device(), op, s, x, dy, g); err != nil {
 		return rec.Fail(err)
 	}
-	c, tokens := l.Config, x.Dim(0)
-	output := moe.LinearGrads{Weight: g.Output.Weight, Bias: g.Output.Bias, AccumulateWeights: g.AccumulateWeights}
+	output := linearGrad{l.Output, dy, g.Output}
 	if !g.beyondOutput() {
-		return l.Output.DenseBackward(rec, s.Heads, dy, output)
+		return linearsBackward(rec, s.Heads, nil, false, g.AccumulateWeights, output)
 	}
 	p := selfStages{s.Projected, s.Turned, s.Value}
 	if s.Save != moe.SaveAll {
-		p = l.takeStages(rec, tokens, true)
+		p = l.takeStages(rec, x.Dim(0), true)
 		defer p.release(rec)
 		if err := l.project(rec, x, s.Sequences, p); err != nil {
 			return err
 		}
 	}
-	output.X = rec.Scratch(c.DType, tokens, c.queryWidth())
-	defer rec.Release(output.X)
+	dHeads := rec.Scratch(l.Config.DType, s.Heads.Shape()...)
+	defer rec.Release(dHeads)
 	if rec.Err() != nil {
 		return rec.Err()
 	}
-	if err := l.Output.DenseBackward(rec, s.Heads, dy, output); err != nil {
+	if err := linearsBackward(rec, s.Heads, dHeads, false, g.AccumulateWeights, output); err != nil {
 		return err
 	}
-	return l.headsBackward(rec, s, x, output.X, p, g)
+	return l.headsBackward(rec, s, x, dHeads, p, g)
 }
 
 // headsBackward records the gradients of queries, keys and values, and all that lies before these.
@@ -96,9 +95,7 @@ func (l *SelfAttention) headsBackward(rec *vk.Recorder, s *SelfAttentionSaved, x
 	if rec.Err() != nil {
 		return rec.Err()
 	}
-	in := FlashInput{Q: l.queryHeads(p.turned[0]), K: l.keyHeads(p.turned[1]), V: l.keyHeads(p.value),
-		QueryOffsets: s.Sequences.Offsets, Sinks: l.Sinks}
-	err := FlashBackward(rec, c.flash(), in, l.queryHeads(s.Heads), s.LSE, l.queryHeads(dHeads), FlashGrads{
+	err := FlashBackward(rec, c.flash(), l.flashInput(s.Sequences, p), l.queryHeads(s.Heads), s.LSE, l.queryHeads(dHeads), FlashGrads{
 		Q: l.queryHeads(d[0]), K: l.keyHeads(d[1]), V: l.keyHeads(d[2]), Sinks: g.Sinks, AccumulateSinks: g.AccumulateWeights})
 	norms, sides := [2]*vk.Tensor{g.QueryNorm, g.KeyNorm}, l.sides()
 	for i, side := range sides {
@@ -122,19 +119,10 @@ func (l *SelfAttention) headsBackward(rec *vk.Recorder, s *SelfAttentionSaved, x
 
 // checkBackward checks what the operations of a backward pass do not check themselves.
 func (l *SelfAttention) checkBackward(dev *vk.Device, op string, s *SelfAttentionSaved, x, dy *vk.Tensor, g SelfAttentionGrads) error {
-	if s == nil || s.Heads == nil || s.LSE == nil || s.Save == moe.SaveNothing {
-		return &vk.ShapeError{Op: op, Arg: "saved", Want: "what a forward pass that saves left", Got: "another"}
+	if s == nil {
+		return errNotSaved(op)
 	}
-	c := l.Config
-	tokens, err := checkLayerRows(dev, op, x, dy, c.Width, c.DType, s.Sequences)
-	if err == nil {
-		err = firstError(
-			checkVectors(dev, op, l.vectors()),
-			checkTensor(dev, op, "saved.Heads", s.Heads, c.DType, tokens, c.queryWidth()),
-			checkTensor(dev, op, "saved.LSE", s.LSE, vk.F32, tokens, c.Heads),
-		)
-	}
-	if err != nil {
+	if err := checkBackward(dev, op, l, l.Config.flash(), s.Save, s.Heads, s.LSE, x, dy, s.Sequences); err != nil {
 		return err
 	}
 	inputs := inputSpans(x, s.Sequences, l.parts(), l.vectors())

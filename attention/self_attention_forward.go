@@ -1,8 +1,7 @@
 package attention
 
 import (
-	"fmt"
-
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -34,33 +33,21 @@ func (l *SelfAttention) Forward(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences
 
 // ForwardWith is Forward with options.
 func (l *SelfAttention) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Sequences, o SelfAttentionOptions) (*SelfAttentionSaved, error) {
-	const op = "SelfAttention.Forward"
-	c := l.Config
-	tokens, err := l.checkForward(rec.Device(), op, x, y, seq, o)
+	tokens, err := checkForward(rec.Device(), "SelfAttention.Forward", l, x, y, seq)
+	err = check.First(err, check.InRange("SelfAttentionOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)))
 	if err != nil {
 		return nil, rec.Fail(err)
 	}
 	s := &SelfAttentionSaved{Save: o.Save, Sequences: seq}
-	if err := makePositions(rec, l.RoPE, tokens, &s.Sequences); err != nil {
-		return nil, err
-	}
-	s.Sequences.check(rec, tokens)
-	heads, whole := clearable(rec, c.DType, tokens, c.queryWidth())
-	if o.Save != moe.SaveNothing {
-		s.Heads, s.LSE = heads, rec.Scratch(vk.F32, tokens, c.Heads)
-	} else {
-		defer rec.Release(whole)
-	}
-	p := l.takeStages(rec, tokens, o.Save == moe.SaveAll)
-	if err := l.project(rec, x, s.Sequences, p); err != nil {
-		return nil, err
-	}
-	if seq.Padded {
-		rec.Fill(whole, 0)
-	}
-	in := FlashInput{Q: l.queryHeads(p.turned[0]), K: l.keyHeads(p.turned[1]), V: l.keyHeads(p.value), QueryOffsets: seq.Offsets,
-		Sinks: l.Sinks}
-	if err := Flash(rec, c.flash(), in, l.queryHeads(heads), s.LSE); err != nil {
+	var p selfStages
+	heads, lse, err := attend(rec, l.Config.flash(), l.RoPE, tokens, &s.Sequences, o.Save, func() (FlashInput, error) {
+		p = l.takeStages(rec, tokens, o.Save == moe.SaveAll)
+		if err := l.project(rec, x, s.Sequences, p); err != nil {
+			return FlashInput{}, err
+		}
+		return l.flashInput(seq, p), nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	if o.Save == moe.SaveAll {
@@ -68,15 +55,17 @@ func (l *SelfAttention) ForwardWith(rec *vk.Recorder, x, y *vk.Tensor, seq Seque
 	} else {
 		p.release(rec)
 	}
+	if o.Save != moe.SaveNothing {
+		s.Heads, s.LSE = heads, lse
+	} else {
+		defer rec.Release(heads)
+	}
 	return s, l.Output.Dense(rec, heads, y)
 }
 
-// makePositions fills in the positions where a RoPE needs them and the caller gave none.
-func makePositions(rec *vk.Recorder, rope *RoPE, tokens int, seq *Sequences) (err error) {
-	if rope != nil && seq.Positions == nil {
-		seq.Positions, err = rope.MakePositions(rec, tokens, seq.Offsets, nil)
-	}
-	return err
+func (l *SelfAttention) flashInput(seq Sequences, p selfStages) FlashInput {
+	return FlashInput{Q: l.queryHeads(p.turned[0]), K: l.keyHeads(p.turned[1]), V: l.keyHeads(p.value), QueryOffsets: seq.Offsets,
+		Sinks: l.Sinks}
 }
 
 func (l *SelfAttention) queryHeads(t *vk.Tensor) Heads {
@@ -156,62 +145,4 @@ type side struct {
 
 func (l *SelfAttention) sides() [2]side {
 	return [2]side{{l.Query, l.QueryNorm, l.Config.Heads}, {l.Key, l.KeyNorm, l.Config.KVHeads}}
-}
-
-// checkForward checks all that the operations of a forward pass do not check themselves, and returns T.
-func (l *SelfAttention) checkForward(dev *vk.Device, op string, x, y *vk.Tensor, seq Sequences, o SelfAttentionOptions) (int, error) {
-	tokens, err := checkLayerRows(dev, op, x, y, l.Config.Width, l.Config.DType, seq)
-	if err == nil {
-		err = firstError(
-			inRange("SelfAttentionOptions", "Save", int(o.Save), 0, int(moe.SaveNothing)),
-			checkVectors(dev, op, l.vectors()),
-		)
-	}
-	if err == nil {
-		err = checkSpansApart(op, tensorSpan("y", y), inputSpans(x, seq, l.parts(), l.vectors())...)
-	}
-	return tokens, err
-}
-
-// checkLayerRows checks x and y [T,width] of a layer, and the sequences, and returns T.
-func checkLayerRows(dev *vk.Device, op string, x, y *vk.Tensor, width int, dtype vk.DType, seq Sequences) (int, error) {
-	if x == nil || x.Rank() != 2 {
-		return 0, &vk.ShapeError{Op: op, Arg: "x", Want: fmt.Sprintf("[T,%d]", width), Got: fmt.Sprint(x)}
-	}
-	tokens := x.Dim(0)
-	return tokens, firstError(
-		checkTensor(dev, op, "x", x, dtype, tokens, width),
-		checkTensor(dev, op, "y", y, dtype, tokens, width),
-		checkSequences(dev, op, tokens, seq),
-	)
-}
-
-// checkVectors checks a layer's weights that are no matrices; the linear maps check theirs.
-func checkVectors(dev *vk.Device, op string, vectors []vectorPart) error {
-	for _, v := range vectors {
-		if err := checkTensor(dev, op, v.name, *v.tensor, v.dtype, v.length); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// inputSpans are the memory of all that a pass of a layer reads.
-func inputSpans(x *vk.Tensor, seq Sequences, parts []linearPart, vectors []vectorPart) []span {
-	spans := []span{tensorSpan("x", x), tensorSpan("offsets", seq.Offsets), tensorSpan("positions", seq.Positions)}
-	for _, v := range vectors {
-		spans = append(spans, tensorSpan(v.name, *v.tensor))
-	}
-	for _, part := range parts {
-		layer := *part.layer
-		for arg, bank := range map[string]*moe.ExpertBank{"weight": layer.Weight, "bias": layer.Bias} {
-			if bank == nil {
-				continue
-			}
-			for _, t := range bank.Parts() {
-				spans = append(spans, tensorSpan(part.cfg.Label+" "+arg, t))
-			}
-		}
-	}
-	return spans
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
@@ -78,22 +79,22 @@ func newSelfTest(t testing.TB, c selfCase, dtype vk.DType) *selfTest {
 	for _, n := range c.lengths {
 		s.tokens += n
 	}
-	s.x, s.dy = rounded(dtype, normal(r, s.tokens*c.cfg.Width)), rounded(dtype, normal(r, s.tokens*c.cfg.Width))
+	s.x, s.dy = vk.Round(dtype, gputest.Normal(r, s.tokens*c.cfg.Width)), vk.Round(dtype, gputest.Normal(r, s.tokens*c.cfg.Width))
 	return s
 }
 
 // matrix makes a banded input of the layer's rows.
 func (s *selfTest) matrix(k *kit, name string, data []float32) *vk.Tensor {
-	return k.floats(name, s.layer.Config.DType, data, s.tokens, s.cfg.Width)
+	return k.Floats(name, s.layer.Config.DType, data, s.tokens, s.cfg.Width)
 }
 
 func (s *selfTest) offsets(k *kit) *vk.Tensor {
-	return k.i32("offsets", s.oracle.Attention.QueryOffsets, len(s.lengths)+1)
+	return k.I32("offsets", s.oracle.Attention.QueryOffsets, len(s.lengths)+1)
 }
 
 func TestSelfAttentionMatchesTheOracle(t *testing.T) {
 	for _, c := range selfCases {
-		for _, dtype := range storages {
+		for _, dtype := range gputest.Storages {
 			for _, save := range []moe.Save{moe.SaveAll, moe.SaveNothing} {
 				if save != moe.SaveAll && dtype != vk.F32 {
 					continue
@@ -101,13 +102,13 @@ func TestSelfAttentionMatchesTheOracle(t *testing.T) {
 				t.Run(fmt.Sprintf("%s %v save %d", c.name, dtype, save), func(t *testing.T) {
 					s := newSelfTest(t, c, dtype)
 					k := newKit(t)
-					y := k.output("y", dtype, s.tokens, c.cfg.Width)
-					saved, err := s.layer.ForwardWith(k.rec, s.matrix(k, "x", s.x), y, Sequences{Offsets: s.offsets(k)},
+					y := k.Output("y", dtype, s.tokens, c.cfg.Width)
+					saved, err := s.layer.ForwardWith(k.Rec, s.matrix(k, "x", s.x), y, Sequences{Offsets: s.offsets(k)},
 						SelfAttentionOptions{Save: save})
 					require.NoError(t, err)
-					k.run()
+					k.Run()
 					want := ref.SelfAttentionForward(s.oracle, s.x)
-					requireNear(t, values(t, y), want.Out.Y, layerTolerance(dtype, 4), "y")
+					requireNear(t, gputest.Download[float32](t, y), want.Out.Y, layerTolerance(dtype, 4), "y")
 					require.Equal(t, save != moe.SaveNothing, saved.Heads != nil)
 				})
 			}
@@ -120,7 +121,7 @@ var sixteenBits = map[string]bool{"qwen3": true, "gpt-oss": true, "encoder": tru
 
 func TestSelfAttentionGradientsMatchTheOracle(t *testing.T) {
 	for i, c := range selfCases {
-		for _, dtype := range storages {
+		for _, dtype := range gputest.Storages {
 			for _, save := range []moe.Save{moe.SaveAll, moe.RecomputeActivation} {
 				if dtype != vk.F32 && (save != moe.SaveAll || !sixteenBits[c.name]) {
 					continue
@@ -139,7 +140,7 @@ func TestSelfAttentionGradientsMatchTheOracle(t *testing.T) {
 func (s *selfTest) requireGradients(t *testing.T, save moe.Save, accumulate bool) {
 	dtype := s.layer.Config.DType
 	k := newKit(t)
-	x, y := s.matrix(k, "x", s.x), k.output("y", dtype, s.tokens, s.cfg.Width)
+	x, y := s.matrix(k, "x", s.x), k.Output("y", dtype, s.tokens, s.cfg.Width)
 	g, err := s.layer.NewGrads()
 	require.NoError(t, err)
 	defer func() { require.NoError(t, g.Close()) }()
@@ -149,56 +150,12 @@ func (s *selfTest) requireGradients(t *testing.T, save moe.Save, accumulate bool
 		fillGrads(t, s.layer.gradParts(g), s.layer.gradVectors(g))
 	}
 	g.AccumulateWeights = accumulate
-	g.X = k.output("dx", dtype, s.tokens, s.cfg.Width)
-	saved, err := s.layer.ForwardWith(k.rec, x, y, Sequences{Offsets: s.offsets(k)}, SelfAttentionOptions{Save: save})
+	g.X = k.Output("dx", dtype, s.tokens, s.cfg.Width)
+	saved, err := s.layer.ForwardWith(k.Rec, x, y, Sequences{Offsets: s.offsets(k)}, SelfAttentionOptions{Save: save})
 	require.NoError(t, err)
-	require.NoError(t, s.layer.Backward(k.rec, saved, x, s.matrix(k, "dy", s.dy), *g))
-	k.run()
+	require.NoError(t, s.layer.Backward(k.Rec, saved, x, s.matrix(k, "dy", s.dy), *g))
+	k.Run()
 	want := ref.SelfAttentionBackward(s.oracle, s.x, ref.SelfAttentionForward(s.oracle, s.x), s.dy)
-	near := func(got []float32, want []float64, fill float64, what string) {
-		t.Helper()
-		for i := range want {
-			want[i] += fill
-		}
-		requireNear(t, got, want, layerTolerance(dtype, 6), what)
-	}
-	near(values(t, g.X), want.X, 0, "dx")
-	for i, w := range []ref.LinearGrads{want.Query, want.Key, want.Value, want.Output} {
-		part := s.layer.gradParts(g)[i]
-		near(bankValues(t, part.grads.Weight), w.Weight.Y, fill, part.name)
-		if part.grads.Bias != nil {
-			near(bankValues(t, part.grads.Bias), w.Bias.Y, fill, part.name+" bias")
-		}
-	}
-	if g.QueryNorm != nil {
-		near(values(t, g.QueryNorm), want.QueryNorm, fill, "query norm")
-		near(values(t, g.KeyNorm), want.KeyNorm, fill, "key norm")
-	}
-	if g.Sinks != nil {
-		near(values(t, g.Sinks), want.Sinks, fill, "sinks")
-	}
-}
-
-// fillGrads fills gradients with ones.
-func fillGrads(t testing.TB, parts []gradPart, vectors []gradVector) {
-	t.Helper()
-	ones := func(x *vk.Tensor) {
-		data := make([]float32, x.Elements())
-		for i := range data {
-			data[i] = 1
-		}
-		upload(t, x, data)
-	}
-	for _, p := range parts {
-		for _, b := range []*moe.ExpertBank{p.grads.Weight, p.grads.Bias} {
-			if b != nil {
-				ones(b.Parts()[0])
-			}
-		}
-	}
-	for _, v := range vectors {
-		if *v.grad != nil {
-			ones(*v.grad)
-		}
-	}
+	requireLayerGradients(t, layerGradients{g.X, s.layer.gradParts(g), s.layer.gradVectors(g)}, fill, want.X,
+		[]ref.LinearGrads{want.Query, want.Key, want.Value, want.Output}, [][]float64{want.QueryNorm, want.KeyNorm, want.Sinks})
 }

@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -60,9 +61,9 @@ func checkSequences(dev *vk.Device, op string, rows int, seq Sequences) error {
 	if seq.Offsets == nil || seq.Offsets.Rank() != 1 || seq.Offsets.Dim(0) < 1 {
 		return &vk.ShapeError{Op: op, Arg: "offsets", Want: "i32[B+1]", Got: fmt.Sprint(seq.Offsets)}
 	}
-	err := checkTensor(dev, op, "offsets", seq.Offsets, vk.I32, seq.Offsets.Dim(0))
+	err := check.Tensor(dev, op, "offsets", seq.Offsets, vk.I32, seq.Offsets.Dim(0))
 	if err == nil && seq.Positions != nil {
-		err = checkTensor(dev, op, "positions", seq.Positions, vk.I32, rows)
+		err = check.Tensor(dev, op, "positions", seq.Positions, vk.I32, rows)
 	}
 	return err
 }

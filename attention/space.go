@@ -1,11 +1,14 @@
 package attention
 
-import "github.com/vkmoe/vkmoe/vk"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/vk"
+)
 
 // spaceAlign is the alignment of views of one block, in elements: 256 bytes or more.
 const spaceAlign = 128
 
-func aligned(elements int) int { return ceilDiv(elements, spaceAlign) * spaceAlign }
+func aligned(elements int) int { return check.CeilDiv(elements, spaceAlign) * spaceAlign }
 
 // view is a tensor within a block; a failure is the recorder's.
 func view(rec *vk.Recorder, block *vk.Tensor, first int, shape ...int) *vk.Tensor {

@@ -1,6 +1,7 @@
 package attention
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -15,11 +16,11 @@ func sumHeads(rec *vk.Recorder, tokens, heads, width int, x, y Heads) error {
 	if err != nil || tokens == 0 {
 		return rec.Fail(err)
 	}
-	shape := chooseTeam(ceilDiv(width, 4), 64)
+	shape := chooseTeam(check.CeilDiv(width, 4), 64)
 	push := shaders.SumHeadsPush{X: x.address(), Y: y.address(), Rows: uint32(tokens), Heads: uint32(heads), Width: uint32(width)}
 	push.XToken, push.XHead = x.strides()
 	push.YToken, _ = y.strides()
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: sumHeadsKernels[x.Tensor.DType()],
 		Spec: shaders.SumHeadsSpec{Columns: uint32(shape.lanes), Rows: uint32(shape.rows),
 			Quads: x.quads(width) && y.quads(width)}.Values(),
@@ -27,5 +28,5 @@ func sumHeads(rec *vk.Recorder, tokens, heads, width int, x, y Heads) error {
 		Reads:  []*vk.Tensor{x.Tensor},
 		Writes: []*vk.Tensor{y.Tensor},
 		FLOPs:  float64(tokens) * float64(heads) * float64(width),
-	}, uint64(ceilDiv(tokens, shape.rows))*uint64(ceilDiv(width, 4*shape.lanes)))
+	}, uint64(check.CeilDiv(tokens, shape.rows))*uint64(check.CeilDiv(width, 4*shape.lanes)))
 }

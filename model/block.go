@@ -42,6 +42,9 @@ type weight struct {
 	noDecay    bool
 }
 
+// quantized reports whether the values are codes.
+func (w *weight) quantized() bool { return w.bank != nil && w.bank.Format() != moe.WeightsFull }
+
 // newGrad allocates the gradient in dtype, or in F32 where the weight is that.
 func (w *weight) newGrad(dev *vk.Device, dtype vk.DType) (err error) {
 	switch {
@@ -93,6 +96,9 @@ func linearWeights(name string, l *moe.ParallelLinear, array, bias *[]float32, g
 		return nil
 	}
 	list := []*weight{{name: name, array: array, bank: l.Weight, gradBank: &g.Weight}}
+	if list[0].quantized() {
+		list[0].gradBank = nil
+	}
 	if l.Bias != nil {
 		list = append(list, &weight{name: name + ".bias", array: bias, bank: l.Bias, gradBank: &g.Bias, noDecay: true})
 	}
@@ -106,10 +112,19 @@ type NamedTensor struct {
 	Shape []int
 	Parts []*vk.Tensor
 	Grads []*vk.Tensor // of the same lengths; nil where there is no gradient
+
+	// Quantized is the bank of quantized weights whose elements from At on these are, in place of Parts; nil for others.
+	Quantized *moe.ExpertBank
+	At        int
 }
 
-// DType is the storage of the values.
-func (n NamedTensor) DType() vk.DType { return n.Parts[0].DType() }
+// DType is the storage of the values; of quantized ones the decoder's.
+func (n NamedTensor) DType() vk.DType {
+	if n.Quantized != nil {
+		return n.Quantized.DType()
+	}
+	return n.Parts[0].DType()
+}
 
 // Elements is the number of values.
 func (n NamedTensor) Elements() int {
@@ -126,6 +141,10 @@ func namedParts[W any](parts []part[W], dummy *W, weights []*weight) []NamedTens
 	for _, p := range parts {
 		for _, w := range weights {
 			if w.array != p.array(dummy) {
+				continue
+			}
+			if w.quantized() {
+				list = append(list, NamedTensor{Name: p.name, Shape: p.shape, Quantized: w.bank, At: p.at})
 				continue
 			}
 			list = append(list, NamedTensor{Name: p.name, Shape: p.shape, Parts: cut(w.values(), p.at, p.elements()),

@@ -84,6 +84,7 @@ type DenseConfig struct {
 	Width, Hidden int // D, H
 	Activation    moe.Activation
 	DType         vk.DType
+	Weights       moe.WeightFormat // of the matrices
 }
 
 // columns is the width of Up's output.
@@ -95,8 +96,8 @@ func (c DenseConfig) columns() int {
 }
 
 func (c DenseConfig) linears() (up, down moe.ParallelLinearConfig) {
-	up = moe.ParallelLinearConfig{Experts: 1, In: c.Width, Out: c.columns(), DType: c.DType, Label: "up"}
-	down = moe.ParallelLinearConfig{Experts: 1, In: c.Hidden, Out: c.Width, DType: c.DType, Label: "down"}
+	up = moe.ParallelLinearConfig{Experts: 1, In: c.Width, Out: c.columns(), DType: c.DType, Weights: c.Weights, Label: "up"}
+	down = moe.ParallelLinearConfig{Experts: 1, In: c.Hidden, Out: c.Width, DType: c.DType, Weights: c.Weights, Label: "down"}
 	return up, down
 }
 

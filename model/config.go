@@ -25,7 +25,8 @@ type Config struct {
 	denseLayers   map[int]bool
 	furtherLayers int // layers of a checkpoint beyond the decoder's
 
-	fields *fields // the whole file, of which the attention is read layer by layer
+	text   []byte  // the whole file
+	fields *fields // the same, of which the attention is read layer by layer
 }
 
 // Dense reports whether a layer's MLP is a plain one, without router and experts.
@@ -51,7 +52,7 @@ func ParseConfig(path string, text []byte) (*Config, error) {
 	if err := json.Unmarshal(text, &f.values); err != nil {
 		return nil, &ConfigError{path, "", err.Error()}
 	}
-	c := &Config{fields: f, Type: f.text("model_type", "")}
+	c := &Config{text: text, fields: f, Type: f.text("model_type", "")}
 	if f.err != nil {
 		return nil, f.err
 	}

@@ -34,7 +34,8 @@ func TestReadConfigOfGoldenModels(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, name == "deepseekv3", got.Dense(0), name)
 		require.False(t, got.Dense(1), name)
-		got.denseLayers, got.fields = nil, nil
+		require.NotEmpty(t, got.text, name)
+		got.denseLayers, got.fields, got.text = nil, nil, nil
 		want.Width, want.Layers, want.MLP.Width = 32, 2, 32
 		require.Equal(t, want, *got)
 	}

@@ -7,9 +7,7 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-var crossEntropyKernels = storages{
-	vk.F32: shaders.CrossEntropyF32, vk.F16: shaders.CrossEntropyF16, vk.BF16: shaders.CrossEntropyBf16,
-}
+var crossEntropyKernels = check.ByStorage{shaders.CrossEntropyF32, shaders.CrossEntropyF16, shaders.CrossEntropyBf16}
 
 const (
 	lossThreads = 128 // work-group size of target_count and loss_mean
@@ -73,17 +71,17 @@ func checkCrossEntropy(rec *vk.Recorder, op string, logits, targets, losses, gra
 		check.Tensor(dev, op, "logits", logits, vk.F32, rows, vocabulary),
 		check.Tensor(dev, op, "targets", targets, vk.I32, rows),
 		check.Tensor(dev, op, "losses", losses, vk.F32, rows),
-		check.Apart(op, "losses", losses, logits, targets, count, gradient),
+		check.Apart(op, "losses", losses, check.Inputs{"logits": logits, "targets": targets, "count": count, "gradient": gradient}),
 	)
 	if err == nil && gradient != nil {
 		err = check.First(
 			check.Storage(op, "gradient", gradient),
 			check.Tensor(dev, op, "gradient", gradient, gradient.DType(), rows, vocabulary),
 			check.Tensor(dev, op, "count", count, vk.U32, 1),
-			check.Apart(op, "gradient", gradient, targets, count),
+			check.Apart(op, "gradient", gradient, check.Inputs{"targets": targets, "count": count}),
 		)
 		if err == nil && (gradient.DType() != vk.F32 || gradient.Address() != logits.Address()) {
-			err = check.Apart(op, "gradient", gradient, logits)
+			err = check.Apart(op, "gradient", gradient, check.Inputs{"logits": logits})
 		}
 	}
 	if err == nil && (vocabulary < 1 || dev.Adapter().Type == vk.Software && vocabulary > maxSoftwareVocabulary) {
@@ -101,7 +99,7 @@ func CountTargets(rec *vk.Recorder, targets, count *vk.Tensor, vocabulary int) e
 		err = check.First(
 			check.Tensor(rec.Device(), op, "targets", targets, vk.I32, targets.Dim(0)),
 			check.Tensor(rec.Device(), op, "count", count, vk.U32, 1),
-			check.Apart(op, "count", count, targets),
+			check.Apart(op, "count", count, check.Inputs{"targets": targets}),
 		)
 	}
 	if err != nil {
@@ -129,7 +127,7 @@ func MeanLoss(rec *vk.Recorder, losses, count, mean *vk.Tensor) error {
 			check.Tensor(rec.Device(), op, "losses", losses, vk.F32, losses.Dim(0)),
 			check.Tensor(rec.Device(), op, "count", count, vk.U32, 1),
 			check.Tensor(rec.Device(), op, "mean", mean, vk.F32, 1),
-			check.Apart(op, "mean", mean, losses, count),
+			check.Apart(op, "mean", mean, check.Inputs{"losses": losses, "count": count}),
 		)
 	}
 	if err != nil {
@@ -177,7 +175,7 @@ func HeadCrossEntropy(rec *vk.Recorder, head *moe.ParallelLinear, x, targets, me
 	err = check.First(
 		check.Tensor(rec.Device(), op, "x", x, cfg.DType, tokens, cfg.In),
 		check.Optional(rec.Device(), op, "X", h.X, cfg.DType, tokens, cfg.In),
-		check.Apart(op, "X", h.X, x),
+		check.Apart(op, "X", h.X, check.Inputs{"x": x}),
 	)
 	if err != nil {
 		return nil, rec.Fail(err)
@@ -198,7 +196,9 @@ func HeadCrossEntropy(rec *vk.Recorder, head *moe.ParallelLinear, x, targets, me
 	}
 	if tokens == 0 && h.Weight != nil && !h.Accumulate {
 		for _, part := range h.Weight.Parts() {
-			rec.Fill(part, 0)
+			if err := clearTensor(rec, part); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := h.chunks(rec, head, x, targets, losses, count); err != nil {

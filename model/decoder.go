@@ -22,6 +22,7 @@ type Decoder struct {
 	head      *moe.ParallelLinear
 	layers    []*layer
 	ropes     []*attention.RoPE
+	config    []byte // the config.json of the checkpoint that it was loaded from, or nil
 
 	embeddingGrad, normGrad, headGrad *vk.Tensor
 }
@@ -206,8 +207,11 @@ func (d *Decoder) all() []namedWeight {
 }
 
 // NewGrads allocates a gradient for every parameter, in dtype or in F32 where the parameter is that: dtype is the decoder's
-// or F32. It fails with vk.ErrOutOfMemory.
+// or F32. It fails with vk.ErrOutOfMemory, and with a *moe.ConfigError where weights are quantized.
 func (d *Decoder) NewGrads(dtype vk.DType) error {
+	if err := d.Config.checkTrainable(); err != nil {
+		return err
+	}
 	if dtype != d.Config.DType && dtype != vk.F32 {
 		return &vk.ShapeError{Op: "Decoder.NewGrads", Arg: "dtype", Want: d.Config.DType.String() + " or f32", Got: dtype.String()}
 	}

@@ -91,6 +91,9 @@ func (s *lossPass) forward() error {
 	}
 	for i := range s.d.layers {
 		out, p, err := s.d.forward(s.rec, i, h, s.in.Sequences, s.saving)
+		if err == nil {
+			err = s.in.routed(s.rec, i, p)
+		}
 		if err != nil {
 			return err
 		}

@@ -9,8 +9,8 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// A LayerConfig describes one layer: one of the three kinds of attention, and an MLP with or without experts. Their Width and
-// DType are the decoder's.
+// A LayerConfig describes one layer: one of the three kinds of attention, and an MLP with or without experts. Their Width,
+// DType and Weights are the decoder's.
 type LayerConfig struct {
 	SelfAttention *attention.SelfAttentionConfig
 	MLA           *attention.MLAConfig
@@ -40,6 +40,9 @@ type DecoderConfig struct {
 
 	Positions int // the longest sequence
 	DType     vk.DType
+	// Weights is how the matrices of the MLPs are stored, those of experts, shared experts and dense ones. A decoder with quantized
+	// ones is for inference: NewGrads and Initialize fail with a *moe.ConfigError.
+	Weights moe.WeightFormat
 }
 
 func orOne(scale float32) float32 {
@@ -65,6 +68,8 @@ func (c DecoderConfig) normalized() (DecoderConfig, error) {
 		return bad("Layers", fmt.Sprintf("1 to %d", maxLayers), len(c.Layers))
 	case c.Positions < 1 || c.Positions > 1<<24:
 		return bad("Positions", "1 to 2^24", c.Positions)
+	case c.Weights > moe.WeightsQ4:
+		return bad("Weights", "full, int8 or q4", c.Weights)
 	case c.DType != vk.F32 && c.DType != vk.F16 && c.DType != vk.BF16:
 		return bad("DType", "f32, f16 or bf16", c.DType)
 	}
@@ -108,12 +113,12 @@ func (l LayerConfig) normalized(c DecoderConfig) (LayerConfig, error) {
 	}
 	if l.MLP != nil && err == nil {
 		s := *l.MLP
-		s.Width, s.DType, mlps = c.Width, c.DType, mlps+1
+		s.Width, s.DType, s.Weights, mlps = c.Width, c.DType, c.Weights, mlps+1
 		l.MLP, err = &s, firstError(s.Validate(), gated(s.Activation))
 	}
 	if l.Dense != nil && err == nil {
 		s := *l.Dense
-		s.Width, s.DType, mlps = c.Width, c.DType, mlps+1
+		s.Width, s.DType, s.Weights, mlps = c.Width, c.DType, c.Weights, mlps+1
 		up, down := s.linears()
 		l.Dense, err = &s, firstError(up.Validate(), down.Validate(), gated(s.Activation))
 	}
@@ -125,6 +130,14 @@ func (l LayerConfig) normalized(c DecoderConfig) (LayerConfig, error) {
 		err = &moe.ConfigError{Config: "LayerConfig", Field: "MLP or Dense", Want: "one", Got: fmt.Sprint(mlps)}
 	}
 	return l, err
+}
+
+// checkTrainable refuses quantized weights.
+func (c DecoderConfig) checkTrainable() error {
+	if c.Weights == moe.WeightsFull {
+		return nil
+	}
+	return &moe.ConfigError{Config: "DecoderConfig", Field: "Weights", Want: "full for training", Got: c.Weights.String()}
 }
 
 // gated refuses activations that checkpoints have no names for.
@@ -170,7 +183,9 @@ func (c DecoderConfig) WeightBytes() (uint64, error) {
 			n += l.MLP.WeightBytes()
 		} else {
 			up, down := l.Dense.linears()
-			n += round(up.In*up.Out) + round(down.In*down.Out)
+			for _, m := range []moe.ParallelLinearConfig{up, down} {
+				n += (m.Weights.ExpertBytes(m.DType, m.In, m.Out) + 255) / 256 * 256
+			}
 		}
 	}
 	return n, nil

@@ -13,6 +13,41 @@ import (
 type Batch struct {
 	IDs       *vk.Tensor // I32 [T]; an id outside the vocabulary is embedded as zeros
 	Sequences attention.Sequences
+
+	// Routed is called for every router, layer by layer, once its choice is recorded and while its routing is still there: what
+	// it records, such as copies of the experts' ids, becomes part of the pass. Its error ends the recording. nil for none.
+	Routed func(layer int, block Block, r *moe.Routing) error
+}
+
+// A Block is one of the two parts of a layer.
+type Block uint8
+
+// The blocks.
+const (
+	AttentionBlock Block = iota
+	MLPBlock
+)
+
+func (b Block) String() string {
+	if b == AttentionBlock {
+		return "attention"
+	}
+	return "MLP"
+}
+
+// routed tells the caller of the routings of a layer.
+func (in *Batch) routed(rec *vk.Recorder, layer int, p *layerPass) error {
+	if in.Routed == nil {
+		return nil
+	}
+	for block, saved := range []blockSaved{AttentionBlock: p.mixed, MLPBlock: p.mlped} {
+		if r, _ := saved.router(); r != nil {
+			if err := in.Routed(layer, Block(block), r); err != nil {
+				return rec.Fail(err)
+			}
+		}
+	}
+	return rec.Err()
 }
 
 // place fills in the positions, which all layers share, where a layer needs them and the caller gave none. release gives them
@@ -113,6 +148,9 @@ func (d *Decoder) Logits(rec *vk.Recorder, in Batch) (*vk.Tensor, error) {
 	}
 	for i := range d.layers {
 		out, p, err := d.forward(rec, i, h, in.Sequences, moe.SaveNothing)
+		if err == nil {
+			err = in.routed(rec, i, p)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -2,24 +2,17 @@ package model
 
 import (
 	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// storages are a kernel's variants by storage dtype.
-type storages map[vk.DType]*vk.Kernel
-
 var (
-	embeddingKernels = storages{vk.F32: shaders.EmbeddingF32, vk.F16: shaders.EmbeddingF16, vk.BF16: shaders.EmbeddingBf16}
+	embeddingKernels = check.ByStorage{shaders.EmbeddingF32, shaders.EmbeddingF16, shaders.EmbeddingBf16}
 
 	// embeddingBackwardKernels are by the dtypes of dy and of the table's gradient.
-	embeddingBackwardKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.EmbeddingBackwardF32,
-		{vk.F16, vk.F16}:   shaders.EmbeddingBackwardF16,
-		{vk.F16, vk.F32}:   shaders.EmbeddingBackwardF16F32,
-		{vk.BF16, vk.BF16}: shaders.EmbeddingBackwardBf16,
-		{vk.BF16, vk.F32}:  shaders.EmbeddingBackwardBf16F32,
-	}
+	embeddingBackwardKernels = check.NewByTypes(shaders.EmbeddingBackwardF32, shaders.EmbeddingBackwardF16, shaders.EmbeddingBackwardF16F32,
+		shaders.EmbeddingBackwardBf16, shaders.EmbeddingBackwardBf16F32)
 )
 
 // linkThreads is the work-group size of token_links.
@@ -40,7 +33,7 @@ func Embed(rec *vk.Recorder, table, ids, y *vk.Tensor, scale float32) error {
 			check.Tensor(rec.Device(), op, "table", table, table.DType(), table.Shape()...),
 			check.Tensor(rec.Device(), op, "ids", ids, vk.I32, tokens),
 			check.Tensor(rec.Device(), op, "y", y, table.DType(), tokens, width),
-			check.Apart(op, "y", y, table, ids),
+			check.Apart(op, "y", y, check.Inputs{"table": table, "ids": ids}),
 		)
 	}
 	if err == nil && table.Elements() == 0 {
@@ -66,14 +59,17 @@ func Embed(rec *vk.Recorder, table, ids, y *vk.Tensor, scale float32) error {
 
 // EmbedBackward records dTable[v] = scale·Σ dy[t] over the tokens t with ids[t] = v, t ascending, or adds that to dTable:
 // ids I32 [T], dy [T,D] of a storage dtype, dTable [V,D] of the same or F32. Ids outside [0, V) take no part. It takes 8·T
-// bytes of scratch. A device that computes on the CPU takes at most 65,535 tokens.
+// bytes of scratch, and 4·V·D to overwrite a 16-bit dTable that does not consist of whole words. A device that computes on the
+// CPU takes at most 65,535 tokens.
 func EmbedBackward(rec *vk.Recorder, ids, dy, dTable *vk.Tensor, scale float32, accumulate bool) error {
 	const op = "EmbedBackward"
 	if err := checkEmbedBackward(rec, op, ids, dy, dTable); err != nil {
 		return rec.Fail(err)
 	}
 	if !accumulate {
-		rec.Fill(dTable, 0)
+		if err := clearTensor(rec, dTable); err != nil {
+			return err
+		}
 	}
 	tokens, width := ids.Dim(0), dTable.Dim(1)
 	next, previous := rec.Scratch(vk.I32, tokens), rec.Scratch(vk.I32, tokens)
@@ -107,6 +103,21 @@ func EmbedBackward(rec *vk.Recorder, ids, dy, dTable *vk.Tensor, scale float32, 
 	return rec.Err()
 }
 
+// clearTensor records zeros. A fill writes whole words, which 16-bit tensors need not consist of.
+func clearTensor(rec *vk.Recorder, t *vk.Tensor) error {
+	if t.Address()%4 == 0 && uint64(t.Elements())*t.DType().Bytes()%4 == 0 {
+		rec.Fill(t, 0)
+		return rec.Err()
+	}
+	zeros := rec.Scratch(vk.F32, t.Shape()...)
+	defer rec.Release(zeros)
+	rec.Fill(zeros, 0)
+	if rec.Err() != nil {
+		return rec.Err()
+	}
+	return moe.Convert(rec, zeros, t)
+}
+
 func checkEmbedBackward(rec *vk.Recorder, op string, ids, dy, dTable *vk.Tensor) error {
 	err := check.First(check.Storage(op, "dy", dy), check.Storage(op, "dTable", dTable), check.Rank(op, "dTable", dTable, 2),
 		check.Rank(op, "ids", ids, 1))
@@ -118,7 +129,7 @@ func checkEmbedBackward(rec *vk.Recorder, op string, ids, dy, dTable *vk.Tensor)
 		check.Tensor(rec.Device(), op, "ids", ids, vk.I32, tokens),
 		check.Tensor(rec.Device(), op, "dy", dy, dy.DType(), tokens, width),
 		check.Tensor(rec.Device(), op, "dTable", dTable, dTable.DType(), dTable.Shape()...),
-		check.Apart(op, "dTable", dTable, ids, dy),
+		check.Apart(op, "dTable", dTable, check.Inputs{"ids": ids, "dy": dy}),
 	)
 	switch {
 	case err != nil:

@@ -56,6 +56,8 @@ func TestEmbeddingEqualsTheOracle(t *testing.T) {
 					dyT := k.Floats("dy", dtype, dy, s.tokens, s.width)
 					sum := k.InOut("sum", dtype, before, s.vocabulary, s.width)
 					require.NoError(t, EmbedBackward(k.Rec, idsT, dyT, sum, 0.75, true))
+					narrow := k.InOut("narrow", dtype, before, s.vocabulary, s.width)
+					require.NoError(t, EmbedBackward(k.Rec, idsT, dyT, narrow, 0.75, false))
 					wide := k.InOut("wide", vk.F32, before, s.vocabulary, s.width)
 					require.NoError(t, EmbedBackward(k.Rec, idsT, dyT, wide, 0.75, false))
 					k.Run()
@@ -65,6 +67,7 @@ func TestEmbeddingEqualsTheOracle(t *testing.T) {
 					back := ref.EmbeddingBackward(dy, ids, s.vocabulary, s.width, 0.75)
 					run := longestRun(ids)
 					gputest.RequireClose(t, gputest.Download[float32](t, wide), back.Y, back.Bound(ref.F32, run), "overwritten")
+					gputest.RequireClose(t, gputest.Download[float32](t, narrow), back.Y, back.Bound(gputest.Oracle(dtype), run), "overwritten")
 					for i, v := range before {
 						back.Y[i] += float64(v)
 						back.Abs[i] += math.Abs(float64(v))

@@ -16,6 +16,9 @@ import (
 // multitask learners", section 2.3), gains with 1, biases and sinks with 0. A tensor's values depend on the seed and its name
 // only.
 func (d *Decoder) Initialize(ctx context.Context, seed uint64, deviation float64) error {
+	if err := d.Config.checkTrainable(); err != nil {
+		return err
+	}
 	for _, w := range d.all() {
 		scale := deviation
 		if strings.HasSuffix(w.name, ".down") || strings.HasSuffix(w.name, ".output") || strings.HasSuffix(w.name, ".shared_down") {

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/vkmoe/vkmoe/internal/safetensors"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -21,12 +22,29 @@ const loadPiece = 1 << 22
 // tensor that the configuration asks for must be there in its shape, and no other: what is missing, unexpected or mis-shaped
 // is a *TensorError. What the library does not run is an *UnsupportedModelError, a model that does not fit a *MemoryError.
 func LoadDecoder(ctx context.Context, dev *vk.Device, c *Checkpoint, dtype vk.DType, positions int) (*Decoder, error) {
-	cfg, err := c.Config.Decoder(dtype)
+	return LoadDecoderWith(ctx, dev, c, LoadOptions{DType: dtype, Positions: positions})
+}
+
+// LoadOptions say how a checkpoint becomes a decoder.
+type LoadOptions struct {
+	DType     vk.DType // of weights and activations: F32, F16 or BF16
+	Positions int      // the longest sequence, 0 for what the configuration says
+
+	// Weights quantizes the matrices of experts, shared experts and dense MLPs on the device while they are read; the decoder is
+	// then for inference. Routers, attention, embedding and head stay of DType. A weight without a code is a *moe.QuantizeError.
+	// Beside the weights, loading takes some MiB of device memory, or for experts stored [E,in,out] the matrix of one.
+	Weights moe.WeightFormat
+}
+
+// LoadDecoderWith is LoadDecoder with options.
+func LoadDecoderWith(ctx context.Context, dev *vk.Device, c *Checkpoint, o LoadOptions) (*Decoder, error) {
+	cfg, err := c.Config.Decoder(o.DType)
 	if err != nil {
 		return nil, err
 	}
-	if positions > 0 {
-		cfg.Positions = positions
+	cfg.Weights = o.Weights
+	if o.Positions > 0 {
+		cfg.Positions = o.Positions
 	}
 	if cfg, err = cfg.normalized(); err != nil {
 		return nil, err
@@ -39,6 +57,7 @@ func LoadDecoder(ctx context.Context, dev *vk.Device, c *Checkpoint, dtype vk.DT
 	if err != nil {
 		return nil, err
 	}
+	d.config = c.Config.text
 	list := d.Tensors()
 	if len(list) != len(names) { // a tensor without a place on the device would leave weights undefined
 		panic(fmt.Sprintf("model: %d tensors of %s have a place on the device, its checkpoints hold %d", len(list), cfg.Type, len(names)))
@@ -159,8 +178,11 @@ func (c *Checkpoint) passOver(name string) bool {
 var storedAs = map[vk.DType]safetensors.DType{vk.F32: safetensors.F32, vk.F16: safetensors.F16, vk.BF16: safetensors.BF16}
 
 // LoadTensor fills a tensor from a file or folder, a few MiB at a time: its bytes where the dtype is the same, else through
-// float32.
+// float32. Quantized weights are quantized on the device, from values that are not rounded before.
 func LoadTensor(ctx context.Context, source tensorSource, t NamedTensor) error {
+	if t.Quantized != nil {
+		return loadQuantized(ctx, source, t)
+	}
 	info, err := source.Info(t.Name)
 	if err != nil {
 		return err
@@ -195,9 +217,9 @@ func LoadTensor(ctx context.Context, source tensorSource, t NamedTensor) error {
 	return nil
 }
 
-// Save writes the decoder's weights to model.safetensors in dir, by the names of its Type and in their own dtypes, a few MiB
-// in host memory at a time. The folder is made where it is missing. Its config.json is the caller's affair: it is what the
-// decoder was made of.
+// Save writes the decoder's weights to model.safetensors in dir, by the names of its Type and in their own dtypes (quantized
+// ones as the values they stand for, in the decoder's dtype), a few MiB in host memory at a time, and beside it the config.json of the checkpoint that it was loaded from; that of a decoder of
+// NewDecoder is the caller's affair. The folder is made where it is missing.
 func (d *Decoder) Save(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -206,12 +228,21 @@ func (d *Decoder) Save(ctx context.Context, dir string) error {
 	for _, t := range d.Tensors() {
 		entries = append(entries, TensorEntry(ctx, t))
 	}
-	return safetensors.WriteFile(filepath.Join(dir, safetensors.SingleFile), entries, map[string]string{"format": "pt"})
+	if err := safetensors.WriteFile(filepath.Join(dir, safetensors.SingleFile), entries, map[string]string{"format": "pt"}); err != nil {
+		return err
+	}
+	if d.config == nil {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(dir, ConfigFile), d.config, 0o644)
 }
 
 // TensorEntry is a tensor of a file whose values are on the device, and are read a few MiB at a time when it is written.
 func TensorEntry(ctx context.Context, t NamedTensor) safetensors.Entry {
 	return safetensors.Entry{Name: t.Name, DType: storedAs[t.DType()], Shape: t.Shape, Data: func(w io.Writer) error {
+		if t.Quantized != nil {
+			return writeQuantized(ctx, w, t)
+		}
 		for _, view := range t.Parts {
 			for from := 0; from < view.Elements(); from += loadPiece {
 				piece, err := view.View(from, min(loadPiece, view.Elements()-from))

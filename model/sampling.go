@@ -49,7 +49,7 @@ func Sample(rec *vk.Recorder, logits, ids *vk.Tensor, cfg SamplingConfig) error 
 			check.Tensor(rec.Device(), op, "logits", logits, vk.F32, rows, vocabulary),
 			check.Tensor(rec.Device(), op, "ids", ids, vk.I32, rows),
 			check.Optional(rec.Device(), op, "Step", cfg.Step, vk.U32, 1),
-			check.Apart(op, "ids", ids, logits, cfg.Step),
+			check.Apart(op, "ids", ids, check.Inputs{"logits": logits, "Step": cfg.Step}),
 		)
 		if err == nil && (vocabulary < 1 || vocabulary > 1<<19) {
 			err = &vk.ShapeError{Op: op, Arg: "logits", Want: "1 to 524288 columns", Got: logits.String()}

@@ -1,12 +1,14 @@
 package model
 
 import (
+	"maps"
+
 	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-var scaledAddKernels = storages{vk.F32: shaders.ScaledAddF32, vk.F16: shaders.ScaledAddF16, vk.BF16: shaders.ScaledAddBf16}
+var scaledAddKernels = check.ByStorage{shaders.ScaledAddF32, shaders.ScaledAddF16, shaders.ScaledAddBf16}
 
 const addThreads = 64 // work-group size of scaled_add; each invocation takes 4 elements
 
@@ -23,10 +25,10 @@ func ScaledAdd(rec *vk.Recorder, a, b, y *vk.Tensor, alpha, beta float32) error 
 			check.Elements(op, "a", a),
 		)
 	}
-	for _, in := range []*vk.Tensor{a, b} {
-		if err == nil && in != nil && in.Address() != y.Address() {
-			err = check.Apart(op, "y", y, in)
-		}
+	if err == nil {
+		inputs := check.Inputs{"a": a, "b": b}
+		maps.DeleteFunc(inputs, func(_ string, in *vk.Tensor) bool { return in.Address() == y.Address() })
+		err = check.Apart(op, "y", y, inputs)
 	}
 	if err != nil {
 		return rec.Fail(err)

@@ -3,6 +3,7 @@ package moe
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -73,17 +74,17 @@ type ActivationConfig struct {
 
 // Validate reports the first field that makes no sense as a *ConfigError.
 func (c ActivationConfig) Validate() error {
-	err := inRange("ActivationConfig", "Function", int(c.Function), 0, len(activations)-1)
+	err := check.InRange("ActivationConfig", "Function", int(c.Function), 0, len(activations)-1)
 	switch {
 	case err != nil:
 		return err
 	case c.Interleaved && !c.Function.Gated():
-		return &ConfigError{"ActivationConfig", "Interleaved", "false for the activation " + c.Function.String(), "true"}
+		return check.Config("ActivationConfig", "Interleaved", "false for the activation "+c.Function.String(), "true")
 	case c.Function != ClampedSwiGLU && (c.Alpha != 0 || c.Limit != 0):
-		return &ConfigError{"ActivationConfig", "Alpha and Limit", "0 for the activation " + c.Function.String(),
-			fmt.Sprint(c.Alpha, " and ", c.Limit)}
+		return check.Config("ActivationConfig", "Alpha and Limit", "0 for the activation "+c.Function.String(),
+			fmt.Sprint(c.Alpha, " and ", c.Limit))
 	case !(c.Limit >= 0) || c.Alpha != c.Alpha:
-		return &ConfigError{"ActivationConfig", "Alpha and Limit", "numbers, Limit not negative", fmt.Sprint(c.Alpha, " and ", c.Limit)}
+		return check.Config("ActivationConfig", "Alpha and Limit", "numbers, Limit not negative", fmt.Sprint(c.Alpha, " and ", c.Limit))
 	}
 	return nil
 }
@@ -114,16 +115,16 @@ func ActivateWith(rec *vk.Recorder, cfg ActivationConfig, z, h *vk.Tensor) error
 func activate(rec *vk.Recorder, op string, cfg ActivationConfig, z, h *vk.Tensor) error {
 	rows, width, err := matrix(op, "h", h)
 	if err == nil {
-		err = firstError(
+		err = check.First(
 			cfg.Validate(),
-			inRange(op, "width", width, 1, maxWidth),
-			checkStorage(op, "h", h),
-			checkTensor(rec.Device(), op, "h", h, h.DType(), rows, width),
-			checkTensor(rec.Device(), op, "z", z, h.DType(), rows, cfg.Function.columns(width)),
+			check.InRange(op, "width", width, 1, maxWidth),
+			check.Storage(op, "h", h),
+			check.Tensor(rec.Device(), op, "h", h, h.DType(), rows, width),
+			check.Tensor(rec.Device(), op, "z", z, h.DType(), rows, cfg.Function.columns(width)),
 		)
 	}
 	if err == nil {
-		err = checkApart(op, "h", h, map[string]*vk.Tensor{"z": z})
+		err = check.Apart(op, "h", h, check.Inputs{"z": z})
 	}
 	if err != nil {
 		return rec.Fail(err)
@@ -135,16 +136,16 @@ func activate(rec *vk.Recorder, op string, cfg ActivationConfig, z, h *vk.Tensor
 // activationDispatch records the kernel for a mode that need not be an Activation's.
 func activationDispatch(rec *vk.Recorder, cfg ActivationConfig, mode uint32, gated bool, z, h *vk.Tensor) error {
 	rows, width := h.Dim(0), h.Dim(1)
-	shape := chooseElementwise(width, quads(z, width) && quads(h, width))
+	grid := check.NewGrid(width, quads(z, width) && quads(h, width))
 	push := shaders.ActivationPush{Z: z.Address(), H: h.Address(), Rows: uint32(rows), Width: uint32(width)}
 	push.Alpha, push.Limit = cfg.constants()
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: activationKernels[h.DType()],
-		Spec: shaders.ActivationSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
+		Spec: shaders.ActivationSpec{Columns: grid.Columns, Rows: grid.Rows, Quads: grid.Quads,
 			Mode: mode, Gated: gated, Interleaved: cfg.Interleaved}.Values(),
 		Push:   push.Bytes(),
 		Reads:  []*vk.Tensor{z},
 		Writes: []*vk.Tensor{h},
 		FLOPs:  20 * float64(rows) * float64(width),
-	}, shape.groups(rows, width))
+	}, grid.Groups(rows, width))
 }

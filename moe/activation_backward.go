@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -23,21 +24,21 @@ func ActivateBackward(rec *vk.Recorder, cfg ActivationConfig, z, dh, dz *vk.Tens
 	const op = "ActivateBackward"
 	rows, width, err := matrix(op, "dh", dh)
 	if err == nil {
-		err = firstError(
+		err = check.First(
 			cfg.Validate(),
-			inRange(op, "width", width, 1, maxWidth),
-			checkStorage(op, "dh", dh),
-			checkTensor(rec.Device(), op, "dh", dh, dh.DType(), rows, width),
-			checkTensor(rec.Device(), op, "z", z, dh.DType(), rows, cfg.Function.columns(width)),
-			checkTensor(rec.Device(), op, "dz", dz, dh.DType(), rows, cfg.Function.columns(width)),
+			check.InRange(op, "width", width, 1, maxWidth),
+			check.Storage(op, "dh", dh),
+			check.Tensor(rec.Device(), op, "dh", dh, dh.DType(), rows, width),
+			check.Tensor(rec.Device(), op, "z", z, dh.DType(), rows, cfg.Function.columns(width)),
+			check.Tensor(rec.Device(), op, "dz", dz, dh.DType(), rows, cfg.Function.columns(width)),
 		)
 	}
 	if err == nil {
-		inputs := map[string]*vk.Tensor{"dh": dh}
+		inputs := check.Inputs{"dh": dh}
 		if z.Address() != dz.Address() {
 			inputs["z"] = z
 		}
-		err = checkApart(op, "dz", dz, inputs)
+		err = check.Apart(op, "dz", dz, inputs)
 	}
 	if err != nil {
 		return rec.Fail(err)
@@ -76,7 +77,7 @@ func (g activationGrads) record(rec *vk.Recorder, r *Routing) error {
 		wide = wide && (t == nil || quads(t, width))
 	}
 	team := chooseTeam(software(rec.Device()), width, wide)
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: activationBackwardKernels[g.dh.DType()],
 		Spec: shaders.ActivationBackwardSpec{Lanes: uint32(team.lanes), Rows: uint32(team.rows), Quads: wide, Mode: g.mode,
 			Gated: g.gated, Interleaved: g.cfg.Interleaved}.Values(),
@@ -84,5 +85,5 @@ func (g activationGrads) record(rec *vk.Recorder, r *Routing) error {
 		Reads:  reads,
 		Writes: []*vk.Tensor{g.dz, g.h, g.dgates},
 		FLOPs:  40 * float64(slots) * float64(width),
-	}, uint64(ceilDiv(slots, team.rows)))
+	}, uint64(check.CeilDiv(slots, team.rows)))
 }

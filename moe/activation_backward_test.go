@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -29,28 +30,10 @@ func everyActivation() []ActivationConfig {
 	return list
 }
 
-// separate returns a matrix whose columns are in turn the gate's and up's with the gate's first, or the reverse way.
-func separate[E any](z []E, rows, hidden int, back bool) []E {
-	out := make([]E, len(z))
-	for r := range rows {
-		for c := range hidden {
-			for half := range 2 {
-				turn, apart := r*2*hidden+2*c+half, r*2*hidden+half*hidden+c
-				if back {
-					out[turn] = z[apart]
-				} else {
-					out[apart] = z[turn]
-				}
-			}
-		}
-	}
-	return out
-}
-
 // refBoth is the oracle of ActivateWith and ActivateBackward.
 func refBoth(cfg ActivationConfig, z, dh []float32, rows, hidden int) (h, dz ref.Result) {
 	if cfg.Interleaved {
-		z = separate(z, rows, hidden, false)
+		z = ref.Separate(z, rows, hidden, false)
 	}
 	alpha, limit := cfg.constants()
 	clamp := ref.Clamp{Alpha: float64(alpha), Limit: float64(limit)}
@@ -65,7 +48,7 @@ func refBoth(cfg ActivationConfig, z, dh []float32, rows, hidden int) (h, dz ref
 		h, dz = ref.Activate(a, z), ref.ActivateBackward(a, z, dh)
 	}
 	if cfg.Interleaved {
-		dz.Y, dz.Abs = separate(dz.Y, rows, hidden, true), separate(dz.Abs, rows, hidden, true)
+		dz.Y, dz.Abs = ref.Separate(dz.Y, rows, hidden, true), ref.Separate(dz.Abs, rows, hidden, true)
 	}
 	return h, dz
 }
@@ -77,27 +60,26 @@ func TestActivateBackwardEqualsTheOracle(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%+v %v", cfg, s), func(t *testing.T) {
 				k := newKit(t)
-				k.shift = s.shift
+				k.Shift = s.shift
 				r := rand.New(rand.NewSource(int64(s.width)))
 				columns := cfg.Function.columns(s.width)
-				z, dh := make([]float32, s.rows*columns), normal(r, s.rows*s.width)
+				z, dh := make([]float32, s.rows*columns), gputest.Normal(r, s.rows*s.width)
 				for i := range z {
 					z[i] = float32(r.NormFloat64() * math.Exp(r.NormFloat64()))
 				}
-				zs, dhs := k.f32("z", z, s.rows, columns), k.f32("dh", dh, s.rows, s.width)
-				h, dz := k.output("h", vk.F32, s.rows, s.width), k.output("dz", vk.F32, s.rows, columns)
-				inPlace := k.f32("in place", z, s.rows, columns)
-				k.bands[len(k.bands)-1].output = true
-				require.NoError(t, ActivateWith(k.rec, cfg, zs, h))
-				require.NoError(t, ActivateBackward(k.rec, cfg, zs, dhs, dz))
-				require.NoError(t, ActivateBackward(k.rec, cfg, inPlace, dhs, inPlace))
-				k.run()
+				zs, dhs := k.F32("z", z, s.rows, columns), k.F32("dh", dh, s.rows, s.width)
+				h, dz := k.Output("h", vk.F32, s.rows, s.width), k.Output("dz", vk.F32, s.rows, columns)
+				inPlace := k.InOut("in place", vk.F32, z, s.rows, columns)
+				require.NoError(t, ActivateWith(k.Rec, cfg, zs, h))
+				require.NoError(t, ActivateBackward(k.Rec, cfg, zs, dhs, dz))
+				require.NoError(t, ActivateBackward(k.Rec, cfg, inPlace, dhs, inPlace))
+				k.Run()
 				wantH, wantZ := refBoth(cfg, z, dh, s.rows, s.width)
-				requireClose(t, download[float32](t, h), wantH.Y, wantH.BoundBy(ref.ActivationTolerance(ref.F32), 0x1p-120), "h")
+				gputest.RequireClose(t, gputest.Download[float32](t, h), wantH.Y, wantH.BoundBy(ref.ActivationTolerance(ref.F32), 0x1p-120), "h")
 				// The derivative's terms cancel where it changes its sign.
 				bound := wantZ.BoundBy(2*ref.ActivationTolerance(ref.F32), 0x1p-120)
-				requireClose(t, download[float32](t, dz), wantZ.Y, bound, "dz")
-				require.Equal(t, words(t, dz), words(t, inPlace))
+				gputest.RequireClose(t, gputest.Download[float32](t, dz), wantZ.Y, bound, "dz")
+				require.Equal(t, gputest.Words(t, dz), gputest.Words(t, inPlace))
 			})
 		}
 	}
@@ -122,11 +104,11 @@ func TestActivateBackwardOfUnusualValues(t *testing.T) {
 		for i := range ones {
 			ones[i] = 1
 		}
-		dz := k.output("dz", vk.F32, 1, len(z))
-		require.NoError(t, ActivateBackward(k.rec, cfg, k.f32("z", z, 1, len(z)), k.f32("dh", ones, 1, len(values)), dz))
-		k.run()
+		dz := k.Output("dz", vk.F32, 1, len(z))
+		require.NoError(t, ActivateBackward(k.Rec, cfg, k.F32("z", z, 1, len(z)), k.F32("dh", ones, 1, len(values)), dz))
+		k.Run()
 		_, want := refBoth(cfg, z, ones, 1, len(values))
-		got := download[float32](t, dz)
+		got := gputest.Download[float32](t, dz)
 		for i, w := range want.Y {
 			if math.IsNaN(w) || math.Abs(w) > math.MaxFloat32 {
 				continue // checked below, or beyond f32
@@ -134,13 +116,13 @@ func TestActivateBackwardOfUnusualValues(t *testing.T) {
 			require.True(t, math.Abs(float64(got[i])-w) <= 1e-5*want.Abs[i]+1e-30, "%v of %v: %v, want %v", cfg, z[i], got[i], w)
 		}
 		require.True(t, math.IsNaN(float64(got[0])), "%v keeps NaN", cfg)
-		k.close()
+		k.Close()
 	}
 }
 
 func TestActivateBackwardArguments(t *testing.T) {
 	k := newKit(t)
-	z, dh, dz := k.f32("z", make([]float32, 24), 3, 8), k.f32("dh", make([]float32, 12), 3, 4), k.output("dz", vk.F32, 3, 8)
+	z, dh, dz := k.F32("z", make([]float32, 24), 3, 8), k.F32("dh", make([]float32, 12), 3, 4), k.Output("dz", vk.F32, 3, 8)
 	var config *ConfigError
 	var shape *vk.ShapeError
 	for name, c := range map[string]struct {
@@ -169,46 +151,45 @@ func TestCombineBackwardEqualsTheOracle(t *testing.T) {
 		for flags := range 16 {
 			layout, gated, inPlace, accumulate := Layout(flags&1), flags&2 != 0, flags&4 != 0, flags&8 != 0
 			k := newKit(t)
-			k.shift = s.shift
+			k.Shift = s.shift
 			r := rand.New(rand.NewSource(int64(flags)))
 			slots := s.tokens * s.k
 			ids := spreads[flags%len(spreads)].ids(1, slots, s.experts)
 			routing := k.guardedRouting(ids, s.tokens, s.k, s.experts)
-			y, dOut, before := normal(r, slots*s.width), normal(r, s.tokens*s.width), normal(r, slots)
+			y, dOut, before := gputest.Normal(r, slots*s.width), gputest.Normal(r, s.tokens*s.width), gputest.Normal(r, slots)
 			var gates []float32
 			var gatesTensor *vk.Tensor
 			if gated {
-				gates = normal(r, slots)
-				gatesTensor = k.f32("gates", gates, s.tokens, s.k)
+				gates = gputest.Normal(r, slots)
+				gatesTensor = k.F32("gates", gates, s.tokens, s.k)
 			}
-			ys := k.f32("y", y, slots, s.width)
+			ys := k.F32("y", y, slots, s.width)
 			g := CombineGrads{Y: ys, AccumulateGates: accumulate}
 			if inPlace {
-				k.bands[len(k.bands)-1].output = true
+				k.Overwritten(ys)
 			} else {
-				g.Y = k.partialOutput("dy", vk.F32, slots, s.width)
+				g.Y = k.PartialOutput("dy", vk.F32, slots, s.width)
 			}
-			g.Gates = k.f32("dgates", before, s.tokens, s.k)
-			k.bands[len(k.bands)-1].output = true
-			require.NoError(t, CombineBackward(k.rec, routing, ys, gatesTensor, k.f32("dout", dOut, s.tokens, s.width), g, layout))
-			k.run()
+			g.Gates = k.InOut("dgates", vk.F32, before, s.tokens, s.k)
+			require.NoError(t, CombineBackward(k.Rec, routing, ys, gatesTensor, k.F32("dout", dOut, s.tokens, s.width), g, layout))
+			k.Run()
 			rr := ref.Route(ids, s.tokens, s.experts, s.k)
 			wantY, wantGates := ref.CombineBackward(y, gates, dOut, rr, s.width, layout == Grouped)
-			got := download[float32](t, g.Y)
+			got := gputest.Download[float32](t, g.Y)
 			for p := range slots { // grouped rows of nobody are left alone
 				if layout == Grouped && p >= len(rr.Order) {
 					copy(got[p*s.width:(p+1)*s.width], make([]float32, s.width))
 				}
 			}
-			requireClose(t, got, wantY.Y, wantY.Bound(ref.F32, 1), "dY")
+			gputest.RequireClose(t, got, wantY.Y, wantY.Bound(ref.F32, 1), "dY")
 			if accumulate {
 				for i, v := range before {
 					wantGates.Y[i] += float64(v)
 					wantGates.Abs[i] += math.Abs(float64(v))
 				}
 			}
-			requireClose(t, download[float32](t, g.Gates), wantGates.Y, wantGates.Bound(ref.F32, s.width+1), "dGates")
-			k.close()
+			gputest.RequireClose(t, gputest.Download[float32](t, g.Gates), wantGates.Y, wantGates.Bound(ref.F32, s.width+1), "dGates")
+			k.Close()
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -23,6 +24,11 @@ type ExpertBank struct {
 	first []int        // the first expert of each part
 	table *vk.Tensor   // U32 [E,2]: the address of each expert, nil for a bank in one part
 	owned bool         // Close closes the parts
+
+	// Of a bank in a quantized format, whose parts are U32 [experts, words]:
+	format WeightFormat
+	values vk.DType // of the layer
+	inOut  bool     // shape is [E,In,Out]; what is stored is [Out,In]
 }
 
 // NewExpertBank allocates a bank of the given dtype and shape [E, …] with as few tensors as the device's largest
@@ -41,7 +47,7 @@ func NewExpertBank(dev *vk.Device, dtype vk.DType, shape ...int) (*ExpertBank, e
 	experts := shape[0]
 	parts := 1
 	if per := int(min(dev.Caps().MaxTensorBytes()/expert, uint64(experts))); per > 0 {
-		parts = ceilDiv(experts, per)
+		parts = check.CeilDiv(experts, per)
 	}
 	for i := range parts {
 		from, to := i*experts/parts, (i+1)*experts/parts
@@ -77,7 +83,7 @@ func BankOfExperts(dev *vk.Device, experts []*vk.Tensor) (*ExpertBank, error) {
 	shape := experts[0].Shape()
 	b := &ExpertBank{shape: append([]int{len(experts)}, shape...)}
 	for i, t := range experts {
-		if err := checkTensor(dev, op, fmt.Sprintf("expert %d", i), t, experts[0].DType(), shape...); err != nil {
+		if err := check.Tensor(dev, op, fmt.Sprintf("expert %d", i), t, experts[0].DType(), shape...); err != nil {
 			return nil, err
 		}
 		part, err := t.Reshape(append([]int{1}, shape...)...)
@@ -118,8 +124,13 @@ func (b *ExpertBank) Shape() []int { return slices.Clone(b.shape) }
 // Experts is E.
 func (b *ExpertBank) Experts() int { return b.shape[0] }
 
-// DType is the element type.
-func (b *ExpertBank) DType() vk.DType { return b.parts[0].DType() }
+// DType is the element type; in a quantized format that of the layer.
+func (b *ExpertBank) DType() vk.DType {
+	if b.format != WeightsFull {
+		return b.values
+	}
+	return b.parts[0].DType()
+}
 
 // Device is the device that the bank lives on.
 func (b *ExpertBank) Device() *vk.Device { return b.parts[0].Device() }
@@ -133,26 +144,40 @@ func (b *ExpertBank) Elements() int {
 	return n
 }
 
-// Bytes is the size of all experts in bytes, without padding.
-func (b *ExpertBank) Bytes() uint64 { return uint64(b.Elements()) * b.DType().Bytes() }
+// Bytes is the size of all experts in bytes, without padding behind them.
+func (b *ExpertBank) Bytes() uint64 {
+	if b.format != WeightsFull {
+		return 4 * uint64(b.Experts()) * uint64(b.words())
+	}
+	return uint64(b.Elements()) * b.DType().Bytes()
+}
 
 // Parts returns the tensors [experts, …] that the bank lies in, in the order of the experts. Element-wise work, such as
-// an optimizer's step, goes over them.
+// an optimizer's step, goes over them. In a quantized format they are U32 [experts, words].
 func (b *ExpertBank) Parts() []*vk.Tensor { return slices.Clone(b.parts) }
 
 // Expert returns the block of one expert as a tensor, to upload or download it by itself. It shares the bank's memory
-// and needs no Close.
+// and needs no Close. In a quantized format it is U32 [words], laid out as WeightFormat says.
 func (b *ExpertBank) Expert(e int) (*vk.Tensor, error) {
 	if e < 0 || e >= b.shape[0] {
 		return nil, &vk.ShapeError{Op: "ExpertBank.Expert", Arg: "expert", Want: fmt.Sprintf("0 to %d", b.shape[0]-1),
 			Got: fmt.Sprint(e)}
 	}
+	i := b.partOf(e)
+	if b.format != WeightsFull {
+		return b.parts[i].View((e-b.first[i])*b.words(), b.words())
+	}
+	size := b.Elements() / b.shape[0]
+	return b.parts[i].View((e-b.first[i])*size, b.shape[1:]...)
+}
+
+// partOf is the tensor that an expert lies in.
+func (b *ExpertBank) partOf(e int) int {
 	i := len(b.first) - 1
 	for b.first[i] > e {
 		i--
 	}
-	size := b.Elements() / b.shape[0]
-	return b.parts[i].View((e-b.first[i])*size, b.shape[1:]...)
+	return i
 }
 
 // Close frees the memory that the bank allocated. Closing twice does nothing.
@@ -169,19 +194,34 @@ func (b *ExpertBank) Close() error {
 	return err
 }
 
-// String is the dtype and the shape.
-func (b *ExpertBank) String() string { return fmt.Sprintf("%v%v", b.DType(), b.shape) }
+// String is the dtype, or the format of a quantized bank, and the shape.
+func (b *ExpertBank) String() string {
+	if b == nil {
+		return "nil"
+	}
+	if b.format != WeightsFull {
+		return fmt.Sprintf("%v%v", b.format, b.shape)
+	}
+	return fmt.Sprintf("%v%v", b.DType(), b.shape)
+}
 
 // UploadBank copies data, all experts in order, to the bank, as vk.Upload does to a tensor. One expert is uploaded by
 // vk.Upload to bank.Expert(e).
+//
+// Data for a bank in a quantized format are float32, the bits of 16-bit values of the layer's DType, or bytes of such; they are
+// quantized on the device, some MiB at a time (the matrix of one expert where the bank is [E,In,Out]). A weight without a code
+// is a *QuantizeError. UploadBankAt uploads some of the experts or rows.
 func UploadBank[S vk.Scalar](ctx context.Context, b *ExpertBank, data []S) error {
 	var s S
 	n := b.Elements()
 	if unsafe.Sizeof(s) == 1 {
-		n = int(b.Bytes())
+		n *= int(b.DType().Bytes())
 	}
 	if len(data) != n {
 		return &vk.ShapeError{Op: "UploadBank", Arg: "data", Want: fmt.Sprintf("%d values for %v", n, b), Got: fmt.Sprint(len(data))}
+	}
+	if b.format != WeightsFull {
+		return uploadQuantized(ctx, b, 0, data)
 	}
 	for _, p := range b.parts {
 		m := n / b.shape[0] * p.Dim(0)
@@ -193,8 +233,25 @@ func UploadBank[S vk.Scalar](ctx context.Context, b *ExpertBank, data []S) error
 	return nil
 }
 
-// DownloadBank returns the contents of all experts in order, as vk.Download does of a tensor.
+// UploadBankAt uploads data as the elements of a bank in a quantized format from the at-th on, in the order of its shape: whole
+// rows of In values, or whole experts where that is [E,In,Out]. Otherwise it is UploadBank.
+func UploadBankAt[S vk.Scalar](ctx context.Context, b *ExpertBank, at int, data []S) error {
+	if b.format == WeightsFull {
+		return &vk.ShapeError{Op: "UploadBankAt", Arg: "bank", Want: "one in a quantized format", Got: b.String()}
+	}
+	return uploadQuantized(ctx, b, at, data)
+}
+
+// DownloadBank returns the contents of all experts in order, as vk.Download does of a tensor. Of a bank in a quantized format it
+// returns, as float32 only, the values that the codes stand for.
 func DownloadBank[S vk.Scalar](ctx context.Context, b *ExpertBank) ([]S, error) {
+	if b.format != WeightsFull {
+		values, err := DownloadBankAt(ctx, b, 0, b.Elements())
+		if all, ok := any(values).([]S); ok || err != nil {
+			return all, err
+		}
+		return nil, &vk.ShapeError{Op: "DownloadBank", Arg: "type", Want: "float32", Got: fmt.Sprintf("%T", *new(S))}
+	}
 	if len(b.parts) == 1 {
 		return vk.Download[S](ctx, b.parts[0])
 	}
@@ -249,15 +306,23 @@ func (b *ExpertBank) aligned(bytes uint64) bool {
 
 // check reports why the bank cannot be the argument arg of op on a device.
 func (b *ExpertBank) check(dev *vk.Device, op, arg string, dtype vk.DType, shape ...int) error {
+	return b.checkFormat(dev, op, arg, WeightsFull, dtype, shape...)
+}
+
+// checkFormat is check for a bank in some format.
+func (b *ExpertBank) checkFormat(dev *vk.Device, op, arg string, format WeightFormat, dtype vk.DType, shape ...int) error {
 	want := fmt.Sprintf("%v%v", dtype, shape)
+	if format != WeightsFull {
+		want = fmt.Sprintf("%v%v for %v", format, shape, dtype)
+	}
 	switch {
 	case b == nil:
 		return &vk.ShapeError{Op: op, Arg: arg, Want: want, Got: "nil"}
-	case b.DType() != dtype || !slices.Equal(b.shape, shape):
+	case b.DType() != dtype || b.format != format || !slices.Equal(b.shape, shape):
 		return &vk.ShapeError{Op: op, Arg: arg, Want: want, Got: b.String()}
 	}
 	for _, t := range b.tensors() {
-		if err := checkTensor(dev, op, arg, t, t.DType(), t.Shape()...); err != nil {
+		if err := check.Tensor(dev, op, arg, t, t.DType(), t.Shape()...); err != nil {
 			return err
 		}
 	}
@@ -267,7 +332,7 @@ func (b *ExpertBank) check(dev *vk.Device, op, arg string, dtype vk.DType, shape
 // checkApartFromBank reports an output that shares memory with a bank.
 func checkApartFromBank(op, outArg string, out *vk.Tensor, arg string, b *ExpertBank) error {
 	for _, t := range b.tensors() {
-		if err := checkApart(op, outArg, out, map[string]*vk.Tensor{arg: t}); err != nil {
+		if err := check.Apart(op, outArg, out, check.Inputs{arg: t}); err != nil {
 			return err
 		}
 	}

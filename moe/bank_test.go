@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -16,7 +17,7 @@ import (
 // and misaligned addresses, in all storage types.
 func TestBankInSeveralTensorsEqualsTheOracle(t *testing.T) {
 	for i, part := range []int{1, 2, 3} {
-		for dtype := range storageTypes {
+		for _, dtype := range gputest.Storages {
 			for flags := range 4 {
 				st := uniform(dtype)
 				st.part = part
@@ -29,20 +30,20 @@ func TestBankInSeveralTensorsEqualsTheOracle(t *testing.T) {
 
 // TestSplittingABankChangesNoBit compares results of one tensor and of several.
 func TestSplittingABankChangesNoBit(t *testing.T) {
-	for dtype := range storageTypes {
+	for _, dtype := range gputest.Storages {
 		var first []uint32
 		for _, part := range []int{0, 1, 4, 5} {
 			k := newKit(t)
 			st := uniform(dtype)
 			st.part = part
 			run := linearCase{90, 9, 2, 36, 44, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k, st)
-			k.run()
-			got := words(t, run.y)
+			k.Run()
+			got := gputest.Words(t, run.y)
 			if first == nil {
 				first = got
 			}
 			require.Equal(t, first, got, "%v, %d experts a tensor", dtype, part)
-			k.close()
+			k.Close()
 		}
 	}
 }
@@ -122,10 +123,10 @@ func requireDenseRows(t *testing.T, d *vk.Device, l *ParallelLinear) {
 	ctx, c := context.Background(), l.Config
 	r := rand.New(rand.NewSource(3))
 	w := ref.Linear[float32]{Experts: c.Experts, In: c.In, Out: c.Out, InOut: c.InOut,
-		Weight: rounded(c.DType, normal(r, c.Experts*c.In*c.Out))}
+		Weight: vk.Round(c.DType, gputest.Normal(r, c.Experts*c.In*c.Out))}
 	require.NoError(t, UploadBank(ctx, l.Weight, w.Weight))
 	if c.Bias {
-		w.Bias = rounded(c.DType, normal(r, c.Experts*c.Out))
+		w.Bias = vk.Round(c.DType, gputest.Normal(r, c.Experts*c.Out))
 		require.NoError(t, UploadBank(ctx, l.Bias, w.Bias))
 	}
 	idData := make([]int32, c.Experts)
@@ -141,7 +142,7 @@ func requireDenseRows(t *testing.T, d *vk.Device, l *ParallelLinear) {
 	y, err := d.NewTensor(vk.F32, c.Experts, c.Out)
 	require.NoError(t, err)
 	defer y.Close()
-	data := normal(r, c.Experts*c.In)
+	data := gputest.Normal(r, c.Experts*c.In)
 	require.NoError(t, vk.Upload(ctx, x, data))
 	rec, err := d.NewRecorder()
 	require.NoError(t, err)
@@ -151,19 +152,19 @@ func requireDenseRows(t *testing.T, d *vk.Device, l *ParallelLinear) {
 	require.NoError(t, l.Forward(rec, routing, x, y, LinearOptions{}))
 	require.NoError(t, rec.Run(ctx))
 	want := ref.Scatter2scatter(w, data, ref.Route(idData, c.Experts, c.Experts, 1), ref.Layout{}, []float32(nil))
-	requireClose(t, download[float32](t, y), want.Y, want.Bound(ref.F32, c.In), fmt.Sprintf("%+v", c))
+	gputest.RequireClose(t, gputest.Download[float32](t, y), want.Y, want.Bound(ref.F32, c.In), fmt.Sprintf("%+v", c))
 }
 
 // TestLayerFromSeparateExperts hands experts over one by one.
 func TestLayerFromSeparateExperts(t *testing.T) {
 	k := newKit(t)
-	k.shift = 1
+	k.Shift = 1
 	tensors := func(n int, dtype vk.DType, shape ...int) []*vk.Tensor {
 		var out []*vk.Tensor
 		for range n {
 			x, err := dev.NewTensor(dtype, shape...)
 			require.NoError(t, err)
-			k.closes = append(k.closes, x.Close)
+			k.OnClose(x.Close)
 			out = append(out, x)
 		}
 		return out

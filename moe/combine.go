@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -29,44 +30,44 @@ func CombineWith(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout 
 	}
 	_, width, err := matrix(op, "out", out)
 	if err == nil {
-		err = firstError(
-			inRange(op, "layout", int(layout), 0, int(Grouped)),
-			inRange(op, "width", width, 1, maxWidth),
+		err = check.First(
+			check.InRange(op, "layout", int(layout), 0, int(Grouped)),
+			check.InRange(op, "width", width, 1, maxWidth),
 			r.check(rec.Device(), op),
-			checkStorage(op, "out", out),
-			checkTensor(rec.Device(), op, "y", y, out.DType(), r.Slots(), width),
-			checkTensor(rec.Device(), op, "out", out, out.DType(), r.Tokens, width),
+			check.Storage(op, "out", out),
+			check.Tensor(rec.Device(), op, "y", y, out.DType(), r.Slots(), width),
+			check.Tensor(rec.Device(), op, "out", out, out.DType(), r.Tokens, width),
 		)
 	}
 	if err == nil && gates != nil {
-		err = checkTensor(rec.Device(), op, "gates", gates, vk.F32, r.Tokens, r.K)
+		err = check.Tensor(rec.Device(), op, "gates", gates, vk.F32, r.Tokens, r.K)
 	}
 	if err == nil {
 		err = checkBias(rec.Device(), op, o.Bias, out.DType(), width)
 	}
 	if err == nil {
-		err = checkApart(op, "out", out, map[string]*vk.Tensor{"y": y, "gates": gates, "Bias": o.Bias, "routing.Inverse": r.Inverse})
+		err = check.Apart(op, "out", out, check.Inputs{"y": y, "gates": gates, "Bias": o.Bias, "routing.Inverse": r.Inverse})
 	}
 	if err != nil {
 		return rec.Fail(err)
 	}
-	shape := chooseElementwise(width, quads(y, width) && quads(out, width) && (o.Bias == nil || quads(o.Bias, width)))
-	return record(rec, vk.Dispatch{
+	grid := check.NewGrid(width, quads(y, width) && quads(out, width) && (o.Bias == nil || quads(o.Bias, width)))
+	return check.Record(rec, vk.Dispatch{
 		Kernel: combineKernels[out.DType()],
-		Spec: shaders.CombineSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: shape.quads,
+		Spec: shaders.CombineSpec{Columns: grid.Columns, Rows: grid.Rows, Quads: grid.Quads,
 			Grouped: layout == Grouped, Accumulate: o.Accumulate, Biased: o.Bias != nil}.Values(),
 		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address(),
 			Bias: o.Bias.Address(), Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K)}.Bytes(),
 		Reads:  []*vk.Tensor{y, gates, r.Inverse, o.Bias, out},
 		Writes: []*vk.Tensor{out},
 		FLOPs:  2 * float64(r.Slots()) * float64(width),
-	}, shape.groups(r.Tokens, width))
+	}, grid.Groups(r.Tokens, width))
 }
 
 // checkBias checks a bias [D] or [1,D], which may be nil.
 func checkBias(dev *vk.Device, op string, bias *vk.Tensor, dtype vk.DType, width int) error {
 	if bias != nil && bias.Rank() == 2 {
-		return checkTensor(dev, op, "Bias", bias, dtype, 1, width)
+		return check.Tensor(dev, op, "Bias", bias, dtype, 1, width)
 	}
-	return checkOptional(dev, op, "Bias", bias, dtype, width)
+	return check.Optional(dev, op, "Bias", bias, dtype, width)
 }

@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -60,28 +61,28 @@ func CombineBackward(rec *vk.Recorder, r *Routing, y, gates, dOut *vk.Tensor, g 
 	dev := rec.Device()
 	_, width, err := matrix(op, "dOut", dOut)
 	if err == nil {
-		err = firstError(
-			inRange(op, "layout", int(layout), 0, int(Grouped)),
-			inRange(op, "width", width, 1, maxWidth),
+		err = check.First(
+			check.InRange(op, "layout", int(layout), 0, int(Grouped)),
+			check.InRange(op, "width", width, 1, maxWidth),
 			r.check(dev, op),
-			checkStorage(op, "dOut", dOut),
-			checkTensor(dev, op, "y", y, dOut.DType(), r.Slots(), width),
-			checkTensor(dev, op, "dOut", dOut, dOut.DType(), r.Tokens, width),
-			checkTensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
-			checkOptional(dev, op, "gates", gates, vk.F32, r.Tokens, r.K),
-			checkOptional(dev, op, "grads.Y", g.Y, dOut.DType(), r.Slots(), width),
-			checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
+			check.Storage(op, "dOut", dOut),
+			check.Tensor(dev, op, "y", y, dOut.DType(), r.Slots(), width),
+			check.Tensor(dev, op, "dOut", dOut, dOut.DType(), r.Tokens, width),
+			check.Tensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
+			check.Optional(dev, op, "gates", gates, vk.F32, r.Tokens, r.K),
+			check.Optional(dev, op, "grads.Y", g.Y, dOut.DType(), r.Slots(), width),
+			check.Optional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
 		)
 	}
 	if err == nil && g.Y != nil {
-		inputs := map[string]*vk.Tensor{"gates": gates, "dOut": dOut, "routing.Inverse": r.Inverse}
+		inputs := check.Inputs{"gates": gates, "dOut": dOut, "routing.Inverse": r.Inverse}
 		if g.Y.Address() != y.Address() {
 			inputs["y"] = y
 		}
-		err = checkApart(op, "grads.Y", g.Y, inputs)
+		err = check.Apart(op, "grads.Y", g.Y, inputs)
 	}
 	if err == nil && g.Gates != nil {
-		err = checkApart(op, "grads.Gates", g.Gates, map[string]*vk.Tensor{"y": y, "gates": gates, "dOut": dOut, "grads.Y": g.Y,
+		err = check.Apart(op, "grads.Gates", g.Gates, check.Inputs{"y": y, "gates": gates, "dOut": dOut, "grads.Y": g.Y,
 			"routing.Inverse": r.Inverse})
 	}
 	if err != nil {
@@ -90,14 +91,6 @@ func CombineBackward(rec *vk.Recorder, r *Routing, y, gates, dOut *vk.Tensor, g 
 	rows := rowsOf(layout, 1)
 	return gateBackward(rec, r, slotRows{dOut, rowsByToken}, slotRows{y, rows}, slotRows{g.Y, rows}, gates, g.Gates,
 		bit(addGates, g.AccumulateGates))
-}
-
-// checkOptional is checkTensor for arguments that may be nil.
-func checkOptional(dev *vk.Device, op, arg string, t *vk.Tensor, dtype vk.DType, shape ...int) error {
-	if t == nil {
-		return nil
-	}
-	return checkTensor(dev, op, arg, t, dtype, shape...)
 }
 
 // gateBackward records dgates[s] (+)= a·b and c (+)= gates[s]·a; flags are the kernel's.
@@ -125,7 +118,7 @@ func gateDispatch(rec *vk.Recorder, r *Routing, a slotRows, rows [2]uint32, wide
 	team := chooseTeam(software(rec.Device()), width, wide)
 	push.A, push.Dgates, push.Ids, push.Inverse = a.t.Address(), dgates.Address(), r.IDs.Address(), r.Inverse.Address()
 	push.Slots, push.Width, push.K = uint32(r.Slots()), uint32(width), uint32(r.K)
-	return record(rec, vk.Dispatch{
+	return check.Record(rec, vk.Dispatch{
 		Kernel: combineBackwardKernels[a.t.DType()],
 		Spec: shaders.CombineBackwardSpec{Lanes: uint32(team.lanes), Rows: uint32(team.rows), Quads: wide, ARows: a.rows,
 			BRows: rows[0], CRows: rows[1]}.Values(),
@@ -133,7 +126,7 @@ func gateDispatch(rec *vk.Recorder, r *Routing, a slotRows, rows [2]uint32, wide
 		Reads:  append(reads, a.t, dgates, r.IDs, r.Inverse),
 		Writes: []*vk.Tensor{c, dgates},
 		FLOPs:  3 * float64(r.Slots()) * float64(width),
-	}, uint64(ceilDiv(r.Slots(), team.rows)))
+	}, uint64(check.CeilDiv(r.Slots(), team.rows)))
 }
 
 // team is the work-group of kernels that give a row to several invocations.

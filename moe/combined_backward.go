@@ -3,6 +3,7 @@ package moe
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -57,15 +58,15 @@ func (l *ParallelLinear) checkCombinedBackward(dev *vk.Device, op string, r *Rou
 	if r == nil || r.Experts != l.Config.Experts {
 		return &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("a routing to %d experts", l.Config.Experts), Got: "another"}
 	}
-	err := firstError(
-		inRange("LinearOptions", "In", int(opts.In), 0, int(Grouped)),
+	err := check.First(
+		check.InRange("LinearOptions", "In", int(opts.In), 0, int(Grouped)),
 		l.checkWeights(dev, op),
 		r.check(dev, op),
-		checkTensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
-		checkTensor(dev, op, "x", x, l.Config.DType, r.Slots(), l.Config.In),
-		checkTensor(dev, op, "dOut", dOut, l.Config.DType, r.Tokens, l.Config.Out),
-		checkOptional(dev, op, "Gates", opts.Gates, vk.F32, r.Tokens, r.K),
-		checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
+		check.Tensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
+		check.Tensor(dev, op, "x", x, l.Config.DType, r.Slots(), l.Config.In),
+		check.Tensor(dev, op, "dOut", dOut, l.Config.DType, r.Tokens, l.Config.Out),
+		check.Optional(dev, op, "Gates", opts.Gates, vk.F32, r.Tokens, r.K),
+		check.Optional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
 	)
 	if err == nil && g.AccumulateX {
 		err = &vk.ShapeError{Op: op, Arg: "grads.AccumulateX", Want: "false", Got: "true"}
@@ -82,7 +83,7 @@ func SumRows(rec *vk.Recorder, y *vk.Tensor, sum *ExpertBank, accumulate bool) e
 	const op = "SumRows"
 	rows, width, err := matrix(op, "y", y)
 	if err == nil {
-		err = firstError(checkStorage(op, "y", y), checkTensor(rec.Device(), op, "y", y, y.DType(), rows, width))
+		err = check.First(check.Storage(op, "y", y), check.Tensor(rec.Device(), op, "y", y, y.DType(), rows, width))
 	}
 	if err == nil {
 		dtype := y.DType()

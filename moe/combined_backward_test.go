@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -14,7 +15,7 @@ import (
 func (c gradsCase) checkCombined(t *testing.T, exact bool) {
 	t.Helper()
 	if c.values == nil {
-		c.values = normal
+		c.values = gputest.Normal
 	}
 	k := newKit(t)
 	st := uniform(c.dtype)
@@ -22,8 +23,8 @@ func (c gradsCase) checkCombined(t *testing.T, exact bool) {
 	run := c.recordIn(k, st)
 	r := rand.New(rand.NewSource(int64(c.tokens + c.out)))
 	slots := c.tokens * c.k
-	dOuts := rounded(c.dtype, c.values(r, c.tokens*c.out))
-	dOut := k.floats("dout", c.dtype, dOuts, c.tokens, c.out)
+	dOuts := vk.Round(c.dtype, c.values(r, c.tokens*c.out))
+	dOut := k.Floats("dout", c.dtype, dOuts, c.tokens, c.out)
 	perSlot := make([]float32, 0, slots*c.out)
 	for s := range slots {
 		perSlot = append(perSlot, dOuts[s/c.k*c.out:][:c.out]...)
@@ -45,8 +46,8 @@ func (c gradsCase) checkCombined(t *testing.T, exact bool) {
 		gates = c.gradient(k, r, "dgates", false, vk.F32, c.tokens, c.k)
 	}
 	g.X, g.Weight, g.Bias, g.Gates = x.t, w.bank(t), b.bank(t), gates.t
-	require.NoError(t, run.layer.CombinedBackward(k.rec, run.device, run.xs, dOut, g, run.opts))
-	k.run()
+	require.NoError(t, run.layer.CombinedBackward(k.Rec, run.device, run.xs, dOut, g, run.opts))
+	k.Run()
 	layout := c.layout
 	layout.GroupedOut = false
 	want := ref.Scatter2scatterBackward(run.weights, run.x, run.routing, layout, run.gates, perSlot)
@@ -62,7 +63,7 @@ func (c gradsCase) checkCombined(t *testing.T, exact bool) {
 	if g.Gates != nil {
 		gates.requireGradient(t, want.Gates, c.in+c.out+2, c.dtype, exact, c.String()+" dGates")
 	}
-	k.close()
+	k.Close()
 }
 
 func TestCombinedBackwardEqualsTheOracle(t *testing.T) {
@@ -81,7 +82,7 @@ func TestCombinedBackwardEqualsTheOracle(t *testing.T) {
 			}
 		}
 	}
-	exact := linearCase{65, 4, 2, 40, 36, spreads[0], ref.Layout{PerSlot: true}, true, true, false, 0, Tile{}, halves}
+	exact := linearCase{65, 4, 2, 40, 36, spreads[0], ref.Layout{PerSlot: true}, true, true, false, 0, Tile{}, gputest.Halves}
 	gradsCase{linearCase: exact}.checkCombined(t, true)
 }
 
@@ -92,14 +93,12 @@ func TestCombinedBackwardOfSlotsWithoutExperts(t *testing.T) {
 		return int32(slot) - 1
 	}}, layout: ref.Layout{PerSlot: true}, gates: true}
 	run := c.record(k)
-	for _, b := range k.bands { // rows of such slots are not written
-		b.partial = b.partial || b.output && b.name == "y"
-	}
-	dOut := k.f32("dout", normal(rand.New(rand.NewSource(1)), 12), 3, 4)
-	dx, dGates := k.output("dx", vk.F32, 6, 5), k.output("dgates", vk.F32, 3, 2)
-	require.NoError(t, run.layer.CombinedBackward(k.rec, run.device, run.xs, dOut, LinearGrads{X: dx, Gates: dGates}, run.opts))
-	k.run()
-	xs, gates := download[float32](t, dx), download[float32](t, dGates)
+	k.Partial("y") // rows of such slots are not written
+	dOut := k.F32("dout", gputest.Normal(rand.New(rand.NewSource(1)), 12), 3, 4)
+	dx, dGates := k.Output("dx", vk.F32, 6, 5), k.Output("dgates", vk.F32, 3, 2)
+	require.NoError(t, run.layer.CombinedBackward(k.Rec, run.device, run.xs, dOut, LinearGrads{X: dx, Gates: dGates}, run.opts))
+	k.Run()
+	xs, gates := gputest.Download[float32](t, dx), gputest.Download[float32](t, dGates)
 	for s := range 6 {
 		if s == 1 || s == 2 {
 			require.NotZero(t, gates[s])
@@ -114,8 +113,8 @@ func TestCombinedBackwardArguments(t *testing.T) {
 	k := newKit(t)
 	c := linearCase{10, 3, 2, 8, 12, spreads[0], ref.Layout{PerSlot: true}, false, true, false, 0, Tile{}, nil}
 	run := c.record(k)
-	dOut := k.f32("dout", make([]float32, 120), 10, 12)
-	dx := k.output("dx", vk.F32, 20, 8)
+	dOut := k.F32("dout", make([]float32, 120), 10, 12)
+	dx := k.Output("dx", vk.F32, 20, 8)
 	other := *run.device
 	other.Experts = 4
 	for _, bad := range []struct {
@@ -150,27 +149,27 @@ func TestSumRowsEqualsTheOracle(t *testing.T) {
 			k := newKit(t)
 			r := rand.New(rand.NewSource(int64(rows)))
 			const width = 67
-			data := rounded(dtype, normal(r, rows*width))
-			c := gradsCase{linearCase: linearCase{values: normal}, accumulate: i == 1}
+			data := vk.Round(dtype, gputest.Normal(r, rows*width))
+			c := gradsCase{linearCase: linearCase{values: gputest.Normal}, accumulate: i == 1}
 			sumType := dtype
 			if i == 3 {
 				sumType = vk.F32
 			}
 			sum := c.gradient(k, r, "sum", false, sumType, 1, width)
-			require.NoError(t, SumRows(k.rec, k.floats("y", dtype, data, rows, width), sum.bank(t), c.accumulate))
-			k.run()
+			require.NoError(t, SumRows(k.Rec, k.Floats("y", dtype, data, rows, width), sum.bank(t), c.accumulate))
+			k.Run()
 			want := ref.Combine(data, []float32(nil), ref.Route(make([]int32, rows), min(rows, 1), 1, rows), width, false)
 			if rows == 0 {
 				want = ref.Result{Y: make([]float64, width), Abs: make([]float64, width)}
 			}
 			sum.requireGradient(t, want, rows+1, vk.F32, false, "sum")
-			k.close()
+			k.Close()
 		}
 	}
 	k := newKit(t)
-	y := k.f32("y", make([]float32, 8), 2, 4)
+	y := k.F32("y", make([]float32, 8), 2, 4)
 	var shape *vk.ShapeError
-	require.ErrorAs(t, SumRows(k.rec, y, nil, false), &shape)
+	require.ErrorAs(t, SumRows(k.Rec, y, nil, false), &shape)
 	require.Equal(t, "sum", shape.Arg)
 }
 
@@ -182,12 +181,12 @@ func TestCombineWithBiasAndAccumulate(t *testing.T) {
 			r := rand.New(rand.NewSource(3))
 			const tokens, choices, experts, width = 9, 3, 4, 21
 			ids := spreads[0].ids(9, tokens*choices, experts)
-			y, gates := rounded(dtype, normal(r, len(ids)*width)), normal(r, len(ids))
-			start, bias := rounded(dtype, normal(r, tokens*width)), rounded(dtype, normal(r, width))
+			y, gates := vk.Round(dtype, gputest.Normal(r, len(ids)*width)), gputest.Normal(r, len(ids))
+			start, bias := vk.Round(dtype, gputest.Normal(r, tokens*width)), vk.Round(dtype, gputest.Normal(r, width))
 			want := ref.Combine(y, gates, ref.Route(ids, tokens, experts, choices), width, false)
 			o := CombineOptions{Accumulate: flags&1 != 0}
 			if flags&2 != 0 {
-				o.Bias = k.floats("bias", dtype, bias, width)
+				o.Bias = k.Floats("bias", dtype, bias, width)
 			}
 			for i := range want.Y {
 				for _, v := range []struct {
@@ -200,19 +199,18 @@ func TestCombineWithBiasAndAccumulate(t *testing.T) {
 					}
 				}
 			}
-			out := k.floats("out", dtype, start, tokens, width)
-			k.bands[len(k.bands)-1].output = true
-			err := CombineWith(k.rec, k.guardedRouting(ids, tokens, choices, experts), k.floats("y", dtype, y, len(ids), width),
-				k.f32("gates", gates, tokens, choices), out, Scattered, o)
+			out := k.InOut("out", dtype, start, tokens, width)
+			err := CombineWith(k.Rec, k.guardedRouting(ids, tokens, choices, experts), k.Floats("y", dtype, y, len(ids), width),
+				k.F32("gates", gates, tokens, choices), out, Scattered, o)
 			require.NoError(t, err)
-			k.run()
-			requireClose(t, download[float32](t, out), want.Y, want.Bound(storageTypes[dtype], choices+2), "out")
-			k.close()
+			k.Run()
+			gputest.RequireClose(t, gputest.Download[float32](t, out), want.Y, want.Bound(gputest.Oracle(dtype), choices+2), "out")
+			k.Close()
 		}
 	}
 	k := newKit(t)
-	out := k.output("out", vk.F32, 2, 3)
-	err := CombineWith(k.rec, k.guardedRouting([]int32{0, 1, 1, 0}, 2, 2, 2), k.f32("y", make([]float32, 12), 4, 3), nil, out,
+	out := k.Output("out", vk.F32, 2, 3)
+	err := CombineWith(k.Rec, k.guardedRouting([]int32{0, 1, 1, 0}, 2, 2, 2), k.F32("y", make([]float32, 12), 4, 3), nil, out,
 		Scattered, CombineOptions{Bias: out})
 	var shape *vk.ShapeError
 	require.ErrorAs(t, err, &shape)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/internal/spirv"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -23,8 +24,8 @@ func pipelines() []vk.PipelineSpec {
 	for _, software := range []bool{false, true} {
 		add(shaders.ExpertScatter, shaders.ExpertScatterSpec{Threads: uint32(scatterThreads(software))}.Values())
 	}
-	for _, rule := range tileRules {
-		for _, tile := range []Tile{rule.wide, rule.narrow} {
+	for _, band := range builtInBands() {
+		for _, tile := range []Tile{band.Wide, band.Narrow} {
 			for flags := range 8 {
 				spec := tile.spec()
 				spec.XQuads, spec.WQuads, spec.Transposed = flags&1 != 0, flags&2 != 0, flags&4 != 0
@@ -34,10 +35,15 @@ func pipelines() []vk.PipelineSpec {
 	}
 	list = append(list, storagePipelines()...)
 	list = append(list, decodePipelines()...)
+	for _, format := range quantFormats {
+		for dtype := vk.F32; dtype <= vk.BF16; dtype++ {
+			add(quantizeKernels[format][dtype], shaders.QuantizeSpec{Threads: quantizeThreads}.Values())
+		}
+	}
 	for _, a := range activations {
 		for _, wide := range []bool{false, true} {
-			shape := chooseElementwise(1024, wide)
-			add(shaders.ActivationF32, shaders.ActivationSpec{Columns: uint32(shape.columns), Rows: uint32(shape.rows), Quads: wide,
+			grid := check.NewGrid(1024, wide)
+			add(shaders.ActivationF32, shaders.ActivationSpec{Columns: grid.Columns, Rows: grid.Rows, Quads: grid.Quads,
 				Mode: a.mode, Gated: a.gated}.Values())
 		}
 	}
@@ -61,10 +67,10 @@ func storagePipelines() []vk.PipelineSpec {
 	for _, types := range slices.SortedFunc(maps.Keys(linearKernels), func(a, b linearTypes) int {
 		return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b))
 	}) {
-		for _, rule := range tileRules {
+		for _, band := range builtInBands() {
 			for _, all := range []bool{false, true} {
-				spec := rule.wide.spec()
-				spec.XQuads, spec.WQuads, spec.Transposed = all, all, all
+				spec := band.Wide.spec()
+				spec.XQuads, spec.WQuads, spec.Transposed = all, all, all && types.format == WeightsFull
 				add(linearKernels[types], spec.Values())
 			}
 		}
@@ -87,10 +93,10 @@ func storagePipelines() []vk.PipelineSpec {
 // decodePipelines lists those of the decode path.
 func decodePipelines() []vk.PipelineSpec {
 	var list []vk.PipelineSpec
-	for _, rule := range tileRules {
-		if v := rule.vectors; v != (vectorTile{}) {
+	for _, band := range builtInBands() {
+		if v := band.Vectors; v != (vectorTile{}) {
 			for _, kernel := range decodeKernels {
-				list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.spec(rule.wide.BM, false).Values()})
+				list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.spec(band.Wide.BM, false).Values()})
 			}
 		}
 	}

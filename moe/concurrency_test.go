@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -20,7 +21,7 @@ func TestOneLayerInManyRecorders(t *testing.T) {
 	forward := func(seed int) (out []float32, err error) {
 		ctx := context.Background()
 		tokens := 3 + 5*seed
-		data := normal(rand.New(rand.NewSource(int64(seed))), tokens*cfg.Width)
+		data := gputest.Normal(rand.New(rand.NewSource(int64(seed))), tokens*cfg.Width)
 		x, err := dev.NewTensor(vk.F32, tokens, cfg.Width)
 		if err != nil {
 			return nil, err
@@ -90,8 +91,8 @@ func TestTopKOfManyWideRows(t *testing.T) {
 	}
 	k := newKit(t)
 	data := logitsOf(rand.New(rand.NewSource(1)), tokens, MaxExperts)
-	ids, gates, err := TopK(k.rec, k.f32("logits", data, tokens, MaxExperts), RouterConfig{TopK: MaxTopK, Mode: SoftmaxTopK})
+	ids, gates, err := TopK(k.Rec, k.F32("logits", data, tokens, MaxExperts), RouterConfig{TopK: MaxTopK, Mode: SoftmaxTopK})
 	require.NoError(t, err)
-	k.run()
-	requireTopK(t, SoftmaxTopK, data, download[int32](t, ids), download[float32](t, gates), tokens, MaxExperts, MaxTopK)
+	k.Run()
+	requireTopK(t, SoftmaxTopK, data, gputest.Download[int32](t, ids), gputest.Download[float32](t, gates), tokens, MaxExperts, MaxTopK)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -15,13 +16,13 @@ import (
 func runConvert(t *testing.T, from, to vk.DType, bits []uint32, shift int) []uint32 {
 	t.Helper()
 	k := newKit(t)
-	k.shift = shift
-	src := k.tensor("src", from, bits, []int{len(bits)}).view
-	dst := k.partialOutput("dst", to, len(bits)) // every bit pattern is a result, the poison too
-	require.NoError(t, Convert(k.rec, src, dst))
-	k.run()
-	got := words(t, dst)
-	k.close()
+	k.Shift = shift
+	src := k.Bits("src", from, bits, len(bits))
+	dst := k.PartialOutput("dst", to, len(bits)) // every bit pattern is a result, the poison too
+	require.NoError(t, Convert(k.Rec, src, dst))
+	k.Run()
+	got := gputest.Words(t, dst)
+	k.Close()
 	return got
 }
 
@@ -35,7 +36,7 @@ func TestConvertWidensEveryValue(t *testing.T) {
 		for shift := range 2 {
 			got := runConvert(t, dtype, vk.F32, all, shift)
 			for i, bits := range got {
-				want := math.Float32bits(floatOf(dtype, uint32(i)))
+				want := math.Float32bits(vk.FromBits(dtype, uint32(i)))
 				if bits != want {
 					t.Fatalf("%v %04x gives %08x, want %08x", dtype, i, bits, want)
 				}
@@ -51,7 +52,7 @@ func roundingCases(dtype vk.DType) []uint32 {
 	cases := []uint32{0, 1, 0x7fffff, 0x7f800000, 0x7f800001, 0x7fbfffff, 0x7fc00000, 0x7fffffff, 0x7f7fffff, 0x477fefff,
 		0x477ff000, 0x33000000, 0x33000001, 0x32ffffff, 0x2f000000, 0x2e800001}
 	for i := range uint32(0x7fff) {
-		low, high := math.Float32bits(floatOf(dtype, i)), math.Float32bits(floatOf(dtype, i+1))
+		low, high := math.Float32bits(vk.FromBits(dtype, i)), math.Float32bits(vk.FromBits(dtype, i+1))
 		if low >= 0x7f800000 {
 			break
 		}
@@ -78,7 +79,7 @@ func TestConvertRoundsAsTheHost(t *testing.T) {
 		for shift := range 2 {
 			got := runConvert(t, vk.F32, dtype, cases, shift)
 			for i, c := range cases {
-				if want := bitsOf(dtype, math.Float32frombits(c)); got[i] != want {
+				if want := vk.Bits(dtype, math.Float32frombits(c)); got[i] != want {
 					t.Fatalf("%v of %08x is %04x, want %04x", dtype, c, got[i], want)
 				}
 			}

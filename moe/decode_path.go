@@ -1,6 +1,8 @@
 package moe
 
 import (
+	"fmt"
+
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -9,21 +11,30 @@ import (
 // the portable path does, so both serve the same routing.
 
 // decodeKernels are the variants of scatter2scatter_gemv.
-var decodeKernels = map[linearTypes]*vk.Kernel{
-	{vk.F32, vk.F32, vk.F32}:    shaders.Scatter2scatterGemvF32,
-	{vk.F16, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF16,
-	{vk.F16, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF16F16F32,
-	{vk.F32, vk.F16, vk.F16}:    shaders.Scatter2scatterGemvF32F16F16,
-	{vk.F32, vk.F16, vk.F32}:    shaders.Scatter2scatterGemvF32F16F32,
-	{vk.BF16, vk.BF16, vk.BF16}: shaders.Scatter2scatterGemvBf16,
-	{vk.BF16, vk.BF16, vk.F32}:  shaders.Scatter2scatterGemvBf16Bf16F32,
-	{vk.F32, vk.BF16, vk.BF16}:  shaders.Scatter2scatterGemvF32Bf16Bf16,
-	{vk.F32, vk.BF16, vk.F32}:   shaders.Scatter2scatterGemvF32Bf16F32,
-}
+var decodeKernels = newLinearKernels([...]*vk.Kernel{
+	shaders.Scatter2scatterGemvF32, shaders.Scatter2scatterGemvF16, shaders.Scatter2scatterGemvF16F16F32,
+	shaders.Scatter2scatterGemvF32F16F16, shaders.Scatter2scatterGemvF32F16F32,
+	shaders.Scatter2scatterGemvBf16, shaders.Scatter2scatterGemvBf16Bf16F32,
+	shaders.Scatter2scatterGemvF32Bf16Bf16, shaders.Scatter2scatterGemvF32Bf16F32,
+	shaders.Scatter2scatterGemvF32Int8, shaders.Scatter2scatterGemvF16Int8, shaders.Scatter2scatterGemvBf16Int8,
+	shaders.Scatter2scatterGemvF32Q4, shaders.Scatter2scatterGemvF16Q4, shaders.Scatter2scatterGemvBf16Q4,
+})
 
 // A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
 // of x at a time.
-type vectorTile struct{ Threads, Team, Outputs, Columns int }
+type vectorTile struct {
+	Threads int `json:"threads"`
+	Team    int `json:"team"`
+	Outputs int `json:"outputs"`
+	Columns int `json:"columns"`
+}
+
+func (t vectorTile) String() string {
+	return fmt.Sprintf("%d invocations in teams of %d, %d outputs each, %d rows at a time", t.Threads, t.Team, t.Outputs, t.Columns)
+}
+
+// askedVectors is the tile of a layer that asks for the decode path: what fits every device.
+var askedVectors = vectorTile{128, 32, 4, 4}
 
 // BN is the number of outputs of a work-group.
 func (t vectorTile) BN() int { return t.Threads / t.Team * t.Outputs }
@@ -33,18 +44,22 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
 	if l.vectors != (vectorTile{}) || l.tile != (Tile{}) || l.matrices != (tensorTile{}) {
 		return l.vectors
 	}
-	if l.Config.Path != PathAuto {
+	switch l.Config.Path {
+	case PathAuto:
+	case PathDecode:
+		return askedVectors
+	default:
 		return vectorTile{}
 	}
-	return chooseRule(classOf(dev), rows, l.Config.Experts).vectors
+	return tuning(dev).band(rows, l.Config.Experts).Vectors
 }
 
 // decodeDispatch makes a dispatch one of the decode path for tiles of blockM rows and returns how many columns a tile has, or
 // false where the path does not apply.
 func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int, x, y *vk.Tensor, d *vk.Dispatch) (int, bool) {
-	kernel := decodeKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}]
-	values := int(16 / l.Config.DType.Bytes())
-	if t.Threads == 0 || kernel == nil || l.Config.InOut || l.Config.In%values != 0 || x.Address()%16 != 0 || !l.Weight.aligned(16) {
+	kernel := decodeKernels[l.types(x, y)]
+	values := l.Config.Weights.chunkValues(l.Config.DType)
+	if t.Threads == 0 || kernel == nil || l.transposed() || l.Config.In%values != 0 || x.Address()%16 != 0 || !l.Weight.aligned(16) {
 		return 0, false
 	}
 	shared := 4 * t.Threads * (t.Outputs*t.Columns + 1)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -14,9 +16,9 @@ import (
 // vectorTiles are the tiles of the table and some that share work otherwise.
 func vectorTiles() []vectorTile {
 	tiles := []vectorTile{{32, 8, 2, 1}, {64, 64, 4, 3}, {64, 16, 2, 8}}
-	for _, rule := range tileRules {
-		if rule.vectors != (vectorTile{}) {
-			tiles = append(tiles, rule.vectors)
+	for _, band := range builtInBands() {
+		if band.Vectors != (vectorTile{}) {
+			tiles = append(tiles, band.Vectors)
 		}
 	}
 	return tiles
@@ -26,21 +28,21 @@ func vectorTiles() []vectorTile {
 func (c linearCase) checkVectors(t *testing.T, st storage, tile vectorTile, exact bool) {
 	t.Helper()
 	k := newKit(t)
-	defer k.close()
+	defer k.Close()
 	k.vectors = tile
 	run := c.recordIn(k, st)
 	var d vk.Dispatch
 	columns, ok := decodeDispatch(dev, tile, run.layer, run.device.BlockM, run.xs, run.y, &d)
 	require.True(t, ok, "the decode path must be taken")
-	require.Same(t, decodeKernels[linearTypes{st.x, st.w, st.y}], d.Kernel)
+	require.Same(t, decodeKernels[run.layer.types(run.xs, run.y)], d.Kernel)
 	require.Equal(t, tile.BN(), columns)
-	k.run()
+	k.Run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	bound := want.Bound(storageTypes[st.y], c.in)
+	bound := want.Bound(gputest.Oracle(st.y), c.in+st.roundings())
 	if exact {
 		bound = nil
 	}
-	requireClose(t, download[float32](t, run.y), want.Y, bound, fmt.Sprintf("%v %+v %+v", c, st, tile))
+	gputest.RequireClose(t, gputest.Download[float32](t, run.y), want.Y, bound, fmt.Sprintf("%v %+v %+v", c, st, tile))
 }
 
 func TestDecodePath(t *testing.T) {
@@ -52,17 +54,30 @@ func TestDecodePath(t *testing.T) {
 			flags := i + j
 			c := linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[flags%len(spreads)], ref.Layouts[(2*i+j)%len(ref.Layouts)],
 				flags&1 != 0, flags&2 != 0, false, 0, Tile{}, tenths}
-			c.checkVectors(t, uniform([]vk.DType{vk.F32, vk.F16, vk.BF16}[(i+2*j)%3]), tile, false)
+			dtype := []vk.DType{vk.F32, vk.F16, vk.BF16}[(i+2*j)%3]
+			c.checkVectors(t, uniform(dtype), tile, false)
+			format := []WeightFormat{WeightsInt8, WeightsQ4}[(i+j/2)%2]
+			c.in, c.inOut = linearTypes{format: format}.inputs(c.in), flags%3 == 0
+			c.checkVectors(t, storage{x: dtype, w: dtype, y: dtype, format: format}, tile, false)
 		}
 	}
+}
+
+// inputs rounds a width up to what the decode path needs of quantized weights.
+func (t linearTypes) inputs(in int) int {
+	if t.format == WeightsFull {
+		return in
+	}
+	n := t.format.chunkValues(t.w)
+	return check.CeilDiv(in, n) * n
 }
 
 func TestDecodePathMixesStorageTypesExactly(t *testing.T) {
 	tile := vectorTiles()[2]
 	for types := range decodeKernels {
 		for i, layout := range ref.Layouts {
-			linearCase{11, 5, 3, 40, 21 + i, spreads[i%len(spreads)], layout, i&1 != 0, i&2 != 0, false, 0, Tile{}, signs}.
-				checkVectors(t, storage{x: types.x, w: types.w, y: types.y, part: i % 3}, tile, true)
+			linearCase{11, 5, 3, types.inputs(40), 21 + i, spreads[i%len(spreads)], layout, i&1 != 0, i&2 != 0, false, 0, Tile{}, signs}.
+				checkVectors(t, storage{x: types.x, w: types.w, y: types.y, part: i % 3, format: types.format}, tile, types.format != WeightsInt8)
 		}
 	}
 }
@@ -74,43 +89,39 @@ func TestDecodePathAccumulates(t *testing.T) {
 		run := linearCase{6, 3, 2, 16, 7, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, signs}.recordIn(k, uniform(dtype))
 		once := ref.Scatter2scatter(run.weights, run.x, run.routing, ref.Layout{}, run.gates)
 		run.opts.Accumulate = true
-		require.NoError(t, run.layer.Forward(k.rec, run.device, run.xs, run.y, run.opts))
-		k.run()
+		require.NoError(t, run.layer.Forward(k.Rec, run.device, run.xs, run.y, run.opts))
+		k.Run()
 		for i := range once.Y {
 			once.Y[i] *= 2
 		}
-		requireClose(t, download[float32](t, run.y), once.Y, nil, dtype.String())
-		k.close()
+		gputest.RequireClose(t, gputest.Download[float32](t, run.y), once.Y, nil, dtype.String())
+		k.Close()
 	}
 }
 
 func TestDecodePathOfDenseRows(t *testing.T) {
 	for rows := range 6 {
 		k := newKit(t)
-		weights := ref.Linear[float32]{Experts: 1, In: 24, Out: 19, Weight: halves(rand.New(rand.NewSource(int64(rows))), 24*19)}
-		xs := halves(rand.New(rand.NewSource(int64(rows+10))), rows*24)
+		weights := ref.Linear[float32]{Experts: 1, In: 24, Out: 19, Weight: gputest.Halves(rand.New(rand.NewSource(int64(rows))), 24*19)}
+		xs := gputest.Halves(rand.New(rand.NewSource(int64(rows+10))), rows*24)
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 24, Out: 19}, vectors: vectorTiles()[rows%3]}
-		l.Weight = bankOf(t, k.f32("weight", weights.Weight, 1, 19, 24))
-		y := k.output("y", vk.F32, rows, 19)
-		require.NoError(t, l.Dense(k.rec, k.f32("x", xs, rows, 24), y))
-		k.run()
-		requireClose(t, download[float32](t, y), ref.DenseLinear(weights, xs, rows).Y, nil, fmt.Sprint(rows))
-		k.close()
+		l.Weight = bankOf(t, k.F32("weight", weights.Weight, 1, 19, 24))
+		y := k.Output("y", vk.F32, rows, 19)
+		require.NoError(t, l.Dense(k.Rec, k.F32("x", xs, rows, 24), y))
+		k.Run()
+		gputest.RequireClose(t, gputest.Download[float32](t, y), ref.DenseLinear(weights, xs, rows).Y, nil, fmt.Sprint(rows))
+		k.Close()
 	}
 }
 
 func TestDecodePathRepeatsItsBits(t *testing.T) {
-	k := newKit(t)
-	k.vectors = vectorTiles()[0]
-	run := linearCase{20, 8, 2, 1000, 65, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k, uniform(vk.BF16))
-	var first []uint32
-	for range 20 {
-		k.run()
-		got := words(t, run.y)
-		if first == nil {
-			first = got
-		}
-		require.Equal(t, first, got)
+	for _, format := range []WeightFormat{WeightsFull, WeightsInt8, WeightsQ4} {
+		k := newKit(t)
+		k.vectors = vectorTiles()[0]
+		run := linearCase{20, 8, 2, 1024, 65, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.recordIn(k,
+			storage{x: vk.BF16, w: vk.BF16, y: vk.BF16, format: format})
+		k.RunAlike(run.y)
+		k.Close()
 	}
 }
 
@@ -118,8 +129,8 @@ func TestDecodePathRepeatsItsBits(t *testing.T) {
 func TestDecodePathIsChosen(t *testing.T) {
 	k := newKit(t)
 	tile := vectorTiles()[0]
-	x := k.f32("x", make([]float32, 64), 1, 64)
-	w := bankOf(t, k.f32("w", make([]float32, 64*64), 1, 64, 64))
+	x := k.F32("x", make([]float32, 64), 1, 64)
+	w := bankOf(t, k.F32("w", make([]float32, 64*64), 1, 64, 64))
 	fits := func(change func(l *ParallelLinear)) bool {
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 64, Out: 64}, Weight: w}
 		change(l)
@@ -129,13 +140,17 @@ func TestDecodePathIsChosen(t *testing.T) {
 	require.True(t, fits(func(*ParallelLinear) {}))
 	require.False(t, fits(func(l *ParallelLinear) { l.Config.InOut = true }))
 	require.False(t, fits(func(l *ParallelLinear) { l.Config.In = 62 }))
+	require.False(t, fits(func(l *ParallelLinear) { l.Config.In, l.Config.Weights = 40, WeightsInt8 }))
+	require.True(t, fits(func(l *ParallelLinear) { l.Config.In, l.Config.Weights = 48, WeightsInt8 }))
+	require.False(t, fits(func(l *ParallelLinear) { l.Config.In, l.Config.Weights = 48, WeightsQ4 }))
+	require.True(t, fits(func(l *ParallelLinear) { l.Config.InOut, l.Config.Weights = true, WeightsQ4 }))
 	odd, err := x.View(1, 63)
 	require.NoError(t, err)
 	x = odd
 	require.False(t, fits(func(*ParallelLinear) {}), "an address that 16-byte loads cannot read")
 	for _, class := range []deviceClass{classPlain, classTensor} {
-		require.NotZero(t, chooseRule(class, 8, 64).vectors.Threads)
-		require.Zero(t, chooseRule(class, 8*64, 64).vectors.Threads)
-		require.Equal(t, chooseRule(class, 8, 64).wide.BM, chooseRule(class, 8*64, 64).wide.BM)
+		require.NotZero(t, classTunings()[class].band(8, 64).Vectors.Threads)
+		require.Zero(t, classTunings()[class].band(8*64, 64).Vectors.Threads)
+		require.Equal(t, classTunings()[class].band(8, 64).Wide.BM, classTunings()[class].band(8*64, 64).Wide.BM)
 	}
 }

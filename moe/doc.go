@@ -23,6 +23,12 @@
 // error (a [Routing], an [MLPSaved]) are tensors of the recorder: they hold their contents once the recorder has run and
 // live until it is closed. A recorder may be submitted again, and then computes with what its inputs hold by then.
 //
+// # Tuning
+//
+// Which kernel multiplies, and with which tile, is decided by a [Tuning]: one per class of devices is built in, and vkmoe-bench
+// tune measures one for the device at hand, which [TuningOf] finds from then on. VKMOE_TUNING=off keeps to the built-in ones.
+// [ParallelLinear.Choice] says what was chosen. Another table may give other bits.
+//
 // # Gradients
 //
 // Backward passes are calls of their own: the forward pass leaves what they need in an [MLPSaved], and they use it up. Each
@@ -39,7 +45,8 @@
 //	RecomputeActivation  w·T·K·((H or 2H) + H + D), of which the first term stays until the backward pass
 //	SaveAll              the same, all of which stays
 //
-// and a few words per slot for the routing. The backward pass adds nothing to that except where H > D after SaveAll, and
+// and a few words per slot for the routing. Shared experts of width S take w·T·((S or 2S) + S) besides, of which the routed
+// ones get what is not saved. The backward pass adds nothing to that except where H > D after SaveAll, and
 // the gradients of logits and gates where the caller does not ask for them. H and D in RecomputeActivation vanish too
 // where the gradient of Up's weights, which is idle until it is written, serves as [ForwardOptions].Workspace. The weights take
 // [MLPConfig.WeightBytes], their gradients as much again.

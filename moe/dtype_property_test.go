@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -17,12 +18,15 @@ func TestStorageProperties(t *testing.T) {
 	if dev == nil {
 		t.Skip("needs a Vulkan device")
 	}
-	types := []linearTypes{}
+	types := []storage{}
 	for dtype := vk.F32; dtype <= vk.BF16; dtype++ {
-		types = append(types, linearTypes{dtype, dtype, dtype})
+		types = append(types, uniform(dtype))
+		for _, format := range []WeightFormat{WeightsInt8, WeightsQ4} {
+			types = append(types, storage{x: dtype, w: dtype, y: dtype, format: format})
+		}
 	}
 	for _, dtype := range halfTypes {
-		types = append(types, linearTypes{vk.F32, dtype, dtype}, linearTypes{dtype, dtype, vk.F32}, linearTypes{vk.F32, dtype, vk.F32})
+		types = append(types, storage{x: vk.F32, w: dtype, y: dtype}, storage{x: dtype, w: dtype, y: vk.F32}, storage{x: vk.F32, w: dtype, y: vk.F32})
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		c := linearCase{
@@ -32,8 +36,7 @@ func TestStorageProperties(t *testing.T) {
 			bias: rapid.Bool().Draw(rt, "bias"), gates: rapid.Bool().Draw(rt, "gates"), inOut: rapid.Bool().Draw(rt, "in-out"),
 			shift: rapid.IntRange(0, 1).Draw(rt, "shift"), tile: Tile{8, 8, 8, 2, 2}, // a small kernel: some drivers compile for seconds
 		}
-		used := rapid.SampledFrom(types).Draw(rt, "types")
-		st := storage{x: used.x, w: used.w, y: used.y}
+		st := rapid.SampledFrom(types).Draw(rt, "types")
 		whole := c.bits(t, st)
 		st.part = rapid.IntRange(1, c.experts).Draw(rt, "experts per tensor")
 		require.Equal(rt, whole, c.bits(t, st), fmt.Sprint(c, st))
@@ -44,10 +47,10 @@ func TestStorageProperties(t *testing.T) {
 func (c linearCase) bits(t *testing.T, st storage) []uint32 {
 	k := newKit(t)
 	run := c.recordIn(k, st)
-	k.run()
+	k.Run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	requireClose(t, download[float32](t, run.y), want.Y, want.Bound(storageTypes[st.y], c.in), fmt.Sprintf("%v %+v", c, st))
-	bits := words(t, run.y)
-	k.close()
+	gputest.RequireClose(t, gputest.Download[float32](t, run.y), want.Y, want.Bound(gputest.Oracle(st.y), c.in), fmt.Sprintf("%v %+v", c, st))
+	bits := gputest.Words(t, run.y)
+	k.Close()
 	return bits
 }

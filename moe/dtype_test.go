@@ -8,34 +8,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
-
-// storageTypes maps the storage types to the oracle's.
-var storageTypes = map[vk.DType]ref.DType{vk.F32: ref.F32, vk.F16: ref.F16, vk.BF16: ref.BF16}
-
-// bitsOf rounds a value to a storage type and returns its bits.
-func bitsOf(dtype vk.DType, v float32) uint32 {
-	switch dtype {
-	case vk.F16:
-		return uint32(vk.ToF16(v))
-	case vk.BF16:
-		return uint32(vk.ToBF16(v))
-	}
-	return math.Float32bits(v)
-}
-
-// floatOf is the value of bits of a storage type.
-func floatOf(dtype vk.DType, bits uint32) float32 {
-	switch dtype {
-	case vk.F16:
-		return vk.FromF16(uint16(bits))
-	case vk.BF16:
-		return vk.FromBF16(uint16(bits))
-	}
-	return math.Float32frombits(bits)
-}
 
 // bankOf makes a bank of one tensor.
 func bankOf(t testing.TB, x *vk.Tensor) *ExpertBank {
@@ -45,36 +21,28 @@ func bankOf(t testing.TB, x *vk.Tensor) *ExpertBank {
 	return b
 }
 
-// rounded returns data rounded to a storage type.
-func rounded(dtype vk.DType, data []float32) []float32 {
-	out := make([]float32, len(data))
-	for i, v := range data {
-		out[i] = floatOf(dtype, bitsOf(dtype, v))
-	}
-	return out
-}
-
 // storage says how the operands of a linear layer are stored; the zero value is all f32 and one tensor.
 type storage struct {
 	x, w, y vk.DType
 	part    int // experts per tensor of a bank, 0 for all
+	format  WeightFormat
 }
 
 // bank makes banded weights [E, …].
 func (st storage) bank(k *kit, name string, data []float32, shape ...int) *ExpertBank {
-	k.t.Helper()
+	k.T.Helper()
 	if st.part == 0 {
-		return bankOf(k.t, k.floats(name, st.w, data, shape...))
+		return bankOf(k.T, k.Floats(name, st.w, data, shape...))
 	}
 	b := &ExpertBank{shape: shape}
 	size := len(data) / shape[0]
 	for e := 0; e < shape[0]; e += st.part {
 		n := min(st.part, shape[0]-e)
-		part := k.floats(fmt.Sprintf("%s of experts from %d", name, e), st.w, data[e*size:(e+n)*size], append([]int{n}, shape[1:]...)...)
+		part := k.Floats(fmt.Sprintf("%s of experts from %d", name, e), st.w, data[e*size:(e+n)*size], append([]int{n}, shape[1:]...)...)
 		b.parts, b.first = append(b.parts, part), append(b.first, e)
 	}
-	require.NoError(k.t, b.makeTable(dev))
-	k.closes = append(k.closes, b.Close)
+	require.NoError(k.T, b.makeTable(dev))
+	k.OnClose(b.Close)
 	return b
 }
 
@@ -85,7 +53,7 @@ var halfTypes = []vk.DType{vk.F16, vk.BF16}
 
 // tenths are normal values of a tenth, so that no f16 sum of the tests overflows.
 func tenths(r *rand.Rand, n int) []float32 {
-	out := normal(r, n)
+	out := gputest.Normal(r, n)
 	for i := range out {
 		out[i] /= 10
 	}
@@ -142,7 +110,7 @@ func TestScatter2scatterMixesStorageTypes(t *testing.T) {
 func TestScatter2scatterIn16BitsIsExact(t *testing.T) {
 	for i, layout := range ref.Layouts {
 		for shift := range 2 {
-			linearCase{50, 6, 3, 61, 34 + i%2, spreads[i%len(spreads)], layout, true, false, i%2 == 1, shift, Tile{}, halves}.
+			linearCase{50, 6, 3, 61, 34 + i%2, spreads[i%len(spreads)], layout, true, false, i%2 == 1, shift, Tile{}, gputest.Halves}.
 				checkIn(t, uniform(vk.F16), true)
 			linearCase{50, 6, 3, 7, 34 + i%2, spreads[i%len(spreads)], layout, true, false, i%2 == 1, shift, Tile{}, signs}.
 				checkIn(t, uniform(vk.BF16), true)
@@ -162,8 +130,8 @@ func signs(r *rand.Rand, n int) []float32 {
 // TestEveryTileIn16Bits runs pairs of columns through all tiles, and tiles whose invocations own single columns.
 func TestEveryTileIn16Bits(t *testing.T) {
 	tiles := []Tile{{8, 8, 8, 1, 1}, {16, 12, 8, 2, 3}}
-	for _, rule := range tileRules {
-		tiles = append(tiles, rule.wide, rule.narrow)
+	for _, band := range builtInBands() {
+		tiles = append(tiles, band.Wide, band.Narrow)
 	}
 	if testing.Short() {
 		tiles = tiles[:4]
@@ -182,16 +150,8 @@ func TestScatter2scatterIn16BitsRepeatsItsBits(t *testing.T) {
 	for _, dtype := range halfTypes {
 		k := newKit(t)
 		run := linearCase{100, 8, 2, 100, 65, spreads[0], ref.Layout{}, true, true, false, 1, Tile{}, nil}.recordIn(k, uniform(dtype))
-		var first []uint32
-		for range 20 {
-			k.run()
-			got := words(t, run.y)
-			if first == nil {
-				first = got
-			}
-			require.Equal(t, first, got)
-		}
-		k.close()
+		k.RunAlike(run.y)
+		k.Close()
 	}
 }
 
@@ -199,16 +159,16 @@ func TestScatter2scatterIn16BitsRepeatsItsBits(t *testing.T) {
 func TestF16OverflowsToInfinity(t *testing.T) {
 	k := newKit(t)
 	inf, nan := float32(math.Inf(1)), math.Float32frombits(0x7fc00000)
-	x := k.tensor("x", vk.F16, []uint32{bitsOf(vk.F16, 300), bitsOf(vk.F16, inf), bitsOf(vk.F16, nan), bitsOf(vk.F16, 1)}, []int{4, 1}).view
+	x := k.Bits("x", vk.F16, []uint32{vk.Bits(vk.F16, 300), vk.Bits(vk.F16, inf), vk.Bits(vk.F16, nan), vk.Bits(vk.F16, 1)}, 4, 1)
 	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: 1, Out: 3, DType: vk.F16},
-		Weight: bankOf(t, k.floats("weight", vk.F16, []float32{300, -300, 0x1p-24}, 1, 3, 1))}
-	y := k.output("y", vk.F16, 4, 3)
-	require.NoError(t, l.Dense(k.rec, x, y))
-	k.run()
-	got := words(t, y)
-	require.Equal(t, []uint32{0x7c00, 0xfc00, bitsOf(vk.F16, 300*0x1p-24), 0x7c00, 0xfc00, 0x7c00}, got[:6])
+		Weight: bankOf(t, k.Floats("weight", vk.F16, []float32{300, -300, 0x1p-24}, 1, 3, 1))}
+	y := k.Output("y", vk.F16, 4, 3)
+	require.NoError(t, l.Dense(k.Rec, x, y))
+	k.Run()
+	got := gputest.Words(t, y)
+	require.Equal(t, []uint32{0x7c00, 0xfc00, vk.Bits(vk.F16, 300*0x1p-24), 0x7c00, 0xfc00, 0x7c00}, got[:6])
 	for _, w := range got[6:9] {
 		require.EqualValues(t, 0x7e00, w&0x7fff, "NaN stays NaN")
 	}
-	require.Equal(t, []uint32{bitsOf(vk.F16, 300), bitsOf(vk.F16, -300), 1}, got[9:])
+	require.Equal(t, []uint32{vk.Bits(vk.F16, 300), vk.Bits(vk.F16, -300), 1}, got[9:])
 }

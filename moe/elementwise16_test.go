@@ -8,19 +8,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
-
-// apart brings rows of interleaved gate and up columns into the order of the oracle: gate columns first.
-func apart(z []float32, hidden int) []float32 {
-	out := make([]float32, len(z))
-	for i, v := range z {
-		row, column := i/(2*hidden), i%(2*hidden)
-		out[row*2*hidden+column%2*hidden+column/2] = v
-	}
-	return out
-}
 
 // TestActivationsIn16Bits covers all activations, and the gated ones in both column orders in all three types.
 func TestActivationsIn16Bits(t *testing.T) {
@@ -32,31 +23,32 @@ func TestActivationsIn16Bits(t *testing.T) {
 			for _, s := range []struct{ rows, width, shift int }{
 				{0, 4, 0}, {3, 1, 0}, {7, 3, 0}, {7, 3, 1}, {5, 100, 0}, {5, 100, 1}, {2, 1025, 0}, {3, 66, 0}, {30, 8, 0},
 			} {
-				for dtype, oracle := range storageTypes {
+				for _, dtype := range gputest.Storages {
 					if dtype == vk.F32 && !interleaved {
 						continue // TestActivationsEqualTheOracle
 					}
 					k := newKit(t)
-					k.shift = s.shift
+					k.Shift = s.shift
 					r := rand.New(rand.NewSource(int64(s.width)))
 					z := make([]float32, s.rows*a.columns(s.width))
 					for i := range z {
 						z[i] = float32(r.NormFloat64() * math.Exp(r.NormFloat64()))
 					}
-					z = rounded(dtype, z)
-					h := k.output("h", dtype, s.rows, s.width)
-					x := k.floats("z", dtype, z, s.rows, a.columns(s.width))
+					z = vk.Round(dtype, z)
+					h := k.Output("h", dtype, s.rows, s.width)
+					x := k.Floats("z", dtype, z, s.rows, a.columns(s.width))
 					if interleaved {
-						require.NoError(t, ActivateWith(k.rec, ActivationConfig{Function: a, Interleaved: true}, x, h))
-						z = apart(z, s.width)
+						require.NoError(t, ActivateWith(k.Rec, ActivationConfig{Function: a, Interleaved: true}, x, h))
+						z = ref.Separate(z, s.rows, s.width, false)
 					} else {
-						require.NoError(t, Activate(k.rec, a, x, h))
+						require.NoError(t, Activate(k.Rec, a, x, h))
 					}
-					k.run()
+					k.Run()
 					want := refActivate(a, z, s.rows, s.width)
+					oracle := gputest.Oracle(dtype)
 					bound := want.BoundBy(ref.ActivationTolerance(oracle), ref.Underflow(oracle, 1))
-					requireClose(t, download[float32](t, h), want.Y, bound, fmt.Sprint(a, dtype, s, interleaved))
-					k.close()
+					gputest.RequireClose(t, gputest.Download[float32](t, h), want.Y, bound, fmt.Sprint(a, dtype, s, interleaved))
+					k.Close()
 				}
 			}
 		}
@@ -65,8 +57,8 @@ func TestActivationsIn16Bits(t *testing.T) {
 
 func TestInterleavedNeedsAGatedActivation(t *testing.T) {
 	k := newKit(t)
-	z := k.f32("z", make([]float32, 8), 1, 8)
-	h := k.output("h", vk.F32, 1, 8)
+	z := k.F32("z", make([]float32, 8), 1, 8)
+	h := k.Output("h", vk.F32, 1, 8)
 	rec, err := dev.NewRecorder()
 	require.NoError(t, err)
 	defer rec.Close()
@@ -90,33 +82,34 @@ func TestCombineIn16Bits(t *testing.T) {
 			dtype := halfTypes[(flags+i)%2]
 			layout, gated := Layout(flags>>1&1), flags>>2 == 1
 			k := newKit(t)
-			k.shift = flags & 1
+			k.Shift = flags & 1
 			r := rand.New(rand.NewSource(int64(i)))
 			ids := spreads[0].ids(9, s.tokens*s.k, s.experts)
-			y := rounded(dtype, normal(r, len(ids)*s.width))
+			y := vk.Round(dtype, gputest.Normal(r, len(ids)*s.width))
 			if len(ids) > 2 {
 				ids[1] = int32(s.experts)
 			}
-			yBits := k.floats("y", dtype, y, len(ids), s.width)
-			if len(ids) > 2 && layout == Scattered {
-				one, err := yBits.View(s.width, 1)
-				require.NoError(t, err)
-				require.NoError(t, vk.Upload(k.ctx, one, []uint16{0x7fff}))
-				k.bands[len(k.bands)-1].want[guard+k.shift+s.width] = 0x7fff
+			bits := make([]uint32, len(y))
+			for j, v := range y {
+				bits[j] = vk.Bits(dtype, v)
 			}
+			if len(ids) > 2 && layout == Scattered {
+				bits[s.width] = 0x7fff
+			}
+			ys := k.Bits("y", dtype, bits, len(ids), s.width)
 			routing := k.guardedRouting(ids, s.tokens, s.k, s.experts)
 			var gates *vk.Tensor
 			var gateData []float32
 			if gated {
-				gateData = normal(r, len(ids))
-				gates = k.f32("gates", gateData, s.tokens, s.k)
+				gateData = gputest.Normal(r, len(ids))
+				gates = k.F32("gates", gateData, s.tokens, s.k)
 			}
-			out := k.output("out", dtype, s.tokens, s.width)
-			require.NoError(t, Combine(k.rec, routing, yBits, gates, out, layout))
-			k.run()
+			out := k.Output("out", dtype, s.tokens, s.width)
+			require.NoError(t, Combine(k.Rec, routing, ys, gates, out, layout))
+			k.Run()
 			want := ref.Combine(y, gateData, ref.Route(ids, s.tokens, s.experts, s.k), s.width, layout == Grouped)
-			requireClose(t, download[float32](t, out), want.Y, want.Bound(storageTypes[dtype], s.k), fmt.Sprint(s, dtype, flags))
-			k.close()
+			gputest.RequireClose(t, gputest.Download[float32](t, out), want.Y, want.Bound(gputest.Oracle(dtype), s.k), fmt.Sprint(s, dtype, flags))
+			k.Close()
 		}
 	}
 }
@@ -139,21 +132,21 @@ func TestMLPIn16Bits(t *testing.T) {
 			l := newLayer(t, cfg)
 			for _, tokens := range []int{0, 1, 61} {
 				k := newKit(t)
-				data := rounded(dtype, normal(rand.New(rand.NewSource(int64(tokens))), tokens*cfg.Width))
-				x := k.floats("x", dtype, data, tokens, cfg.Width)
-				y := k.output("y", dtype, tokens, cfg.Width)
-				saved, err := l.Forward(k.rec, x, y)
+				data := vk.Round(dtype, gputest.Normal(rand.New(rand.NewSource(int64(tokens))), tokens*cfg.Width))
+				x := k.Floats("x", dtype, data, tokens, cfg.Width)
+				y := k.Output("y", dtype, tokens, cfg.Width)
+				saved, err := l.Forward(k.Rec, x, y)
 				require.NoError(t, err)
-				k.run()
-				got := download[float32](t, y)
+				k.Run()
+				got := gputest.Download[float32](t, y)
 				l.requireStages(t, saved, data, got, tokens)
 				if cfg.Width > 1 && !cfg.Interleaved {
 					whole := ref.ForwardChosen(l.oracle, data, tokens, ref.DenseLinear(l.oracle.Router, data, tokens),
-						download[int32](t, saved.Routing.IDs))
+						gputest.Download[int32](t, saved.Routing.IDs))
 					relative := ref.RelativeFrobenius(got, whole.Out.Y)
-					require.True(t, relative <= 16*storageTypes[dtype].Storage(), "%+v: relative error %v", cfg, relative)
+					require.True(t, relative <= 16*gputest.Oracle(dtype).Storage(), "%+v: relative error %v", cfg, relative)
 				}
-				k.close()
+				k.Close()
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -33,18 +34,18 @@ func TestActivationsEqualTheOracle(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%v %v", a, s), func(t *testing.T) {
 				k := newKit(t)
-				k.shift = s.shift
+				k.Shift = s.shift
 				r := rand.New(rand.NewSource(int64(s.width)))
 				z := make([]float32, s.rows*a.columns(s.width))
 				for i := range z {
 					z[i] = float32(r.NormFloat64() * math.Exp(2*r.NormFloat64()))
 				}
-				h := k.output("h", vk.F32, s.rows, s.width)
-				require.NoError(t, Activate(k.rec, a, k.f32("z", z, s.rows, a.columns(s.width)), h))
-				k.run()
+				h := k.Output("h", vk.F32, s.rows, s.width)
+				require.NoError(t, Activate(k.Rec, a, k.F32("z", z, s.rows, a.columns(s.width)), h))
+				k.Run()
 				want := refActivate(a, z, s.rows, s.width)
 				bound := want.BoundBy(ref.ActivationTolerance(ref.F32), 0x1p-120)
-				requireClose(t, download[float32](t, h), want.Y, bound, a.String())
+				gputest.RequireClose(t, gputest.Download[float32](t, h), want.Y, bound, a.String())
 			})
 		}
 	}
@@ -64,11 +65,11 @@ func TestActivationTails(t *testing.T) {
 			continue
 		}
 		k := newKit(t)
-		h := k.output("h", vk.F32, len(z), 1)
-		require.NoError(t, Activate(k.rec, a, k.f32("z", z, len(z), 1), h))
-		k.run()
+		h := k.Output("h", vk.F32, len(z), 1)
+		require.NoError(t, Activate(k.Rec, a, k.F32("z", z, len(z), 1), h))
+		k.Run()
 		want := ref.Activate(f, z).Y
-		for i, got := range download[float32](t, h) {
+		for i, got := range gputest.Download[float32](t, h) {
 			if a == ReLU2 && math.Abs(float64(z[i])) > 1e18 {
 				continue // beyond f32
 			}
@@ -84,8 +85,8 @@ func TestActivationTails(t *testing.T) {
 
 func TestActivateArguments(t *testing.T) {
 	k := newKit(t)
-	z := k.f32("z", make([]float32, 24), 3, 8)
-	h := k.output("h", vk.F32, 3, 4)
+	z := k.F32("z", make([]float32, 24), 3, 8)
+	h := k.Output("h", vk.F32, 3, 4)
 	var shape *vk.ShapeError
 	var config *ConfigError
 	overlap, err := z.View(12, 3, 4)
@@ -96,10 +97,10 @@ func TestActivateArguments(t *testing.T) {
 		target any
 	}{
 		"not gated":     {SiLU, z, h, &shape},
-		"too many rows": {SwiGLU, z, k.f32("h", make([]float32, 16), 4, 4), &shape},
+		"too many rows": {SwiGLU, z, k.F32("h", make([]float32, 16), 4, 4), &shape},
 		"no output":     {SwiGLU, z, nil, &shape},
 		"no input":      {SwiGLU, nil, h, &shape},
-		"integers":      {ReLU, z, k.i32("i", make([]int32, 24), 3, 8), &shape},
+		"integers":      {ReLU, z, k.I32("i", make([]int32, 24), 3, 8), &shape},
 		"overlap":       {SwiGLU, z, overlap, &shape},
 		"unknown":       {ClampedSwiGLU + 1, z, h, &config},
 	} {
@@ -121,13 +122,13 @@ type combineCase struct {
 
 func (c combineCase) check(t *testing.T) {
 	k := newKit(t)
-	k.shift = c.shift
+	k.Shift = c.shift
 	r := rand.New(rand.NewSource(int64(c.width)))
 	ids := spreads[0].ids(9, c.tokens*c.k, c.experts)
 	if len(ids) > 2 {
 		ids[1] = int32(c.experts) // no expert: must add 0 whatever its row holds
 	}
-	y := normal(r, len(ids)*c.width)
+	y := gputest.Normal(r, len(ids)*c.width)
 	if len(ids) > 2 && c.layout == Scattered {
 		y[c.width] = float32(math.NaN())
 	}
@@ -135,14 +136,14 @@ func (c combineCase) check(t *testing.T) {
 	var gates *vk.Tensor
 	var gateData []float32
 	if c.gated {
-		gateData = normal(r, len(ids))
-		gates = k.f32("gates", gateData, c.tokens, c.k)
+		gateData = gputest.Normal(r, len(ids))
+		gates = k.F32("gates", gateData, c.tokens, c.k)
 	}
-	out := k.output("out", vk.F32, c.tokens, c.width)
-	require.NoError(t, Combine(k.rec, routing, k.f32("y", y, len(ids), c.width), gates, out, c.layout))
-	k.run()
+	out := k.Output("out", vk.F32, c.tokens, c.width)
+	require.NoError(t, Combine(k.Rec, routing, k.F32("y", y, len(ids), c.width), gates, out, c.layout))
+	k.Run()
 	want := ref.Combine(y, gateData, ref.Route(ids, c.tokens, c.experts, c.k), c.width, c.layout == Grouped)
-	requireClose(t, download[float32](t, out), want.Y, want.Bound(ref.F32, c.k), "out")
+	gputest.RequireClose(t, gputest.Download[float32](t, out), want.Y, want.Bound(ref.F32, c.k), "out")
 }
 
 func TestCombineEqualsTheOracle(t *testing.T) {
@@ -163,8 +164,8 @@ func TestCombineEqualsTheOracle(t *testing.T) {
 func TestCombineArguments(t *testing.T) {
 	k := newKit(t)
 	routing := k.guardedRouting([]int32{0, 1, 1, 0}, 2, 2, 2)
-	y := k.f32("y", make([]float32, 12), 4, 3)
-	out := k.output("out", vk.F32, 2, 3)
+	y := k.F32("y", make([]float32, 12), 4, 3)
+	out := k.Output("out", vk.F32, 2, 3)
 	inside, err := y.View(3, 2, 3)
 	require.NoError(t, err)
 	var shape *vk.ShapeError
@@ -177,7 +178,7 @@ func TestCombineArguments(t *testing.T) {
 		"no out":       {routing, y, nil, nil},
 		"y too short":  {routing, inside, nil, out},
 		"out too long": {routing, y, nil, y},
-		"gates":        {routing, y, k.f32("g", make([]float32, 4), 4, 1), out},
+		"gates":        {routing, y, k.F32("g", make([]float32, 4), 4, 1), out},
 		"overlap":      {routing, y, nil, inside},
 	} {
 		rec, err := dev.NewRecorder()
@@ -189,5 +190,5 @@ func TestCombineArguments(t *testing.T) {
 	closed.Order, err = dev.NewTensor(vk.I32, 4)
 	require.NoError(t, err)
 	require.NoError(t, closed.Order.Close())
-	require.ErrorIs(t, Combine(k.rec, &closed, y, nil, out, Scattered), vk.ErrClosed)
+	require.ErrorIs(t, Combine(k.Rec, &closed, y, nil, out, Scattered), vk.ErrClosed)
 }

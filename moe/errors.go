@@ -2,8 +2,8 @@ package moe
 
 import (
 	"fmt"
-	"slices"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -32,79 +32,11 @@ func (e *ExpertIDError) Error() string {
 	return fmt.Sprintf("moe: slot %d names expert %d of %d (%d such slots)", e.Slot, e.ID, e.Experts, e.Count)
 }
 
-// A ConfigError is a layer or router configuration that makes no sense.
-type ConfigError struct {
-	Config, Field string
-	Want, Got     string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("moe: %s.%s is %s, want %s", e.Config, e.Field, e.Got, e.Want)
-}
-
-// inRange makes a *ConfigError of a number outside [low, high].
-func inRange(config, field string, got, low, high int) error {
-	if got >= low && got <= high {
-		return nil
-	}
-	return &ConfigError{config, field, fmt.Sprintf("%d to %d", low, high), fmt.Sprint(got)}
-}
-
-// firstError returns the first error that is not nil.
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkTensor reports why t cannot be the argument arg of op on a device: nil, closed, of another device, or of another
-// dtype or shape.
-func checkTensor(dev *vk.Device, op, arg string, t *vk.Tensor, dtype vk.DType, shape ...int) error {
-	want := fmt.Sprintf("%v%v", dtype, shape)
-	switch {
-	case t == nil:
-		return &vk.ShapeError{Op: op, Arg: arg, Want: want, Got: "nil"}
-	case t.Closed():
-		return fmt.Errorf("moe: %s: %s: %w", op, arg, vk.ErrClosed)
-	case t.Device() != dev:
-		return &vk.ShapeError{Op: op, Arg: arg, Want: "a tensor of the recorder's device", Got: "one of another device"}
-	case t.DType() != dtype || !slices.Equal(t.Shape(), shape):
-		return &vk.ShapeError{Op: op, Arg: arg, Want: want, Got: t.String()}
-	}
-	return nil
-}
-
-// checkApart reports an output that shares memory with an input.
-func checkApart(op, outArg string, out *vk.Tensor, inputs map[string]*vk.Tensor) error {
-	from, to := out.Address(), out.Address()+out.Bytes()
-	for arg, in := range inputs {
-		if in == nil || in.Bytes() == 0 || out.Bytes() == 0 {
-			continue
-		}
-		if a := in.Address(); a < to && from < a+in.Bytes() {
-			return &vk.ShapeError{Op: op, Arg: outArg, Want: "memory apart from " + arg, Got: "overlapping memory"}
-		}
-	}
-	return nil
-}
+// A ConfigError is a field of a layer's or router's configuration that makes no sense, or that does not fit the others: Config
+// and Field name it, Want says what it may hold and Got what it holds.
+type ConfigError = check.ConfigError
 
 // quads reports whether a matrix of this width at this address can be read four values at a time.
 func quads(t *vk.Tensor, width int) bool {
 	return width%4 == 0 && t.Address()%(4*t.DType().Bytes()) == 0
 }
-
-// record dispatches n work-groups, refusing counts that the kernels' 32-bit group ids cannot tell apart.
-func record(rec *vk.Recorder, d vk.Dispatch, n uint64) error {
-	if n >= 1<<31 {
-		return rec.Fail(&vk.ShapeError{Op: d.Kernel.Name(), Arg: "work-groups", Want: "fewer than 2^31", Got: fmt.Sprint(n)})
-	}
-	d.Linear = n
-	rec.Dispatch(d)
-	return rec.Err()
-}
-
-// ceilDiv is ⌈a/b⌉.
-func ceilDiv(a, b int) int { return (a + b - 1) / b }

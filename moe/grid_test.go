@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -57,13 +58,13 @@ func TestGrid(t *testing.T) {
 			l := newLayer(t, cfg)
 			k := newKit(t)
 			r := rand.New(rand.NewSource(int64(c.tokens + c.width)))
-			x, dy := rounded(c.dtype, normal(r, c.tokens*c.width)), rounded(c.dtype, normal(r, c.tokens*c.width))
+			x, dy := vk.Round(c.dtype, gputest.Normal(r, c.tokens*c.width)), vk.Round(c.dtype, gputest.Normal(r, c.tokens*c.width))
 			start := time.Now()
 			run := l.recordBackward(k, x, dy, c.tokens, RecomputeActivation, false, false)
-			k.run()
+			k.Run()
 			onDevice += time.Since(start)
 			start = time.Now()
-			v := ref.MLPValuesOf(l.oracle, x, dy, c.tokens, download[int32](t, run.saved.Routing.IDs))
+			v := ref.MLPValuesOf(l.oracle, x, dy, c.tokens, gputest.Download[int32](t, run.saved.Routing.IDs))
 			inOracle += time.Since(start)
 			want := map[string][]float64{"y": v.Out, "X": v.X, "Logits": v.Logits, "Gates": v.Gates, "Router": v.Router,
 				"Up": v.Up, "Up bias": v.UpBias, "Down": v.Down, "Down bias": v.DownBias}
@@ -72,12 +73,12 @@ func TestGrid(t *testing.T) {
 				got[name] = tensor
 			}
 			for name, tensor := range got {
-				relative := ref.RelativeFrobenius(download[float32](t, tensor), want[name])
+				relative := ref.RelativeFrobenius(gputest.Download[float32](t, tensor), want[name])
 				require.True(t, relative <= run.tolerance(), "%s: relative error %v", name, relative)
 				name = c.dtype.String() + " " + name
 				worst[name] = max(worst[name], relative)
 			}
-			k.close()
+			k.Close()
 			require.NoError(t, l.Close())
 		})
 	}

@@ -3,6 +3,7 @@ package moe
 import (
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -16,20 +17,10 @@ type operand struct {
 
 // groupXTYKernels and groupSumKernels are the variants by the dtypes of the rows and of the result.
 var (
-	groupXTYKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.GroupXtyF32,
-		{vk.F16, vk.F16}:   shaders.GroupXtyF16,
-		{vk.F16, vk.F32}:   shaders.GroupXtyF16F32,
-		{vk.BF16, vk.BF16}: shaders.GroupXtyBf16,
-		{vk.BF16, vk.F32}:  shaders.GroupXtyBf16F32,
-	}
-	groupSumKernels = map[[2]vk.DType]*vk.Kernel{
-		{vk.F32, vk.F32}:   shaders.GroupSumF32,
-		{vk.F16, vk.F16}:   shaders.GroupSumF16,
-		{vk.F16, vk.F32}:   shaders.GroupSumF16F32,
-		{vk.BF16, vk.BF16}: shaders.GroupSumBf16,
-		{vk.BF16, vk.F32}:  shaders.GroupSumBf16F32,
-	}
+	groupXTYKernels = check.NewByTypes(shaders.GroupXtyF32, shaders.GroupXtyF16, shaders.GroupXtyF16F32,
+		shaders.GroupXtyBf16, shaders.GroupXtyBf16F32)
+	groupSumKernels = check.NewByTypes(shaders.GroupSumF32, shaders.GroupSumF16, shaders.GroupSumF16F32,
+		shaders.GroupSumBf16, shaders.GroupSumBf16F32)
 )
 
 // The bits of group_xty's and group_sum's flags.
@@ -129,7 +120,7 @@ func (l *ParallelLinear) groupXTY(rec *vk.Recorder, r *Routing, a, b operand, ga
 	return byRows(rows, rowsPer(rec.Device()), accumulate, func(skip, most uint32, accumulate bool) error {
 		push.Skip, push.Most, push.Flags = skip, most, flags|bit(xtyAccumulate, accumulate)
 		d.Push, d.FLOPs = push.Bytes(), 2*float64(min(total, int(most)))*float64(m)*float64(n)
-		return record(rec, d, uint64(experts)*uint64(ceilDiv(m, blockM))*uint64(ceilDiv(n, blockN)))
+		return check.Record(rec, d, uint64(experts)*uint64(check.CeilDiv(m, blockM))*uint64(check.CeilDiv(n, blockN)))
 	})
 }
 
@@ -158,13 +149,13 @@ func groupSum(rec *vk.Recorder, r *Routing, y operand, gates *vk.Tensor, sum *Ex
 	flags := push.Flags | bit(xtyAGrouped, y.grouped) | bit(xtyTable, table)
 	return byRows(rows, rowsPer(rec.Device()), accumulate, func(skip, most uint32, accumulate bool) error {
 		push.Skip, push.Most, push.Flags = skip, most, flags|bit(xtyAccumulate, accumulate)
-		return record(rec, vk.Dispatch{
+		return check.Record(rec, vk.Dispatch{
 			Kernel: groupSumKernels[[2]vk.DType{y.t.DType(), sum.DType()}],
 			Spec:   shaders.GroupSumSpec{Columns: sumColumns, Rows: sumRows}.Values(),
 			Push:   push.Bytes(),
 			Reads:  append(reads, sum.tensors()...), Writes: sum.parts, Label: label + " db",
 			FLOPs: float64(min(total, int(most))) * float64(width),
-		}, uint64(experts)*uint64(ceilDiv(width, sumColumns)))
+		}, uint64(experts)*uint64(check.CeilDiv(width, sumColumns)))
 	})
 }
 

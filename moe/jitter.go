@@ -3,6 +3,7 @@ package moe
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -45,15 +46,15 @@ func recordJitter(rec *vk.Recorder, op string, args [2]string, x, y *vk.Tensor, 
 		err = &vk.ShapeError{Op: op, Arg: args[0], Want: "a tensor", Got: "nil"}
 	}
 	if err == nil {
-		err = firstError(
-			checkStorage(op, args[0], x),
-			checkTensor(rec.Device(), op, args[0], x, x.DType(), x.Shape()...),
-			checkTensor(rec.Device(), op, args[1], y, x.DType(), x.Shape()...),
-			inRange(op, "elements", x.Elements(), 0, maxJitter),
+		err = check.First(
+			check.Storage(op, args[0], x),
+			check.Tensor(rec.Device(), op, args[0], x, x.DType(), x.Shape()...),
+			check.Tensor(rec.Device(), op, args[1], y, x.DType(), x.Shape()...),
+			check.InRange(op, "elements", x.Elements(), 0, maxJitter),
 		)
 	}
 	if err == nil {
-		err = checkApart(op, args[1], y, map[string]*vk.Tensor{args[0]: x, "Step": cfg.Step})
+		err = check.Apart(op, args[1], y, check.Inputs{args[0]: x, "Step": cfg.Step})
 	}
 	if err != nil {
 		return rec.Fail(err)
@@ -62,13 +63,13 @@ func recordJitter(rec *vk.Recorder, op string, args [2]string, x, y *vk.Tensor, 
 	if accumulate {
 		reads = append(reads, y)
 	}
-	quads := ceilDiv(x.Elements(), 4)
+	quads := check.CeilDiv(x.Elements(), 4)
 	rec.Dispatch(vk.Dispatch{
 		Kernel: jitterKernels[x.DType()],
 		Spec:   shaders.JitterSpec{Threads: jitterThreads, Accumulate: accumulate}.Values(),
 		Push: shaders.JitterPush{X: x.Address(), Y: y.Address(), Step: cfg.Step.Address(), Seed: cfg.Seed, Stream: cfg.Stream,
 			Quads: uint32(quads), Tail: uint32(x.Elements() - 4*(quads-1)), Scale: cfg.Eps / (1 << 22)}.Bytes(),
-		Linear: uint64(ceilDiv(quads, jitterThreads)),
+		Linear: uint64(check.CeilDiv(quads, jitterThreads)),
 		Reads:  reads,
 		Writes: []*vk.Tensor{y},
 		FLOPs:  60 * float64(quads),
@@ -78,10 +79,10 @@ func recordJitter(rec *vk.Recorder, op string, args [2]string, x, y *vk.Tensor, 
 
 func (c JitterConfig) check(dev *vk.Device, op string) error {
 	if !(c.Eps >= 0 && c.Eps <= 1) {
-		return &ConfigError{"JitterConfig", "Eps", "0 to 1", fmt.Sprint(c.Eps)}
+		return check.Config("JitterConfig", "Eps", "0 to 1", fmt.Sprint(c.Eps))
 	}
 	if c.Step == nil {
 		return nil
 	}
-	return checkTensor(dev, op, "Step", c.Step, vk.U32, 1)
+	return check.Tensor(dev, op, "Step", c.Step, vk.U32, 1)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -152,7 +153,7 @@ func (c bankCase) checkRow(t *testing.T, y *vk.Tensor, from, slot int) float64 {
 	}
 	want := ref.DenseLinear(w, xRow, 1)
 	bound := want.Bound(ref.BF16, c.in)
-	requireClose(t, got, want.Y, bound, fmt.Sprintf("token %d, slot %d, expert %d", from+slot/c.k, slot, e))
+	gputest.RequireClose(t, got, want.Y, bound, fmt.Sprintf("token %d, slot %d, expert %d", from+slot/c.k, slot, e))
 	return ref.Compare(got, want.Y, bound).Worst.Ratio
 }
 
@@ -198,7 +199,7 @@ func checkLargeMLP(t *testing.T, cfg MLPConfig, tokens, samples int) {
 	require.NoError(t, err)
 	require.True(t, slices.Equal(first, second), "two runs differ")
 
-	offsets := download[int32](t, saved.Routing.Offsets)
+	offsets := gputest.Download[int32](t, saved.Routing.Offsets)
 	require.EqualValues(t, tokens*cfg.TopK, offsets[cfg.Experts])
 	rows := rand.New(rand.NewSource(1)).Perm(tokens)[:samples-2]
 	rows = append(rows, 0, tokens-1)
@@ -230,11 +231,11 @@ func pick[E float32 | int32](t *testing.T, x *vk.Tensor, rows []int) []E {
 
 func (s sampled) check(t *testing.T, xAll, yAll *vk.Tensor) {
 	c, n := s.Config, len(s.rows)
-	dtype := storageTypes[c.DType]
+	dtype := gputest.Oracle(c.DType)
 	x := pick[float32](t, xAll, s.rows)
 	logits := pick[float32](t, s.saved.Logits, s.rows)
 	wantLogits := ref.DenseLinear(s.oracle.Router, x, n)
-	requireClose(t, logits, wantLogits.Y, wantLogits.Bound(ref.F32, c.Width), "logits")
+	gputest.RequireClose(t, logits, wantLogits.Y, wantLogits.Bound(ref.F32, c.Width), "logits")
 	ids, gates := pick[int32](t, s.saved.Routing.IDs, s.rows), pick[float32](t, s.saved.Routing.Gates, s.rows)
 	requireTopK(t, c.Mode, logits, ids, gates, n, c.Experts, c.TopK)
 
@@ -251,15 +252,15 @@ func (s sampled) check(t *testing.T, xAll, yAll *vk.Tensor) {
 	routing, none := ref.Route(ids, n, c.Experts, c.TopK), []float32(nil)
 	z := pick[float32](t, s.saved.Z, positions)
 	wantZ := ref.Scatter2scatter(s.oracle.Up, x, routing, ref.Layout{}, none)
-	requireClose(t, z, wantZ.Y, wantZ.Bound(dtype, c.Width), "z")
+	gputest.RequireClose(t, z, wantZ.Y, wantZ.Bound(dtype, c.Width), "z")
 	h := pick[float32](t, s.saved.H, positions)
 	wantH := refActivate(c.Activation, z, n*c.TopK, c.Hidden)
-	requireClose(t, h, wantH.Y, wantH.BoundBy(ref.ActivationTolerance(dtype), ref.Underflow(dtype, 1)), "h")
+	gputest.RequireClose(t, h, wantH.Y, wantH.BoundBy(ref.ActivationTolerance(dtype), ref.Underflow(dtype, 1)), "h")
 	results := pick[float32](t, s.saved.Slots, slots)
 	want := ref.Scatter2scatter(s.oracle.Down, h, routing, ref.Layout{PerSlot: true}, none)
-	requireClose(t, results, want.Y, want.Bound(dtype, c.Hidden), "slots")
+	gputest.RequireClose(t, results, want.Y, want.Bound(dtype, c.Hidden), "slots")
 	out := ref.Combine(results, gates, routing, c.Width, false)
-	requireClose(t, pick[float32](t, yAll, s.rows), out.Y, out.Bound(dtype, c.TopK), "out")
+	gputest.RequireClose(t, pick[float32](t, yAll, s.rows), out.Y, out.Bound(dtype, c.TopK), "out")
 }
 
 // TestLargeMLP is T = 262,144, E = 64, k = 8 in one submission, as wide as Z in one allocation of 4 GiB allows.

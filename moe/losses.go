@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -48,10 +49,10 @@ type LossConfig struct {
 func (c LossConfig) validate() error {
 	for field, v := range map[string]float32{"Balance": c.Balance, "Z": c.Z} {
 		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return &ConfigError{"LossConfig", field, "finite", fmt.Sprint(v)}
+			return check.Config("LossConfig", field, "finite", fmt.Sprint(v))
 		}
 	}
-	return inRange("LossConfig", "Form", int(c.Form), 0, int(JetMoEBalance))
+	return check.InRange("LossConfig", "Form", int(c.Form), 0, int(JetMoEBalance))
 }
 
 // A RoutedLayer is one layer's part in the losses.
@@ -125,7 +126,7 @@ const maxLossLayers = 2048
 
 func checkLosses(dev *vk.Device, layers []RoutedLayer, cfg LossConfig) error {
 	const op = "Losses"
-	if err := firstError(cfg.validate(), inRange(op, "layers", len(layers), 1, maxLossLayers)); err != nil {
+	if err := check.First(cfg.validate(), check.InRange(op, "layers", len(layers), 1, maxLossLayers)); err != nil {
 		return err
 	}
 	for l, layer := range layers {
@@ -140,9 +141,9 @@ func checkLosses(dev *vk.Device, layers []RoutedLayer, cfg LossConfig) error {
 		if layer.DLogits == nil {
 			continue
 		}
-		err := checkTensor(dev, op, fmt.Sprintf("layers[%d].DLogits", l), layer.DLogits, vk.F32, r.Tokens, r.Experts)
+		err := check.Tensor(dev, op, fmt.Sprintf("layers[%d].DLogits", l), layer.DLogits, vk.F32, r.Tokens, r.Experts)
 		for other := 0; err == nil && other < len(layers); other++ {
-			err = checkApart(op, fmt.Sprintf("layers[%d].DLogits", l), layer.DLogits,
+			err = check.Apart(op, fmt.Sprintf("layers[%d].DLogits", l), layer.DLogits,
 				map[string]*vk.Tensor{fmt.Sprintf("layers[%d].Logits", other): layers[other].Logits})
 		}
 		if err != nil {
@@ -187,7 +188,7 @@ func lossesBackward(rec *vk.Recorder, layer RoutedLayer, cfg LossConfig, weights
 		Push: shaders.RouterLossesBackwardPush{Logits: layer.Logits.Address(), Weights: weights.Address() + uint64(4*row*r.Experts),
 			DLogits: layer.DLogits.Address(), Tokens: uint32(r.Tokens), Experts: uint32(r.Experts),
 			Z: float32(2 * float64(cfg.Z) / float64(max(1, tokens)))}.Bytes(),
-		Linear: uint64(ceilDiv(r.Tokens, topKThreads/lanes)),
+		Linear: uint64(check.CeilDiv(r.Tokens, topKThreads/lanes)),
 		Reads:  reads,
 		Writes: []*vk.Tensor{layer.DLogits},
 		FLOPs:  80 * float64(r.Tokens) * float64(r.Experts),

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -34,16 +35,16 @@ type lossCase struct {
 // newLossCase routes random logits of several layers; the first expert is liked more than the others.
 func newLossCase(k *kit, tokens, experts, choices, layers int, mode RouterMode) lossCase {
 	rng := rand.New(rand.NewSource(int64(tokens + experts)))
-	c := lossCase{before: normal(rng, tokens*experts)}
+	c := lossCase{before: gputest.Normal(rng, tokens*experts)}
 	for l := range layers {
 		data := logitsOf(rng, tokens, experts)
 		for t := range tokens {
 			data[t*experts] += 2
 		}
-		logits := k.f32(fmt.Sprintf("logits %d", l), data, tokens, experts)
-		r, err := Route(k.rec, logits, RouterConfig{TopK: choices, Mode: mode})
-		require.NoError(k.t, err)
-		dLogits := k.inout(fmt.Sprintf("dLogits %d", l), c.before, tokens, experts)
+		logits := k.F32(fmt.Sprintf("logits %d", l), data, tokens, experts)
+		r, err := Route(k.Rec, logits, RouterConfig{TopK: choices, Mode: mode})
+		require.NoError(k.T, err)
+		dLogits := k.InOut(fmt.Sprintf("dLogits %d", l), vk.F32, c.before, tokens, experts)
 		c.layers = append(c.layers, RoutedLayer{r, logits, dLogits})
 		c.oracle = append(c.oracle, ref.RoutedLayer[float32]{Logits: data})
 	}
@@ -66,9 +67,9 @@ func TestLossesEqualTheOracle(t *testing.T) {
 					k := newKit(t)
 					c := newLossCase(k, s.tokens, s.experts, s.choices, s.layers, mode)
 					cfg := LossConfig{Form: form, Balance: 3, Z: 0.5}
-					got, err := Losses(k.rec, c.layers, cfg, accumulate)
+					got, err := Losses(k.Rec, c.layers, cfg, accumulate)
 					require.NoError(t, err)
-					k.run()
+					k.Run()
 					worst = max(worst, requireLosses(t, c, cfg, mode, got, s.tokens, s.experts, accumulate))
 				})
 			}
@@ -83,16 +84,16 @@ func TestGradientsOfNearlyBalancedChoices(t *testing.T) {
 	for _, form := range []BalanceForm{MixtralBalance, JetMoEBalance} {
 		k := newKit(t)
 		const tokens, experts = 1500, 64
-		data := normal(rand.New(rand.NewSource(8)), tokens*experts)
-		logits, dLogits := k.f32("logits", data, tokens, experts), k.output("dLogits", vk.F32, tokens, experts)
-		r, err := Route(k.rec, logits, RouterConfig{TopK: 8})
+		data := gputest.Normal(rand.New(rand.NewSource(8)), tokens*experts)
+		logits, dLogits := k.F32("logits", data, tokens, experts), k.Output("dLogits", vk.F32, tokens, experts)
+		r, err := Route(k.Rec, logits, RouterConfig{TopK: 8})
 		require.NoError(t, err)
-		_, err = Losses(k.rec, []RoutedLayer{{r, logits, dLogits}}, LossConfig{Form: form, Balance: 1}, false)
+		_, err = Losses(k.Rec, []RoutedLayer{{r, logits, dLogits}}, LossConfig{Form: form, Balance: 1}, false)
 		require.NoError(t, err)
-		k.run()
+		k.Run()
 		oracle := ref.RouterLoss{Experts: experts, Form: ref.BalanceForm(form), Balance: 1}
-		layers := []ref.RoutedLayer[float32]{{Logits: data, IDs: download[int32](t, r.IDs)}}
-		diff := ref.RelativeFrobenius(download[float32](t, dLogits), ref.RouterLossesBackward(oracle, layers, tokens)[0].Y)
+		layers := []ref.RoutedLayer[float32]{{Logits: data, IDs: gputest.Download[int32](t, r.IDs)}}
+		diff := ref.RelativeFrobenius(gputest.Download[float32](t, dLogits), ref.RouterLossesBackward(oracle, layers, tokens)[0].Y)
 		require.True(t, diff <= 1e-6, "%v: %v", form, diff)
 		t.Logf("%v: %.2g", form, diff)
 	}
@@ -102,7 +103,7 @@ func TestGradientsOfNearlyBalancedChoices(t *testing.T) {
 func requireLosses(t testing.TB, c lossCase, cfg LossConfig, mode RouterMode, got *RouterLosses, tokens, experts int, accumulate bool) float64 {
 	layers := len(c.layers)
 	for l := range c.oracle {
-		c.oracle[l].IDs = download[int32](t, c.layers[l].Routing.IDs)
+		c.oracle[l].IDs = gputest.Download[int32](t, c.layers[l].Routing.IDs)
 	}
 	oracle := ref.RouterLoss{Mode: ref.RouterMode(mode), Experts: experts, Form: ref.BalanceForm(cfg.Form), Balance: float64(cfg.Balance),
 		Z: float64(cfg.Z)}
@@ -114,12 +115,12 @@ func requireLosses(t testing.TB, c lossCase, cfg LossConfig, mode RouterMode, go
 		zScale += s.LogSumExp2.Abs[0] / float64(max(1, tokens))
 		requireSums(t, got.Layers[l], s)
 	}
-	requireClose(t, download[float32](t, got.Loss), []float64{total, balance, z},
+	gputest.RequireClose(t, gputest.Download[float32](t, got.Loss), []float64{total, balance, z},
 		[]float64{tolerance * (float64(cfg.Balance)*balance + float64(cfg.Z)*zScale), tolerance * balance, tolerance * zScale}, "losses")
 	worst := 0.0
 	for l, want := range ref.RouterLossesBackward(oracle, c.oracle, tokens) {
 		bound := want.BoundBy(2*probabilityTolerance(experts)+ref.Gamma(experts+layers+16), 1e-30)
-		data := download[float32](t, c.layers[l].DLogits)
+		data := gputest.Download[float32](t, c.layers[l].DLogits)
 		if !accumulate {
 			worst = max(worst, ref.RelativeFrobenius(data, want.Y))
 		}
@@ -129,7 +130,7 @@ func requireLosses(t testing.TB, c lossCase, cfg LossConfig, mode RouterMode, go
 				want.Y[i] += float64(b)
 			}
 		}
-		requireClose(t, data, want.Y, bound, "dLogits")
+		gputest.RequireClose(t, data, want.Y, bound, "dLogits")
 	}
 	return worst
 }
@@ -142,13 +143,13 @@ func requireSums(t testing.TB, got *RouterSums, want ref.RouterStats) {
 		counts[e] = uint32(n)
 		counts[want.Experts] += uint32(n)
 	}
-	require.Equal(t, counts, download[uint32](t, got.Counts))
+	require.Equal(t, counts, gputest.Download[uint32](t, got.Counts))
 	tolerance := probabilityTolerance(want.Experts) + ref.Gamma(sumDepth(want.Tokens, want.Experts, 1)+16)
-	sums := download[float32](t, got.Sums)
+	sums := gputest.Download[float32](t, got.Sums)
 	p := want.Probability
-	requireClose(t, sums[:want.Experts], p.Y, p.BoundBy(tolerance, 1e-30), "probabilities")
-	requireClose(t, sums[want.Experts:want.Experts+1], want.Entropy.Y, want.Entropy.BoundBy(tolerance, 0), "entropy")
-	requireClose(t, sums[want.Experts+1:], want.LogSumExp2.Y, want.LogSumExp2.BoundBy(tolerance, 0), "squared logsumexp")
+	gputest.RequireClose(t, sums[:want.Experts], p.Y, p.BoundBy(tolerance, 1e-30), "probabilities")
+	gputest.RequireClose(t, sums[want.Experts:want.Experts+1], want.Entropy.Y, want.Entropy.BoundBy(tolerance, 0), "entropy")
+	gputest.RequireClose(t, sums[want.Experts+1:], want.LogSumExp2.Y, want.LogSumExp2.BoundBy(tolerance, 0), "squared logsumexp")
 }
 
 func TestStatsEqualTheOracle(t *testing.T) {
@@ -168,13 +169,13 @@ func TestStatsEqualTheOracle(t *testing.T) {
 		for _, mode := range []RouterMode{SoftmaxTopK, SigmoidTopK} {
 			k := newKit(t)
 			tokens := len(c.logits) / c.experts
-			logits := k.f32("logits", c.logits, tokens, c.experts)
-			r, err := Route(k.rec, logits, RouterConfig{TopK: 1, Mode: mode})
+			logits := k.F32("logits", c.logits, tokens, c.experts)
+			r, err := Route(k.Rec, logits, RouterConfig{TopK: 1, Mode: mode})
 			require.NoError(t, err)
-			sums, err := CollectStats(k.rec, r, logits)
+			sums, err := CollectStats(k.Rec, r, logits)
 			require.NoError(t, err)
-			k.run()
-			want := ref.CollectRouterStats(ref.RouterMode(mode), c.logits, download[int32](t, r.IDs), tokens, c.experts)
+			k.Run()
+			want := ref.CollectRouterStats(ref.RouterMode(mode), c.logits, gputest.Download[int32](t, r.IDs), tokens, c.experts)
 			t.Run(fmt.Sprint(name, " ", mode), func(t *testing.T) { requireSums(t, sums, want) })
 		}
 	}
@@ -183,12 +184,12 @@ func TestStatsEqualTheOracle(t *testing.T) {
 func TestStatsForDisplay(t *testing.T) {
 	k := newKit(t)
 	l3 := float32(math.Log(3))
-	logits := k.f32("logits", []float32{l3, 0, 0, l3, l3, 0, l3, 0}, 4, 2)
-	r, err := Route(k.rec, logits, RouterConfig{TopK: 1})
+	logits := k.F32("logits", []float32{l3, 0, 0, l3, l3, 0, l3, 0}, 4, 2)
+	r, err := Route(k.Rec, logits, RouterConfig{TopK: 1})
 	require.NoError(t, err)
-	sums, err := CollectStats(k.rec, r, logits)
+	sums, err := CollectStats(k.Rec, r, logits)
 	require.NoError(t, err)
-	k.run()
+	k.Run()
 	s, err := sums.Read(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, []int{3, 1}, s.Choices)
@@ -204,27 +205,27 @@ func TestStatsForDisplay(t *testing.T) {
 
 func TestLossesAreNaNWhereARowHasNoSoftmax(t *testing.T) {
 	k := newKit(t)
-	logits := k.f32("logits", []float32{1, 2, float32(math.NaN()), 1}, 2, 2)
-	dLogits := k.output("dLogits", vk.F32, 2, 2)
-	r, err := Route(k.rec, logits, RouterConfig{TopK: 1})
+	logits := k.F32("logits", []float32{1, 2, float32(math.NaN()), 1}, 2, 2)
+	dLogits := k.Output("dLogits", vk.F32, 2, 2)
+	r, err := Route(k.Rec, logits, RouterConfig{TopK: 1})
 	require.NoError(t, err)
-	got, err := Losses(k.rec, []RoutedLayer{{r, logits, dLogits}}, LossConfig{Balance: 1, Z: 1}, false)
+	got, err := Losses(k.Rec, []RoutedLayer{{r, logits, dLogits}}, LossConfig{Balance: 1, Z: 1}, false)
 	require.NoError(t, err)
-	k.run()
-	for _, v := range download[float32](t, got.Loss) {
+	k.Run()
+	for _, v := range gputest.Download[float32](t, got.Loss) {
 		require.True(t, math.IsNaN(float64(v)))
 	}
-	d := download[float32](t, dLogits)
+	d := gputest.Download[float32](t, dLogits)
 	require.False(t, math.IsNaN(float64(d[0])) || math.IsNaN(float64(d[1])), "the weights count choices only")
 	require.True(t, math.IsNaN(float64(d[2])) && math.IsNaN(float64(d[3])))
 }
 
 func TestLossesArguments(t *testing.T) {
 	k := newKit(t)
-	logits, small := k.f32("logits", make([]float32, 12), 2, 6), k.f32("small", make([]float32, 6), 1, 6)
-	r, err := Route(k.rec, logits, RouterConfig{TopK: 2})
+	logits, small := k.F32("logits", make([]float32, 12), 2, 6), k.F32("small", make([]float32, 6), 1, 6)
+	r, err := Route(k.Rec, logits, RouterConfig{TopK: 2})
 	require.NoError(t, err)
-	other, err := Route(k.rec, small, RouterConfig{TopK: 2})
+	other, err := Route(k.Rec, small, RouterConfig{TopK: 2})
 	require.NoError(t, err)
 	var shape *vk.ShapeError
 	var config *ConfigError

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -20,18 +21,32 @@ func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
 		{Experts: 4, TopK: 2, Width: 24, Hidden: 96, Activation: ReLU},
 		{Experts: 64, TopK: 8, Width: 36, Hidden: 40},
 		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, DType: vk.BF16, OutputBias: true},
+		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, SharedHidden: 96},                                  // as wide as the routed ones
+		{Experts: 4, TopK: 1, Width: 40, Hidden: 64, SharedHidden: 24, Activation: GELU, DType: vk.F16}, // narrower
+		{Experts: 8, TopK: 4, Width: 32, Hidden: 16, SharedHidden: 300, SharedGate: true, DType: vk.BF16},
+		{Experts: 8, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, Activation: ReLU},
+		{Experts: 5, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, DType: vk.F16, Bias: true, Weights: WeightsInt8},
+		{Experts: 5, TopK: 2, Width: 100, Hidden: 36, SharedHidden: 50, SharedGate: true, DType: vk.F16, InOut: true, Weights: WeightsQ4},
 	} {
 		before := dev.Memory().LiveBytes
 		m, err := NewMLP(dev, cfg)
 		require.NoError(t, err)
 		require.Equal(t, cfg.WeightBytes(), dev.Memory().LiveBytes-before)
+		if cfg.Weights != WeightsFull { // no gradients
+			requirePassBytes(t, m, &MLPGrads{}, 100, Pass{Save: SaveNothing})
+			require.NoError(t, m.Close())
+			continue
+		}
 		before = dev.Memory().LiveBytes
 		g, err := m.NewGrads()
 		require.NoError(t, err)
 		require.Equal(t, cfg.WeightBytes(), dev.Memory().LiveBytes-before)
 		for _, tokens := range []int{700, 1300} {
-			for flags := range 12 {
-				p := Pass{Save: Save(flags % 3), Backward: flags/3%2 == 1 && flags%3 < 2, Workspace: flags >= 6}
+			for flags := range 24 {
+				p := Pass{Save: Save(flags % 3), Backward: flags/3%2 == 1 && flags%3 < 2, Workspace: flags/6%2 == 1, Routed: flags >= 12}
+				if p.Routed && tokens > 1000 {
+					continue
+				}
 				t.Run(fmt.Sprintf("%+v T=%d %+v", cfg, tokens, p), func(t *testing.T) { requirePassBytes(t, m, g, tokens, p) })
 			}
 		}
@@ -43,13 +58,15 @@ func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
 // requirePassBytes records a pass and asks that it takes PassBytes exactly, in memory that stays and at the peak.
 func requirePassBytes(t *testing.T, m *MLP, weights *MLPGrads, tokens int, p Pass) {
 	t.Helper()
-	tensor := func() *vk.Tensor {
-		x, err := dev.NewTensor(m.Config.DType, tokens, m.Config.Width)
+	tensor := func(dtype vk.DType, width int) *vk.Tensor {
+		x, err := dev.NewTensor(dtype, tokens, width)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, x.Close()) })
 		return x
 	}
-	x, y, dy := tensor(), tensor(), tensor()
+	c := m.Config
+	x, y, dy := tensor(c.DType, c.Width), tensor(c.DType, c.Width), tensor(c.DType, c.Width)
+	ids, gates := tensor(vk.I32, c.TopK), tensor(vk.F32, c.TopK)
 	g := *weights
 	g.X = y // y is not needed any more when X is written
 	g.AccumulateWeights = !p.Workspace
@@ -61,12 +78,17 @@ func requirePassBytes(t *testing.T, m *MLP, weights *MLPGrads, tokens int, p Pas
 	require.NoError(t, err)
 	before := dev.Memory().LiveBytes
 	dev.ResetPeak()
+	if p.Routed {
+		o.Routing, err = RouteIDs(rec, ids, gates, c.Experts)
+		require.NoError(t, err)
+		g.Router = WeightGrads{}
+	}
 	saved, err := m.ForwardWith(rec, x, y, o)
 	require.NoError(t, err)
 	if p.Backward {
 		require.NoError(t, m.Backward(rec, saved, x, dy, g))
 	}
-	want := m.Config.PassBytes(tokens, saved.Routing.BlockM, p)
+	want := c.PassBytes(tokens, saved.Routing.BlockM, p)
 	require.Equal(t, want, dev.Memory().LiveBytes-before)
 	require.Equal(t, want, dev.Memory().PeakBytes-before)
 	require.NoError(t, rec.Close())
@@ -104,12 +126,12 @@ func TestMemoryIsNoMoreThanScatterMoEs(t *testing.T) {
 	for _, a := range anchors {
 		cfg := MLPConfig{Experts: a.experts, TopK: a.k, Width: a.width, Hidden: a.hidden, Activation: a.activation,
 			DType: vk.BF16}
-		rows := tensorBytes(2, a.tokens, a.width)
-		blockM := chooseRule(classTensor, a.tokens*a.k, a.experts).wide.BM
+		rows := check.TensorBytes(2, a.tokens, a.width)
+		blockM := classTunings()[classTensor].band(a.tokens*a.k, a.experts).Wide.BM
 		forward := rows + cfg.PassBytes(a.tokens, blockM, Pass{Save: SaveNothing, Routed: true})
-		up := tensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
-		down := tensorBytes(2, a.experts, a.width, a.hidden)
-		training := rows + up + down + tensorBytes(4, a.tokens, a.k) + // with the gates' gradient
+		up := check.TensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
+		down := check.TensorBytes(2, a.experts, a.width, a.hidden)
+		training := rows + up + down + check.TensorBytes(4, a.tokens, a.k) + // with the gates' gradient
 			cfg.PassBytes(a.tokens, blockM, Pass{Save: RecomputeActivation, Routed: true, Backward: true, Workspace: true})
 		if !a.inPlace {
 			training += rows

@@ -3,6 +3,7 @@ package moe
 import (
 	"errors"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -22,6 +23,9 @@ type MLPConfig struct {
 	// DType is the storage of weights, biases, input, output and intermediates: F32, F16 or BF16. Router logits, gates and
 	// sums are F32 always.
 	DType vk.DType
+	// Weights is how the matrices of Up, Down and of the shared experts are stored. Quantized ones are for inference: Backward and
+	// NewGrads fail with a *ConfigError. The router and SharedGate, which decide and weigh, stay full.
+	Weights WeightFormat
 	// Interleaved says that Up's gate outputs are the even ones and its up outputs the odd ones, as gpt-oss stores them,
 	// instead of all gate outputs first. The activation must be gated.
 	Interleaved bool
@@ -44,15 +48,16 @@ type MLPConfig struct {
 
 // Validate reports the first field that makes no sense as a *ConfigError.
 func (c MLPConfig) Validate() error {
-	return firstError(
-		inRange("MLPConfig", "Experts", c.Experts, 1, MaxExperts),
-		inRange("MLPConfig", "TopK", c.TopK, 1, min(c.Experts, MaxTopK)),
-		inRange("MLPConfig", "Width", c.Width, 1, maxWidth),
-		inRange("MLPConfig", "Hidden", c.Hidden, 1, maxWidth/2),
-		inRange("MLPConfig", "Activation", int(c.Activation), 0, len(activations)-1),
+	return check.First(
+		check.InRange("MLPConfig", "Experts", c.Experts, 1, MaxExperts),
+		check.InRange("MLPConfig", "TopK", c.TopK, 1, min(c.Experts, MaxTopK)),
+		check.InRange("MLPConfig", "Width", c.Width, 1, maxWidth),
+		check.InRange("MLPConfig", "Hidden", c.Hidden, 1, maxWidth/2),
+		check.InRange("MLPConfig", "Activation", int(c.Activation), 0, len(activations)-1),
 		c.activation().Validate(),
-		storageDType("MLPConfig", c.DType),
-		inRange("MLPConfig", "SharedHidden", c.SharedHidden, 0, maxWidth/2),
+		check.DType("MLPConfig", c.DType),
+		check.InRange("MLPConfig", "Weights", int(c.Weights), 0, int(WeightsQ4)),
+		check.InRange("MLPConfig", "SharedHidden", c.SharedHidden, 0, maxWidth/2),
 		c.checkRouter(),
 	)
 }
@@ -70,10 +75,10 @@ func (c MLPConfig) router(bias *vk.Tensor) RouterConfig {
 
 func (c MLPConfig) checkRouter() error {
 	if c.SharedGate && c.SharedHidden == 0 {
-		return &ConfigError{"MLPConfig", "SharedGate", "false without SharedHidden", "true"}
+		return check.Config("MLPConfig", "SharedGate", "false without SharedHidden", "true")
 	}
 	if c.CorrectionBias && !c.Mode.Sigmoid() {
-		return &ConfigError{"MLPConfig", "CorrectionBias", "false for " + c.Mode.String(), "true"}
+		return check.Config("MLPConfig", "CorrectionBias", "false for "+c.Mode.String(), "true")
 	}
 	return c.router(nil).Validate(c.Experts)
 }
@@ -137,7 +142,7 @@ type mlpPart struct {
 // parts are the linear maps that the configuration asks for.
 func (m *MLP) parts() []mlpPart {
 	c := m.Config
-	experts := ParallelLinearConfig{Experts: c.Experts, Bias: c.Bias, InOut: c.InOut, DType: c.DType}
+	experts := ParallelLinearConfig{Experts: c.Experts, Bias: c.Bias, InOut: c.InOut, DType: c.DType, Weights: c.Weights}
 	one := ParallelLinearConfig{Experts: 1, DType: c.DType}
 	with := func(base ParallelLinearConfig, in, out int, label string) ParallelLinearConfig {
 		base.In, base.Out, base.Label = in, out, label
@@ -151,12 +156,12 @@ func (m *MLP) parts() []mlpPart {
 		{&m.Down, with(experts, c.Hidden, c.Width, "down")},
 	}
 	if c.SharedHidden > 0 {
-		one.InOut = c.InOut
+		one.InOut, one.Weights = c.InOut, c.Weights
 		parts = append(parts, mlpPart{&m.SharedUp, with(one, c.Width, c.Activation.columns(c.SharedHidden), "shared up")},
 			mlpPart{&m.SharedDown, with(one, c.SharedHidden, c.Width, "shared down")})
 	}
 	if c.SharedGate {
-		one.InOut = false
+		one.InOut, one.Weights = false, WeightsFull
 		parts = append(parts, mlpPart{&m.SharedGate, with(one, c.Width, 1, "shared gate")})
 	}
 	return parts

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -35,8 +36,11 @@ type MLPGrads struct {
 }
 
 // NewGrads allocates the gradients of all weights and biases, as many bytes as they take themselves, in the layer's
-// dtype. The caller closes them with Close. It fails with vk.ErrOutOfMemory.
+// dtype. The caller closes them with Close. It fails with vk.ErrOutOfMemory, and with a *ConfigError for quantized weights.
 func (m *MLP) NewGrads() (*MLPGrads, error) {
+	if err := m.Up.Config.checkTrainable(); err != nil {
+		return nil, err
+	}
 	g := &MLPGrads{}
 	dev := m.Router.Weight.Device()
 	for _, part := range m.gradParts(g) {
@@ -236,19 +240,22 @@ func (m *MLP) narrowBackward(rec *vk.Recorder, l *ParallelLinear, x, dy *vk.Tens
 // checkBackward checks all arguments of Backward.
 func (m *MLP) checkBackward(dev *vk.Device, op string, s *MLPSaved, x, dy *vk.Tensor, g MLPGrads) error {
 	c := m.Config
+	if err := m.Up.Config.checkTrainable(); err != nil {
+		return err
+	}
 	if s == nil || s.Routing == nil || s.Save == SaveNothing || s.Z == nil {
 		return &vk.ShapeError{Op: op, Arg: "saved", Want: "what a forward pass that saves left", Got: "another"}
 	}
 	r := s.Routing
-	err := firstError(
+	err := check.First(
 		r.check(dev, op),
-		checkTensor(dev, op, "saved.Z", s.Z, c.DType, r.Slots(), c.Activation.columns(c.Hidden)),
-		checkOptional(dev, op, "saved.H", s.H, c.DType, r.Slots(), c.Hidden),
-		checkTensor(dev, op, "x", x, c.DType, r.Tokens, c.Width),
-		checkTensor(dev, op, "dy", dy, c.DType, r.Tokens, c.Width),
-		checkOptional(dev, op, "grads.X", g.X, c.DType, r.Tokens, c.Width),
-		checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
-		checkOptional(dev, op, "grads.Logits", g.Logits, vk.F32, r.Tokens, r.Experts),
+		check.Tensor(dev, op, "saved.Z", s.Z, c.DType, r.Slots(), c.Activation.columns(c.Hidden)),
+		check.Optional(dev, op, "saved.H", s.H, c.DType, r.Slots(), c.Hidden),
+		check.Tensor(dev, op, "x", x, c.DType, r.Tokens, c.Width),
+		check.Tensor(dev, op, "dy", dy, c.DType, r.Tokens, c.Width),
+		check.Optional(dev, op, "grads.X", g.X, c.DType, r.Tokens, c.Width),
+		check.Optional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
+		check.Optional(dev, op, "grads.Logits", g.Logits, vk.F32, r.Tokens, r.Experts),
 		m.checkGradBanks(dev, op, s, &g),
 	)
 	if err != nil {
@@ -292,7 +299,7 @@ func (m *MLP) checkGradBanks(dev *vk.Device, op string, s *MLPSaved, g *MLPGrads
 			return &vk.ShapeError{Op: op, Arg: fmt.Sprintf("grads.%s.Bias", part.name), Want: "nil: the layer has no bias",
 				Got: part.grads.Bias.String()}
 		}
-		err := firstError(
+		err := check.First(
 			part.layer.checkGradBank(dev, op, "grads."+part.name+".Weight", part.grads.Weight, part.layer.Weight),
 			part.layer.checkGradBank(dev, op, "grads."+part.name+".Bias", part.grads.Bias, part.layer.Bias),
 		)

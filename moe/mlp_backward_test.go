@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -23,48 +24,42 @@ type backwardRun struct {
 
 // recordBackward records both passes on x and dy; accumulated gradients begin with random values.
 func (l layer) recordBackward(k *kit, x, dy []float32, tokens int, save Save, accumulate, workspace bool) backwardRun {
-	k.t.Helper()
+	k.T.Helper()
 	c := l.Config
 	run := backwardRun{named: map[string]*vk.Tensor{}, start: map[string][]float32{}}
 	r := rand.New(rand.NewSource(77))
 	gradient := func(name string, dtype vk.DType, shape ...int) *vk.Tensor {
-		if !accumulate {
-			run.named[name] = k.output(name, dtype, shape...)
-			return run.named[name]
+		if accumulate {
+			run.named[name], run.start[name] = k.Sum(name, dtype, r, shape...)
+		} else {
+			run.named[name] = k.Output(name, dtype, shape...)
 		}
-		n := 1
-		for _, s := range shape {
-			n *= s
-		}
-		run.start[name] = rounded(dtype, normal(r, n))
-		run.named[name] = k.floats(name, dtype, run.start[name], shape...)
-		k.bands[len(k.bands)-1].output = true
 		return run.named[name]
 	}
-	xs, dys := k.floats("x", c.DType, x, tokens, c.Width), k.floats("dy", c.DType, dy, tokens, c.Width)
-	run.y = k.output("y", c.DType, tokens, c.Width)
+	xs, dys := k.Floats("x", c.DType, x, tokens, c.Width), k.Floats("dy", c.DType, dy, tokens, c.Width)
+	run.y = k.Output("y", c.DType, tokens, c.Width)
 	g := &run.grads
 	g.AccumulateX, g.AccumulateWeights, g.AccumulateLogits = accumulate, accumulate, accumulate
 	g.X, g.Logits = gradient("X", c.DType, tokens, c.Width), gradient("Logits", vk.F32, tokens, c.Experts)
-	run.named["Gates"] = k.output("Gates", vk.F32, tokens, c.TopK)
+	run.named["Gates"] = k.Output("Gates", vk.F32, tokens, c.TopK)
 	g.Gates = run.named["Gates"]
 	for _, part := range l.gradParts(g) {
-		part.grads.Weight = bankOf(k.t, gradient(part.name, c.DType, part.layer.Weight.Shape()...))
+		part.grads.Weight = bankOf(k.T, gradient(part.name, c.DType, part.layer.Weight.Shape()...))
 		if part.layer.Bias != nil {
-			part.grads.Bias = bankOf(k.t, gradient(part.name+" bias", c.DType, part.layer.Bias.Shape()...))
+			part.grads.Bias = bankOf(k.T, gradient(part.name+" bias", c.DType, part.layer.Bias.Shape()...))
 		}
 	}
 	if l.OutputBias != nil {
-		g.OutputBias = bankOf(k.t, gradient("OutputBias", vk.F32, 1, c.Width))
+		g.OutputBias = bankOf(k.T, gradient("OutputBias", vk.F32, 1, c.Width))
 	}
 	o := ForwardOptions{Save: save, Jitter: l.jitter}
 	if workspace {
 		o.Workspace = g.Up.Weight.parts[0]
 	}
 	var err error
-	run.saved, err = l.ForwardWith(k.rec, xs, run.y, o)
-	require.NoError(k.t, err)
-	require.NoError(k.t, l.Backward(k.rec, run.saved, xs, dys, *g))
+	run.saved, err = l.ForwardWith(k.Rec, xs, run.y, o)
+	require.NoError(k.T, err)
+	require.NoError(k.T, l.Backward(k.Rec, run.saved, xs, dys, *g))
 	return run
 }
 
@@ -72,7 +67,7 @@ func (l layer) recordBackward(k *kit, x, dy []float32, tokens int, save Save, ac
 func (l layer) wantBackward(t testing.TB, run backwardRun, x, dy []float32, tokens int) (ref.MLPResult, map[string][]float64) {
 	t.Helper()
 	res := ref.ForwardChosen(l.oracle, x, tokens, ref.DenseLinear(l.oracle.Router, x, tokens),
-		download[int32](t, run.saved.Routing.IDs))
+		gputest.Download[int32](t, run.saved.Routing.IDs))
 	g := ref.MLPBackward(l.oracle, x, res, dy)
 	if start := run.start["Logits"]; start != nil { // as if from a router loss
 		dLogits := ref.Widen(start)
@@ -103,13 +98,13 @@ const backwardTolerance = 1e-5
 // tolerance is backwardTolerance, and for 16-bit storage eight roundings: those of z, h, the slots and y on the way there, and
 // as many on the way back.
 func (run backwardRun) tolerance() float64 {
-	return backwardTolerance + 8*storageTypes[run.y.DType()].Storage()
+	return backwardTolerance + 8*gputest.Oracle(run.y.DType()).Storage()
 }
 
 // requireBackward compares y and all gradients with the oracle's, to which what they held before is added.
 func (run backwardRun) requireBackward(t testing.TB, y []float64, want map[string][]float64) {
 	t.Helper()
-	relative := ref.RelativeFrobenius(download[float32](t, run.y), y)
+	relative := ref.RelativeFrobenius(gputest.Download[float32](t, run.y), y)
 	require.True(t, relative <= run.tolerance(), "y: relative error %v", relative)
 	for name, tensor := range run.named {
 		w := slices.Clone(want[name])
@@ -119,7 +114,7 @@ func (run backwardRun) requireBackward(t testing.TB, y []float64, want map[strin
 				w[i] += float64(s)
 			}
 		}
-		relative := ref.RelativeFrobenius(download[float32](t, tensor), w)
+		relative := ref.RelativeFrobenius(gputest.Download[float32](t, tensor), w)
 		require.True(t, relative <= run.tolerance(), "%s: relative error %v", name, relative)
 	}
 }
@@ -150,12 +145,12 @@ func TestMLPBackwardEqualsTheOracle(t *testing.T) {
 					save := Save(flags % 2)
 					k := newKit(t)
 					r := rand.New(rand.NewSource(int64(tokens + i)))
-					x, dy := normal(r, tokens*cfg.Width), normal(r, tokens*cfg.Width)
+					x, dy := gputest.Normal(r, tokens*cfg.Width), gputest.Normal(r, tokens*cfg.Width)
 					run := l.recordBackward(k, x, dy, tokens, save, flags/2 == 1, flags/2 == 2)
-					k.run()
+					k.Run()
 					res, want := l.wantBackward(t, run, x, dy, tokens)
 					run.requireBackward(t, res.Out.Y, want)
-					k.close()
+					k.Close()
 				}
 			})
 		}
@@ -173,12 +168,12 @@ func TestMLPBackwardIn16Bits(t *testing.T) {
 			for flags := range 4 {
 				k := newKit(t)
 				r := rand.New(rand.NewSource(int64(i)))
-				x, dy := rounded(cfg.DType, normal(r, 61*cfg.Width)), rounded(cfg.DType, normal(r, 61*cfg.Width))
+				x, dy := vk.Round(cfg.DType, gputest.Normal(r, 61*cfg.Width)), vk.Round(cfg.DType, gputest.Normal(r, 61*cfg.Width))
 				run := l.recordBackward(k, x, dy, 61, Save(flags%2), flags == 3, flags == 2)
-				k.run()
+				k.Run()
 				res, want := l.wantBackward(t, run, x, dy, 61)
 				run.requireBackward(t, res.Out.Y, want)
-				k.close()
+				k.Close()
 			}
 		}
 	}
@@ -191,23 +186,23 @@ func TestMLPBackwardRepeatsItsBits(t *testing.T) {
 	l := newLayer(t, cfg)
 	const tokens = 150
 	r := rand.New(rand.NewSource(9))
-	x, dy := normal(r, tokens*cfg.Width), normal(r, tokens*cfg.Width)
+	x, dy := gputest.Normal(r, tokens*cfg.Width), gputest.Normal(r, tokens*cfg.Width)
 	first := map[string][]uint32{}
 	for _, save := range []Save{SaveAll, RecomputeActivation} {
 		k := newKit(t)
 		run := l.recordBackward(k, x, dy, tokens, save, false, save == RecomputeActivation)
 		run.named["y"] = run.y
 		for i := range 20 {
-			k.run()
+			k.Run()
 			for name, tensor := range run.named {
-				got := words(t, tensor)
+				got := gputest.Words(t, tensor)
 				if first[name] == nil {
 					first[name] = got
 				}
 				require.True(t, slices.Equal(first[name], got), "%v, run %d: %s", save, i, name)
 			}
 		}
-		k.close()
+		k.Close()
 	}
 }
 
@@ -222,23 +217,23 @@ func TestMLPBackwardOfChosenExperts(t *testing.T) {
 		ids[i] = int32(r.Intn(4)) // expert 4 has no rows
 	}
 	ids[7], ids[50] = -1, 5
-	gates, x, dy := normal(r, len(ids)), normal(r, tokens*cfg.Width), normal(r, tokens*cfg.Width)
+	gates, x, dy := gputest.Normal(r, len(ids)), gputest.Normal(r, tokens*cfg.Width), gputest.Normal(r, tokens*cfg.Width)
 	k := newKit(t)
-	idsTensor, gatesTensor := k.i32("ids", ids, tokens, cfg.TopK), k.f32("gates", gates, tokens, cfg.TopK)
-	xs, dys := k.f32("x", x, tokens, cfg.Width), k.f32("dy", dy, tokens, cfg.Width)
-	y, dx := k.output("y", vk.F32, tokens, cfg.Width), k.output("dx", vk.F32, tokens, cfg.Width)
-	dGates := k.output("dgates", vk.F32, tokens, cfg.TopK)
+	idsTensor, gatesTensor := k.I32("ids", ids, tokens, cfg.TopK), k.F32("gates", gates, tokens, cfg.TopK)
+	xs, dys := k.F32("x", x, tokens, cfg.Width), k.F32("dy", dy, tokens, cfg.Width)
+	y, dx := k.Output("y", vk.F32, tokens, cfg.Width), k.Output("dx", vk.F32, tokens, cfg.Width)
+	dGates := k.Output("dgates", vk.F32, tokens, cfg.TopK)
 	g := MLPGrads{X: dx, Gates: dGates}
-	up, down := k.output("up", vk.F32, l.Up.Weight.Shape()...), k.output("down", vk.F32, l.Down.Weight.Shape()...)
+	up, down := k.Output("up", vk.F32, l.Up.Weight.Shape()...), k.Output("down", vk.F32, l.Down.Weight.Shape()...)
 	g.Up.Weight, g.Down.Weight = bankOf(t, up), bankOf(t, down)
-	routing, err := RouteIDs(k.rec, idsTensor, gatesTensor, cfg.Experts)
+	routing, err := RouteIDs(k.Rec, idsTensor, gatesTensor, cfg.Experts)
 	require.NoError(t, err)
-	saved, err := l.ForwardRouted(k.rec, routing, xs, y)
+	saved, err := l.ForwardRouted(k.Rec, routing, xs, y)
 	require.NoError(t, err)
-	require.NoError(t, l.Backward(k.rec, saved, xs, dys, g))
+	require.NoError(t, l.Backward(k.Rec, saved, xs, dys, g))
 	var bad *ExpertIDError
-	require.ErrorAs(t, k.rec.Run(k.ctx), &bad)
-	k.verify()
+	require.ErrorAs(t, k.Rec.Run(k.Ctx), &bad)
+	k.Verify()
 
 	layout, none := ref.Layout{GroupedOut: true}, []float32(nil)
 	rr := ref.Route(ids, tokens, cfg.Experts, cfg.TopK)
@@ -255,19 +250,19 @@ func TestMLPBackwardOfChosenExperts(t *testing.T) {
 	}{
 		"X": {dx, wantUp.X.Y}, "Gates": {dGates, wantGates.Y}, "Up": {up, wantUp.Weight.Y}, "Down": {down, wantDown.Weight.Y},
 	} {
-		relative := ref.RelativeFrobenius(download[float32](t, pair.got), pair.want)
+		relative := ref.RelativeFrobenius(gputest.Download[float32](t, pair.got), pair.want)
 		require.True(t, relative <= backwardTolerance, "%s: relative error %v", name, relative)
 	}
-	require.Zero(t, download[float32](t, dGates)[7])
-	k.close()
+	require.Zero(t, gputest.Download[float32](t, dGates)[7])
+	k.Close()
 }
 
 func TestMLPBackwardArguments(t *testing.T) {
 	cfg := MLPConfig{Experts: 4, TopK: 2, Width: 8, Hidden: 8}
 	l := newLayer(t, cfg)
 	k := newKit(t)
-	x, dy, y := k.f32("x", make([]float32, 24), 3, 8), k.f32("dy", make([]float32, 24), 3, 8), k.output("y", vk.F32, 3, 8)
-	bank := bankOf(t, k.f32("bank", make([]float32, 4*8*8), 4, 8, 8))
+	x, dy, y := k.F32("x", make([]float32, 24), 3, 8), k.F32("dy", make([]float32, 24), 3, 8), k.Output("y", vk.F32, 3, 8)
+	bank := bankOf(t, k.F32("bank", make([]float32, 4*8*8), 4, 8, 8))
 	for arg, c := range map[string]struct {
 		save Save
 		dy   *vk.Tensor

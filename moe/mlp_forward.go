@@ -3,6 +3,7 @@ package moe
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -164,10 +165,10 @@ func (m *MLP) check(dev *vk.Device, x, y *vk.Tensor, o ForwardOptions) (tokens i
 	if err != nil {
 		return 0, err
 	}
-	err = firstError(
-		checkTensor(dev, op, "x", x, c.DType, tokens, c.Width),
-		checkTensor(dev, op, "y", y, c.DType, tokens, c.Width),
-		inRange("ForwardOptions", "Save", int(o.Save), 0, int(SaveNothing)),
+	err = check.First(
+		check.Tensor(dev, op, "x", x, c.DType, tokens, c.Width),
+		check.Tensor(dev, op, "y", y, c.DType, tokens, c.Width),
+		check.InRange("ForwardOptions", "Save", int(o.Save), 0, int(SaveNothing)),
 		checkWorkspace(dev, op, o.Workspace, c.DType),
 		m.checkOutputBias(dev, op),
 	)

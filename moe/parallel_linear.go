@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -34,25 +35,29 @@ type ParallelLinearConfig struct {
 	In, Out int
 	Bias    bool
 	InOut   bool     // weights are stored [E,In,Out], as gpt-oss has them, instead of [E,Out,In]
-	DType   vk.DType // of weights and biases: F32, F16 or BF16
-	Path    Path     // which kernels multiply; the zero value leaves it to the selector
-	Label   string   // names the layer in timings; empty means scatter2scatter
+	DType   vk.DType // of weights and biases: F32, F16 or BF16; beside quantized weights, of biases, x and y
+	// Weights is how the matrices are stored. Quantized ones serve Forward and Dense only: what asks for gradients fails with a
+	// *ConfigError. InOut is then the order in which they are uploaded.
+	Weights WeightFormat
+	Path    Path   // which kernels multiply; the zero value leaves it to the selector
+	Label   string // names the layer in timings; empty means scatter2scatter
 }
 
 // Validate reports the first field that makes no sense as a *ConfigError.
 func (c ParallelLinearConfig) Validate() error {
-	err := firstError(
-		inRange("ParallelLinearConfig", "Experts", c.Experts, 1, MaxExperts),
-		inRange("ParallelLinearConfig", "In", c.In, 1, maxWidth),
-		inRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
-		storageDType("ParallelLinearConfig", c.DType),
-		inRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathCoopMat)),
+	err := check.First(
+		check.InRange("ParallelLinearConfig", "Experts", c.Experts, 1, MaxExperts),
+		check.InRange("ParallelLinearConfig", "In", c.In, 1, maxWidth),
+		check.InRange("ParallelLinearConfig", "Out", c.Out, 1, maxWidth),
+		check.DType("ParallelLinearConfig", c.DType),
+		check.InRange("ParallelLinearConfig", "Weights", int(c.Weights), 0, int(WeightsQ4)),
+		check.InRange("ParallelLinearConfig", "Path", int(c.Path), 0, int(PathDecode)),
 	)
 	if err == nil && c.In*c.Out >= 1<<31 {
-		err = &ConfigError{"ParallelLinearConfig", "In·Out", "below 2^31", fmt.Sprint(c.In * c.Out)}
+		err = check.Config("ParallelLinearConfig", "In·Out", "below 2^31", fmt.Sprint(c.In*c.Out))
 	}
 	if err == nil && c.Experts*max(c.In, c.Out) >= 1<<31 {
-		err = &ConfigError{"ParallelLinearConfig", "Experts·max(In, Out)", "below 2^31", fmt.Sprint(c.Experts * max(c.In, c.Out))}
+		err = check.Config("ParallelLinearConfig", "Experts·max(In, Out)", "below 2^31", fmt.Sprint(c.Experts*max(c.In, c.Out)))
 	}
 	return err
 }
@@ -75,15 +80,20 @@ type ParallelLinear struct {
 }
 
 // NewParallelLinear allocates the weights: E·(In·Out + Out with Bias) values in as many tensors as the device's largest
-// allocation asks for. It fails with a *ConfigError, or with vk.ErrOutOfMemory when one expert exceeds the largest
-// allocation or all of them the memory.
+// allocation asks for; in a quantized format E·Weights.ExpertBytes bytes for the matrices. It fails with a *ConfigError, or with
+// vk.ErrOutOfMemory when one expert exceeds the largest allocation or all of them the memory.
 func NewParallelLinear(dev *vk.Device, cfg ParallelLinearConfig) (*ParallelLinear, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	l := &ParallelLinear{Config: cfg}
 	var err error
-	if l.Weight, err = NewExpertBank(dev, cfg.DType, cfg.weightShape()...); err != nil {
+	if cfg.Weights == WeightsFull {
+		l.Weight, err = NewExpertBank(dev, cfg.DType, cfg.weightShape()...)
+	} else {
+		l.Weight, err = newQuantizedBank(dev, cfg)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if cfg.Bias {
@@ -96,12 +106,15 @@ func NewParallelLinear(dev *vk.Device, cfg ParallelLinearConfig) (*ParallelLinea
 
 // NewParallelLinearFromExperts makes a layer of experts that exist as separate tensors: weights has one [Out,In] per
 // expert ([In,Out] with InOut), biases one [Out] per expert, or is nil without Bias, all of cfg.DType. The tensors stay
-// the caller's, who closes them after the layer. It fails with a *ConfigError, with a *vk.ShapeError that names the
-// expert, or with vk.ErrClosed.
+// the caller's, who closes them after the layer. It fails with a *ConfigError, also for quantized weights, with a
+// *vk.ShapeError that names the expert, or with vk.ErrClosed.
 func NewParallelLinearFromExperts(dev *vk.Device, cfg ParallelLinearConfig, weights, biases []*vk.Tensor) (*ParallelLinear, error) {
 	const op = "NewParallelLinearFromExperts"
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Weights != WeightsFull {
+		return nil, check.Config("ParallelLinearConfig", "Weights", "full for experts that exist", cfg.Weights.String())
 	}
 	if cfg.Bias != (biases != nil) {
 		return nil, &vk.ShapeError{Op: op, Arg: "biases", Want: fmt.Sprintf("what Bias: %v says", cfg.Bias),
@@ -154,7 +167,8 @@ type LinearOptions struct {
 //	y  Scattered  [T·K,Out]: slot s writes row s
 //	   Grouped    [T·K,Out]: slot s writes row p
 //
-// x and y have the layer's dtype, or are F32, each for itself: 16-bit weights also serve f32 activations.
+// x and y have the layer's dtype, or are F32, each for itself: 16-bit weights also serve f32 activations. With quantized weights
+// both have the layer's dtype.
 // Rows of y that belong to no valid slot are left as they are. Only the routing and its gates tell which rows an expert
 // gets, so one recording serves every input. Errors: see the package.
 func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, opts LinearOptions) error {
@@ -178,11 +192,15 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
 	}
+	if tile.BM != r.BlockM && l.matrices.BM != r.BlockM {
+		return rec.Fail(&vk.ShapeError{Op: "ParallelLinear.Forward", Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", tile.BM),
+			Got: fmt.Sprintf("%d: it was recorded before UseTuning", r.BlockM)})
+	}
 	return l.dispatch(rec, tile, push, r.TileBound, r.Slots(), x, y,
 		opts.Gates, r.Order, r.Offsets, r.Tiles, r.TileArgs)
 }
 
-// Dense records y = x·Wᵀ + b for x [rows,In] and y [rows,Out], each of the layer's dtype or F32; the layer must have one
+// Dense records y = x·Wᵀ + b for x [rows,In] and y [rows,Out] of dtypes as in Forward; the layer must have one
 // expert. Routers are made of it.
 func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
 	return l.dense(rec, x, y, LinearOptions{})
@@ -193,11 +211,11 @@ func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOpt
 	const op = "ParallelLinear.Dense"
 	rows, _, err := matrix(op, "x", x)
 	if err == nil {
-		err = firstError(
-			inRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
+		err = check.First(
+			check.InRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
 			l.checkWeights(rec.Device(), op),
-			checkTensor(rec.Device(), op, "x", x, l.rowsDType(x), rows, l.Config.In),
-			checkTensor(rec.Device(), op, "y", y, l.rowsDType(y), rows, l.Config.Out),
+			check.Tensor(rec.Device(), op, "x", x, l.rowsDType(x), rows, l.Config.In),
+			check.Tensor(rec.Device(), op, "y", y, l.rowsDType(y), rows, l.Config.Out),
 		)
 	}
 	if err == nil {
@@ -213,7 +231,7 @@ func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOpt
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), rows, 1, l.Config.Out)
 	}
-	return l.dispatch(rec, tile, push, ceilDiv(rows, tile.BM), rows, x, y, opts.Gates)
+	return l.dispatch(rec, tile, push, check.CeilDiv(rows, tile.BM), rows, x, y, opts.Gates)
 }
 
 // The bits of scatter2scatter's flags.
@@ -245,10 +263,10 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	x, y *vk.Tensor, reads ...*vk.Tensor) error {
 	spec := tile.spec()
 	spec.XQuads = quads(x, l.Config.In)
-	spec.Transposed = l.Config.InOut
+	spec.Transposed = l.transposed()
 	spec.WQuads = l.Weight.quads(l.Config.weightShape()[2])
 	d := vk.Dispatch{
-		Kernel: linearKernels[linearTypes{x.DType(), l.Config.DType, y.DType()}],
+		Kernel: linearKernels[l.types(x, y)],
 		Spec:   spec.Values(),
 		Push:   push.Bytes(),
 		Reads:  slices.Concat(reads, []*vk.Tensor{x, y}, l.Weight.tensors(), l.Bias.tensors()),
@@ -256,31 +274,59 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
-	columns := tile.BN
-	dev := rec.Device()
-	if bn, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, &d); ok {
-		columns = bn
-	} else if bn, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, &d); ok {
-		columns = bn
-	}
-	if l.Config.Path == PathCoopMat && d.Kernel != tensorKernels[l.Config.DType] {
+	path, columns := l.choosePath(rec.Device(), tile, rows, x, y, &d)
+	switch {
+	case l.Config.Path == PathCoopMat && path != PathCoopMat:
 		return rec.Fail(l.noTensorPath(rec.Device()))
+	case l.Config.Path == PathDecode && path != PathDecode:
+		return rec.Fail(l.noDecodePath(rec.Device()))
 	}
-	return record(rec, d, uint64(tiles)*uint64(ceilDiv(l.Config.Out, columns)))
+	return check.Record(rec, d, uint64(tiles)*uint64(check.CeilDiv(l.Config.Out, columns)))
+}
+
+// choosePath makes a dispatch of the portable kernel one of a faster path where the device's table and the operands allow that. It
+// returns the path and how many columns a tile has.
+func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows int, x, y *vk.Tensor, d *vk.Dispatch) (Path, int) {
+	if columns, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, d); ok {
+		return PathDecode, columns
+	}
+	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, d); ok {
+		return PathCoopMat, columns
+	}
+	return PathPortable, tile.BN
 }
 
 func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {
 	c := l.Config
-	err := l.Weight.check(dev, op, "Weight", c.DType, c.weightShape()...)
+	err := l.Weight.checkFormat(dev, op, "Weight", c.Weights, c.DType, c.weightShape()...)
+	if err == nil && c.Weights != WeightsFull && c.InOut != l.Weight.inOut {
+		err = c.checkTrainable() // this is the layer of Transposed
+	}
 	if err == nil && c.Bias {
 		err = l.Bias.check(dev, op, "Bias", c.DType, c.Experts, c.Out)
 	}
 	return err
 }
 
-// rowsDType is the dtype that x or y must have: F32 where the tensor is that, else the layer's.
+// checkTrainable refuses quantized weights, which are neither read transposed nor have gradients.
+func (c ParallelLinearConfig) checkTrainable() error {
+	if c.Weights == WeightsFull {
+		return nil
+	}
+	return check.Config("ParallelLinearConfig", "Weights", "full for gradients", c.Weights.String())
+}
+
+// transposed reports whether the weights are stored [E,In,Out]; quantized ones never are.
+func (l *ParallelLinear) transposed() bool { return l.Config.InOut && l.Config.Weights == WeightsFull }
+
+// types are what the kernels are chosen by.
+func (l *ParallelLinear) types(x, y *vk.Tensor) linearTypes {
+	return linearTypes{x.DType(), l.Config.DType, y.DType(), l.Config.Weights}
+}
+
+// rowsDType is the dtype that x or y must have: F32 where the tensor is that and the weights are full, else the layer's.
 func (l *ParallelLinear) rowsDType(t *vk.Tensor) vk.DType {
-	if t != nil && t.DType() == vk.F32 {
+	if t != nil && t.DType() == vk.F32 && l.Config.Weights == WeightsFull {
 		return vk.F32
 	}
 	return l.Config.DType
@@ -288,8 +334,8 @@ func (l *ParallelLinear) rowsDType(t *vk.Tensor) vk.DType {
 
 // checkOutput reports an output that shares memory with the weights or an input.
 func (l *ParallelLinear) checkOutput(op string, y *vk.Tensor, inputs map[string]*vk.Tensor) error {
-	return firstError(
-		checkApart(op, "y", y, inputs),
+	return check.First(
+		check.Apart(op, "y", y, inputs),
 		checkApartFromBank(op, "y", y, "Weight", l.Weight),
 		checkApartFromBank(op, "y", y, "Bias", l.Bias),
 	)
@@ -304,23 +350,20 @@ func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, 
 		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("%d experts", l.Config.Experts),
 			Got: fmt.Sprintf("%d", r.Experts)}
 	}
-	if l.tile != (Tile{}) && l.tile.BM != r.BlockM {
-		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", l.tile.BM), Got: fmt.Sprint(r.BlockM)}
-	}
 	rows, fanIn := r.Slots(), 1
 	if opts.In == Scattered && x != nil && x.Rank() == 2 && x.Dim(0) == r.Tokens {
 		rows, fanIn = r.Tokens, r.K
 	}
-	err := firstError(
-		inRange("LinearOptions", "In", int(opts.In), 0, int(Grouped)),
-		inRange("LinearOptions", "Out", int(opts.Out), 0, int(Grouped)),
+	err := check.First(
+		check.InRange("LinearOptions", "In", int(opts.In), 0, int(Grouped)),
+		check.InRange("LinearOptions", "Out", int(opts.Out), 0, int(Grouped)),
 		l.checkWeights(dev, op),
 		r.check(dev, op),
-		checkTensor(dev, op, "x", x, l.rowsDType(x), rows, l.Config.In),
-		checkTensor(dev, op, "y", y, l.rowsDType(y), r.Slots(), l.Config.Out),
+		check.Tensor(dev, op, "x", x, l.rowsDType(x), rows, l.Config.In),
+		check.Tensor(dev, op, "y", y, l.rowsDType(y), r.Slots(), l.Config.Out),
 	)
 	if err == nil && opts.Gates != nil {
-		err = checkTensor(dev, op, "Gates", opts.Gates, vk.F32, r.Tokens, r.K)
+		err = check.Tensor(dev, op, "Gates", opts.Gates, vk.F32, r.Tokens, r.K)
 	}
 	if err == nil {
 		err = l.checkOutput(op, y, map[string]*vk.Tensor{"x": x, "Gates": opts.Gates, "Order": r.Order})
@@ -330,11 +373,11 @@ func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, 
 
 // check reports a routing with tensors that are closed or do not fit together.
 func (r *Routing) check(dev *vk.Device, op string) error {
-	return firstError(
-		checkTensor(dev, op, "routing.Order", r.Order, vk.I32, r.Slots()),
-		checkTensor(dev, op, "routing.Inverse", r.Inverse, vk.I32, r.Slots()),
-		checkTensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
-		checkTensor(dev, op, "routing.Tiles", r.Tiles, vk.I32, r.TileBound, 2),
-		checkTensor(dev, op, "routing.TileArgs", r.TileArgs, vk.U32, 4),
+	return check.First(
+		check.Tensor(dev, op, "routing.Order", r.Order, vk.I32, r.Slots()),
+		check.Tensor(dev, op, "routing.Inverse", r.Inverse, vk.I32, r.Slots()),
+		check.Tensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
+		check.Tensor(dev, op, "routing.Tiles", r.Tiles, vk.I32, r.TileBound, 2),
+		check.Tensor(dev, op, "routing.TileArgs", r.TileArgs, vk.U32, 4),
 	)
 }

@@ -1,6 +1,9 @@
 package moe
 
-import "github.com/vkmoe/vkmoe/vk"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/vk"
+)
 
 // LinearGrads says where a backward pass leaves the gradients of a ParallelLinear; what is nil is not computed. They are
 // overwritten, or added to where Accumulate says so. X has the layer's dtype; Weight and Bias have it or are F32.
@@ -49,11 +52,12 @@ func (l *ParallelLinear) DenseBackward(rec *vk.Recorder, x, dy *vk.Tensor, g Lin
 	const op = "ParallelLinear.DenseBackward"
 	rows, _, err := matrix(op, "x", x)
 	if err == nil {
-		err = firstError(
-			inRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
+		err = check.First(
+			check.InRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
+			l.Config.checkTrainable(),
 			l.checkWeights(rec.Device(), op),
-			checkTensor(rec.Device(), op, "x", x, l.Config.DType, rows, l.Config.In),
-			checkTensor(rec.Device(), op, "dy", dy, l.Config.DType, rows, l.Config.Out),
+			check.Tensor(rec.Device(), op, "x", x, l.Config.DType, rows, l.Config.In),
+			check.Tensor(rec.Device(), op, "dy", dy, l.Config.DType, rows, l.Config.Out),
 			l.checkGrads(rec.Device(), op, g, x, dy),
 		)
 	}
@@ -76,10 +80,13 @@ func (l *ParallelLinear) denseBackward(rec *vk.Recorder, x, dy, gates *vk.Tensor
 }
 
 // Transposed is the layer x = Wᵀ·y without a bias: its weights are the same memory, read the other way. It needs no Close,
-// and serves until this layer is closed.
+// and serves until this layer is closed. With quantized weights its Forward fails with a *ConfigError.
 func (l *ParallelLinear) Transposed() *ParallelLinear {
 	c := l.Config
 	c.In, c.Out, c.InOut, c.Bias = c.Out, c.In, !c.InOut, false
+	if c.Path == PathDecode {
+		c.Path = PathPortable // the decode path reads weights one way only
+	}
 	c.Label = l.label() + " dX"
 	return &ParallelLinear{Config: c, Weight: l.Weight, tile: l.tile, matrices: l.matrices}
 }
@@ -177,14 +184,17 @@ func (l *ParallelLinear) gatesBackward(rec *vk.Recorder, r *Routing, x operand, 
 // checkBackward checks all arguments and returns how many slots share a row of x.
 func (l *ParallelLinear) checkBackward(dev *vk.Device, op string, r *Routing, x, dy *vk.Tensor, g LinearGrads,
 	opts LinearOptions) (int, error) {
+	if err := l.Config.checkTrainable(); err != nil {
+		return 0, err
+	}
 	fanIn, err := l.checkForward(dev, op, r, x, dy, opts)
 	if err == nil {
-		err = firstError(
-			checkTensor(dev, op, "x", x, l.Config.DType, x.Shape()...),
-			checkTensor(dev, op, "dy", dy, l.Config.DType, dy.Shape()...),
+		err = check.First(
+			check.Tensor(dev, op, "x", x, l.Config.DType, x.Shape()...),
+			check.Tensor(dev, op, "dy", dy, l.Config.DType, dy.Shape()...),
 			l.checkGrads(dev, op, g, x, dy),
-			checkTensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
-			checkOptional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
+			check.Tensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
+			check.Optional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
 		)
 	}
 	return fanIn, err
@@ -196,8 +206,8 @@ func (l *ParallelLinear) checkGrads(dev *vk.Device, op string, g LinearGrads, x,
 	if g.Bias != nil && !c.Bias {
 		return &vk.ShapeError{Op: op, Arg: "grads.Bias", Want: "nil: the layer has no bias", Got: g.Bias.String()}
 	}
-	err := firstError(
-		checkOptional(dev, op, "grads.X", g.X, c.DType, x.Shape()...),
+	err := check.First(
+		check.Optional(dev, op, "grads.X", g.X, c.DType, x.Shape()...),
 		l.checkGradBank(dev, op, "grads.Weight", g.Weight, l.Weight),
 		l.checkGradBank(dev, op, "grads.Bias", g.Bias, l.Bias),
 	)

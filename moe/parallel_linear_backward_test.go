@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -35,18 +36,16 @@ type result struct {
 func (c gradsCase) gradient(k *kit, r *rand.Rand, name string, partial bool, dtype vk.DType, shape ...int) result {
 	if !c.accumulate {
 		if partial {
-			return result{t: k.partialOutput(name, dtype, shape...)}
+			return result{t: k.PartialOutput(name, dtype, shape...)}
 		}
-		return result{t: k.output(name, dtype, shape...)}
+		return result{t: k.Output(name, dtype, shape...)}
 	}
 	n := 1
 	for _, s := range shape {
 		n *= s
 	}
-	start := rounded(dtype, c.values(r, n))
-	res := result{k.floats(name, dtype, start, shape...), start}
-	k.bands[len(k.bands)-1].output = true
-	return res
+	start := vk.Round(dtype, c.values(r, n))
+	return result{k.InOut(name, dtype, start, shape...), start}
 }
 
 // bank is the gradient as a bank, nil for none.
@@ -61,13 +60,13 @@ func (g result) bank(t testing.TB) *ExpertBank {
 // the storage dtype, and what is accumulated is rounded once more.
 func (g result) requireGradient(t testing.TB, want ref.Result, terms int, between vk.DType, exact bool, what string) {
 	t.Helper()
-	dtype := storageTypes[g.t.DType()]
-	got := download[float32](t, g.t)
-	relative := ref.Tolerance(dtype, terms) + 1.1*storageTypes[between].Storage()
+	dtype := gputest.Oracle(g.t.DType())
+	got := gputest.Download[float32](t, g.t)
+	relative := ref.Tolerance(dtype, terms) + 1.1*gputest.Oracle(between).Storage()
 	// What is stored in between may be subnormal there and lose up to its least value, each time as large a factor as any
 	// that the tests draw.
 	const largest = 8
-	absolute := ref.Underflow(dtype, terms) + largest*float64(terms)*ref.Underflow(storageTypes[between], 0)
+	absolute := ref.Underflow(dtype, terms) + largest*float64(terms)*ref.Underflow(gputest.Oracle(between), 0)
 	y, bound := slices.Clone(want.Y), want.BoundBy(relative, absolute)
 	for i, s := range g.start {
 		y[i] += float64(s)
@@ -76,20 +75,20 @@ func (g result) requireGradient(t testing.TB, want ref.Result, terms int, betwee
 	if exact {
 		bound = nil
 	}
-	for i, bits := range words(t, g.t) { // a row that no slot owns is not written
-		if bits == poisonOf(g.t.DType()) {
+	for i, bits := range gputest.Words(t, g.t) { // a row that no slot owns is not written
+		if bits == gputest.Poison(g.t.DType()) {
 			require.Zero(t, want.Abs[i], "%s[%d] was not written", what, i)
 			got[i] = 0
 		}
 	}
-	requireClose(t, got, y, bound, what)
+	gputest.RequireClose(t, got, y, bound, what)
 }
 
 // check runs forward and backward and compares every gradient with the oracle's.
 func (c gradsCase) check(t *testing.T, exact bool) {
 	t.Helper()
 	if c.values == nil {
-		c.values = normal
+		c.values = gputest.Normal
 	}
 	k := newKit(t)
 	k.matrices = c.matrices
@@ -98,8 +97,8 @@ func (c gradsCase) check(t *testing.T, exact bool) {
 	run := c.recordIn(k, st)
 	r := rand.New(rand.NewSource(int64(c.tokens + c.out)))
 	slots := c.tokens * c.k
-	dys := rounded(c.dtype, c.values(r, slots*c.out))
-	dy := k.floats("dy", c.dtype, dys, slots, c.out)
+	dys := vk.Round(c.dtype, c.values(r, slots*c.out))
+	dy := k.Floats("dy", c.dtype, dys, slots, c.out)
 	weights := c.dtype
 	if c.wide {
 		weights = vk.F32
@@ -119,8 +118,8 @@ func (c gradsCase) check(t *testing.T, exact bool) {
 		gates = c.gradient(k, r, "dgates", false, vk.F32, c.tokens, c.k)
 	}
 	g.X, g.Weight, g.Bias, g.Gates = x.t, w.bank(t), b.bank(t), gates.t
-	require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
-	k.run()
+	require.NoError(t, run.layer.Backward(k.Rec, run.device, run.xs, dy, g, run.opts))
+	k.Run()
 	want := ref.Scatter2scatterBackward(run.weights, run.x, run.routing, c.layout, run.gates, dys)
 	if g.X != nil {
 		x.requireGradient(t, want.X, c.out*c.k+1, c.dtype, exact, c.String()+" dX")
@@ -138,7 +137,7 @@ func (c gradsCase) check(t *testing.T, exact bool) {
 	if g.Gates != nil {
 		gates.requireGradient(t, want.Gates, c.in+c.out+2, c.dtype, exact, c.String()+" dGates")
 	}
-	k.close()
+	k.Close()
 }
 
 func TestBackwardInEveryLayout(t *testing.T) {
@@ -185,46 +184,44 @@ func TestBackwardOfLongExperts(t *testing.T) {
 	for _, accumulate := range []bool{false, true} {
 		k := newKit(t)
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 3, In: width, Out: width, Bias: true}}
-		l.Weight = bankOf(t, k.f32("weight", make([]float32, 3*width*width), 3, width, width))
-		l.Bias = bankOf(t, k.f32("bias", make([]float32, 3*width), 3, width))
+		l.Weight = bankOf(t, k.F32("weight", make([]float32, 3*width*width), 3, width, width))
+		l.Bias = bankOf(t, k.F32("bias", make([]float32, 3*width), 3, width))
 		ids := make([]int32, rows)
 		for i := range ids {
 			ids[i] = 1
 		}
 		routing := k.guardedRouting(ids, rows, 1, 3)
-		dw := k.f32("dw", ones[:3*width*width], 3, width, width)
-		k.bands[len(k.bands)-1].output = true
-		db := k.f32("db", ones[:3*width], 3, width)
-		k.bands[len(k.bands)-1].output = true
-		x, dy := k.f32("x", ones, rows, width), k.f32("dy", ones, rows, width)
+		dw := k.InOut("dw", vk.F32, ones[:3*width*width], 3, width, width)
+		db := k.InOut("db", vk.F32, ones[:3*width], 3, width)
+		x, dy := k.F32("x", ones, rows, width), k.F32("dy", ones, rows, width)
 		g := LinearGrads{Weight: bankOf(t, dw), Bias: bankOf(t, db), AccumulateWeights: accumulate}
-		require.NoError(t, l.Backward(k.rec, routing, x, dy, g, LinearOptions{}))
-		k.run()
+		require.NoError(t, l.Backward(k.Rec, routing, x, dy, g, LinearOptions{}))
+		k.Run()
 		var before float32
 		if accumulate {
 			before = 1
 		}
-		for i, v := range download[float32](t, dw) {
+		for i, v := range gputest.Download[float32](t, dw) {
 			want := before
 			if i/(width*width) == 1 {
 				want += rows
 			}
 			require.Equal(t, want, v, "dW[%d]", i)
 		}
-		for i, v := range download[float32](t, db) {
+		for i, v := range gputest.Download[float32](t, db) {
 			want := before
 			if i/width == 1 {
 				want += rows
 			}
 			require.Equal(t, want, v, "db[%d]", i)
 		}
-		k.close()
+		k.Close()
 	}
 }
 
 func TestBackwardIsExact(t *testing.T) {
 	for _, layout := range ref.Layouts {
-		c := linearCase{65, 4, 2, 40, 36, spreads[0], layout, true, true, false, 0, Tile{}, halves}
+		c := linearCase{65, 4, 2, 40, 36, spreads[0], layout, true, true, false, 0, Tile{}, gputest.Halves}
 		gradsCase{linearCase: c}.check(t, true)
 	}
 }
@@ -282,22 +279,13 @@ func TestBackwardRepeatsItsBits(t *testing.T) {
 		k := newKit(t)
 		c := linearCase{200, 8, 4, 60, 68, spreads[0], layout, true, true, false, 0, Tile{}, nil}
 		run := c.record(k)
-		dy := k.f32("dy", normal(rand.New(rand.NewSource(5)), 800*68), 800, 68)
-		outputs := []*vk.Tensor{k.output("dx", vk.F32, run.xs.Shape()...), k.output("dw", vk.F32, run.layer.Weight.Shape()...),
-			k.output("db", vk.F32, 8, 68), k.output("dgates", vk.F32, 200, 4)}
+		dy := k.F32("dy", gputest.Normal(rand.New(rand.NewSource(5)), 800*68), 800, 68)
+		outputs := []*vk.Tensor{k.Output("dx", vk.F32, run.xs.Shape()...), k.Output("dw", vk.F32, run.layer.Weight.Shape()...),
+			k.Output("db", vk.F32, 8, 68), k.Output("dgates", vk.F32, 200, 4)}
 		g := LinearGrads{X: outputs[0], Weight: bankOf(t, outputs[1]), Bias: bankOf(t, outputs[2]), Gates: outputs[3]}
-		require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
-		var first [4][]uint32
-		for i := range 20 {
-			k.run()
-			for j, o := range outputs {
-				if i == 0 {
-					first[j] = words(t, o)
-				}
-				require.True(t, slices.Equal(first[j], words(t, o)), "%v: run %d, gradient %d", layout, i, j)
-			}
-		}
-		k.close()
+		require.NoError(t, run.layer.Backward(k.Rec, run.device, run.xs, dy, g, run.opts))
+		k.RunAlike(outputs...)
+		k.Close()
 	}
 }
 
@@ -307,26 +295,26 @@ func TestDenseBackward(t *testing.T) {
 			bias, inOut := flags&1 != 0, flags&2 != 0
 			k := newKit(t)
 			r := rand.New(rand.NewSource(int64(s.rows)))
-			weights := ref.Linear[float32]{Experts: 1, In: s.in, Out: s.out, InOut: inOut, Weight: normal(r, s.in*s.out)}
+			weights := ref.Linear[float32]{Experts: 1, In: s.in, Out: s.out, InOut: inOut, Weight: gputest.Normal(r, s.in*s.out)}
 			shape := []int{1, s.out, s.in}
 			if inOut {
 				shape = []int{1, s.in, s.out}
 			}
 			l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: s.in, Out: s.out, Bias: bias, InOut: inOut}}
-			l.Weight = bankOf(t, k.f32("weight", weights.Weight, shape...))
-			c := gradsCase{linearCase: linearCase{values: normal}, accumulate: flags == 3}
+			l.Weight = bankOf(t, k.F32("weight", weights.Weight, shape...))
+			c := gradsCase{linearCase: linearCase{values: gputest.Normal}, accumulate: flags == 3}
 			var db result
 			if bias {
-				weights.Bias = normal(r, s.out)
-				l.Bias = bankOf(t, k.f32("bias", weights.Bias, 1, s.out))
+				weights.Bias = gputest.Normal(r, s.out)
+				l.Bias = bankOf(t, k.F32("bias", weights.Bias, 1, s.out))
 				db = c.gradient(k, r, "db", false, vk.F32, 1, s.out)
 			}
-			xs, dys := normal(r, s.rows*s.in), normal(r, s.rows*s.out)
-			x, dy := k.f32("x", xs, s.rows, s.in), k.f32("dy", dys, s.rows, s.out)
+			xs, dys := gputest.Normal(r, s.rows*s.in), gputest.Normal(r, s.rows*s.out)
+			x, dy := k.F32("x", xs, s.rows, s.in), k.F32("dy", dys, s.rows, s.out)
 			dx, dw := c.gradient(k, r, "dx", false, vk.F32, s.rows, s.in), c.gradient(k, r, "dw", false, vk.F32, shape...)
 			g := LinearGrads{X: dx.t, Weight: dw.bank(t), Bias: db.bank(t), AccumulateX: c.accumulate, AccumulateWeights: c.accumulate}
-			require.NoError(t, l.DenseBackward(k.rec, x, dy, g))
-			k.run()
+			require.NoError(t, l.DenseBackward(k.Rec, x, dy, g))
+			k.Run()
 			none := []float32(nil)
 			want := ref.Scatter2scatterBackward(weights, xs, ref.Dense(s.rows), ref.Layout{}, none, dys)
 			dx.requireGradient(t, want.X, s.out+1, vk.F32, false, "dX")
@@ -334,7 +322,7 @@ func TestDenseBackward(t *testing.T) {
 			if bias {
 				db.requireGradient(t, want.Bias, s.rows+1, vk.F32, false, "db")
 			}
-			k.close()
+			k.Close()
 		}
 	}
 }
@@ -343,8 +331,8 @@ func TestBackwardArguments(t *testing.T) {
 	k := newKit(t)
 	c := linearCase{10, 3, 2, 8, 12, spreads[0], ref.Layout{}, false, true, false, 0, Tile{}, nil}
 	run := c.record(k)
-	dy := k.f32("dy", make([]float32, 240), 20, 12)
-	dx := k.output("dx", vk.F32, 10, 8)
+	dy := k.F32("dy", make([]float32, 240), 20, 12)
+	dx := k.Output("dx", vk.F32, 10, 8)
 	l := run.layer
 	for _, bad := range []struct {
 		arg string

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -47,29 +49,34 @@ func (c linearCase) record(k *kit) linearRun { return c.recordIn(k, storage{}) }
 
 // recordIn does so in other storage types.
 func (c linearCase) recordIn(k *kit, st storage) linearRun {
-	k.t.Helper()
+	k.T.Helper()
 	r := rand.New(rand.NewSource(int64(c.tokens*7 + c.in)))
 	if c.values == nil {
-		c.values = normal
+		c.values = gputest.Normal
 	}
 	slots := c.tokens * c.k
 	ids := c.spread.ids(3, slots, c.experts)
 	run := linearRun{routing: ref.Route(ids, c.tokens, c.experts, c.k)}
-	run.x = rounded(st.x, c.values(r, c.layout.InRows(run.routing)*c.in))
+	run.x = vk.Round(st.x, c.values(r, c.layout.InRows(run.routing)*c.in))
 	run.weights = ref.Linear[float32]{Experts: c.experts, In: c.in, Out: c.out, InOut: c.inOut,
-		Weight: rounded(st.w, c.values(r, c.experts*c.in*c.out))}
+		Weight: vk.Round(st.w, c.values(r, c.experts*c.in*c.out))}
 	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias, InOut: c.inOut,
-		DType: st.w}, tile: c.tile, matrices: k.matrices, vectors: k.vectors}
-	k.shift = c.shift
-	l.Weight = st.bank(k, "weight", run.weights.Weight, l.Config.weightShape()...)
+		DType: st.w, Weights: st.format}, tile: c.tile, matrices: k.matrices, vectors: k.vectors}
+	k.Shift = c.shift
+	if st.format == WeightsFull {
+		l.Weight = st.bank(k, "weight", run.weights.Weight, l.Config.weightShape()...)
+	} else {
+		l.Weight = st.quantizedBank(k, "weight", l.Config, run.weights.Weight)
+		run.weights.Weight = dequantizedBank(k.T, l.Weight)
+	}
 	if c.bias {
-		run.weights.Bias = rounded(st.w, c.values(r, c.experts*c.out))
+		run.weights.Bias = vk.Round(st.w, c.values(r, c.experts*c.out))
 		l.Bias = st.bank(k, "bias", run.weights.Bias, c.experts, c.out)
 	}
 	opts := LinearOptions{}
 	if c.gates {
 		run.gates = c.values(r, slots)
-		opts.Gates = k.f32("gates", run.gates, c.tokens, c.k)
+		opts.Gates = k.F32("gates", run.gates, c.tokens, c.k)
 	}
 	if c.layout.GroupedIn {
 		opts.In = Grouped
@@ -77,13 +84,13 @@ func (c linearCase) recordIn(k *kit, st storage) linearRun {
 	if c.layout.GroupedOut {
 		opts.Out = Grouped
 	}
-	x := k.floats("x", st.x, run.x, c.layout.InRows(run.routing), c.in)
+	x := k.Floats("x", st.x, run.x, c.layout.InRows(run.routing), c.in)
 	routing := k.guardedRouting(ids, c.tokens, c.k, c.experts)
-	run.y = k.output("y", st.y, slots, c.out)
+	run.y = k.Output("y", st.y, slots, c.out)
 	if blockM := max(c.tile.BM, k.matrices.BM); blockM > 0 {
 		k.retile(routing, blockM)
 	}
-	require.NoError(k.t, l.Forward(k.rec, routing, x, run.y, opts))
+	require.NoError(k.T, l.Forward(k.Rec, routing, x, run.y, opts))
 	run.layer, run.device, run.xs, run.opts = l, routing, x, opts
 	return run
 }
@@ -91,12 +98,12 @@ func (c linearCase) recordIn(k *kit, st storage) linearRun {
 // retile sorts a routing again for tiles of other than the usual height.
 func (k *kit) retile(r *Routing, blockM int) {
 	r.BlockM = blockM
-	r.TileBound = ceilDiv(r.Slots(), blockM) + min(r.Experts, r.Slots())
-	r.Tiles = k.partialOutput("tiles", vk.I32, r.TileBound, 2)
+	r.TileBound = check.CeilDiv(r.Slots(), blockM) + min(r.Experts, r.Slots())
+	r.Tiles = k.PartialOutput("tiles", vk.I32, r.TileBound, 2)
 	_, blocks := sortBlocks(r.Slots(), r.Experts)
-	r.sort(k.rec, sortScratch{
-		counts: k.output("counts", vk.U32, blocks, r.Experts+2),
-		status: k.output("status", vk.U32, 4),
+	r.sort(k.Rec, sortScratch{
+		counts: k.Output("counts", vk.U32, blocks, r.Experts+2),
+		status: k.Output("status", vk.U32, 4),
 	})
 }
 
@@ -108,15 +115,15 @@ func (c linearCase) checkIn(t *testing.T, st storage, exact bool) float64 {
 	t.Helper()
 	k := newKit(t)
 	run := c.recordIn(k, st)
-	k.run()
+	k.Run()
 	want := ref.Scatter2scatter(run.weights, run.x, run.routing, c.layout, run.gates)
-	bound := want.Bound(storageTypes[st.y], c.in)
+	bound := want.Bound(gputest.Oracle(st.y), c.in+st.roundings())
 	if exact {
 		bound = nil
 	}
-	got := download[float32](t, run.y)
-	requireClose(t, got, want.Y, bound, fmt.Sprintf("%v %+v", c, st))
-	k.close()
+	got := gputest.Download[float32](t, run.y)
+	gputest.RequireClose(t, got, want.Y, bound, fmt.Sprintf("%v %+v", c, st))
+	k.Close()
 	return ref.Compare(got, want.Y, bound).Worst.Ratio
 }
 
@@ -160,10 +167,10 @@ func TestScatter2scatterShapes(t *testing.T) {
 
 // TestScatter2scatterOfWideInputs would show a driver that ends loops early (see maxLoop).
 func TestScatter2scatterOfWideInputs(t *testing.T) {
-	for _, rule := range tileRules {
-		for i, tile := range []Tile{rule.wide, rule.narrow} {
-			linearCase{3, 2, 2, 66000 + i, 8 + i, spreads[0], ref.Layout{}, true, true, false, 0, tile, halves}.check(t, true)
-			linearCase{3, 2, 2, 66001, 8 + i, spreads[0], ref.Layout{}, true, true, true, 0, tile, halves}.check(t, true)
+	for _, band := range builtInBands() {
+		for i, tile := range []Tile{band.Wide, band.Narrow} {
+			linearCase{3, 2, 2, 66000 + i, 8 + i, spreads[0], ref.Layout{}, true, true, false, 0, tile, gputest.Halves}.check(t, true)
+			linearCase{3, 2, 2, 66001, 8 + i, spreads[0], ref.Layout{}, true, true, true, 0, tile, gputest.Halves}.check(t, true)
 		}
 	}
 	require.Less(t, maxWidth/16+256, maxLoop)
@@ -172,14 +179,14 @@ func TestScatter2scatterOfWideInputs(t *testing.T) {
 // TestScatter2scatterIsExact uses values whose sums are exact in f32: any wrong, missing or doubled term shows.
 func TestScatter2scatterIsExact(t *testing.T) {
 	for i, layout := range ref.Layouts {
-		linearCase{50, 6, 3, 61, 34, spreads[i%len(spreads)], layout, true, true, i%2 == 1, 1, Tile{}, halves}.check(t, true)
+		linearCase{50, 6, 3, 61, 34, spreads[i%len(spreads)], layout, true, true, i%2 == 1, 1, Tile{}, gputest.Halves}.check(t, true)
 	}
 }
 
 func TestEveryTileOfTheSelector(t *testing.T) {
 	seen := map[Tile]bool{}
-	for _, rule := range tileRules {
-		for _, tile := range []Tile{rule.wide, rule.narrow} {
+	for _, band := range builtInBands() {
+		for _, tile := range []Tile{band.Wide, band.Narrow} {
 			if seen[tile] {
 				continue
 			}
@@ -189,10 +196,10 @@ func TestEveryTileOfTheSelector(t *testing.T) {
 				require.Zero(t, tile.BN%tile.TN)
 				require.Zero(t, tile.BK%4)
 				require.LessOrEqual(t, tile.Threads(), 256)
-				require.Equal(t, rule.wide.BM, tile.BM)
+				require.Equal(t, band.Wide.BM, tile.BM)
 				for _, inOut := range []bool{false, true} {
-					linearCase{90, 4, 2, 76, 68, spreads[0], ref.Layout{}, true, true, inOut, 0, tile, halves}.check(t, true)
-					linearCase{37, 3, 2, 33, 71, spreads[2], ref.Layout{GroupedOut: true}, true, true, inOut, 1, tile, halves}.check(t, true)
+					linearCase{90, 4, 2, 76, 68, spreads[0], ref.Layout{}, true, true, inOut, 0, tile, gputest.Halves}.check(t, true)
+					linearCase{37, 3, 2, 33, 71, spreads[2], ref.Layout{GroupedOut: true}, true, true, inOut, 1, tile, gputest.Halves}.check(t, true)
 				}
 			})
 		}
@@ -206,8 +213,8 @@ func TestResultsDoNotDependOnTheTile(t *testing.T) {
 	for _, tile := range []Tile{{32, 32, 16, 4, 4}, {8, 8, 8, 1, 2}, {64, 16, 32, 8, 2}} {
 		k := newKit(t)
 		run := linearCase{60, 4, 2, 101, 67, spreads[0], ref.Layout{}, true, true, false, 0, tile, nil}.record(k)
-		k.run()
-		got := words(t, run.y)
+		k.Run()
+		got := gputest.Words(t, run.y)
 		if first == nil {
 			first = got
 		}
@@ -218,15 +225,7 @@ func TestResultsDoNotDependOnTheTile(t *testing.T) {
 func TestScatter2scatterRepeatsItsBits(t *testing.T) {
 	k := newKit(t)
 	run := linearCase{200, 8, 2, 100, 65, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.record(k)
-	var first []uint32
-	for range 20 {
-		k.run()
-		got := words(t, run.y)
-		if first == nil {
-			first = got
-		}
-		require.Equal(t, first, got)
-	}
+	k.RunAlike(run.y)
 }
 
 func TestSlotsWithoutExpertWriteNothing(t *testing.T) {
@@ -235,35 +234,35 @@ func TestSlotsWithoutExpertWriteNothing(t *testing.T) {
 	routing := k.guardedRouting(ids, 4, 2, 3)
 	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 3, In: 5, Out: 6}}
 	r := rand.New(rand.NewSource(1))
-	weights := ref.Linear[float32]{Experts: 3, In: 5, Out: 6, Weight: halves(r, 90)}
-	x := halves(r, 20)
-	l.Weight = bankOf(t, k.f32("weight", weights.Weight, 3, 6, 5))
-	y := k.partialOutput("y", vk.F32, 8, 6)
-	require.NoError(t, l.Forward(k.rec, routing, k.f32("x", x, 4, 5), y, LinearOptions{}))
-	k.run()
-	got := download[float32](t, y)
+	weights := ref.Linear[float32]{Experts: 3, In: 5, Out: 6, Weight: gputest.Halves(r, 90)}
+	x := gputest.Halves(r, 20)
+	l.Weight = bankOf(t, k.F32("weight", weights.Weight, 3, 6, 5))
+	y := k.PartialOutput("y", vk.F32, 8, 6)
+	require.NoError(t, l.Forward(k.Rec, routing, k.F32("x", x, 4, 5), y, LinearOptions{}))
+	k.Run()
+	got := gputest.Download[float32](t, y)
 	for s := 1; s <= 2; s++ {
 		for _, v := range got[s*6 : s*6+6] {
-			require.EqualValues(t, poison, math.Float32bits(v), "slot %d", s)
+			require.Equal(t, gputest.Poison(vk.F32), math.Float32bits(v), "slot %d", s)
 		}
 	}
 	want := ref.Scatter2scatter(weights, x, ref.Route(ids, 4, 3, 2), ref.Layout{}, []float32(nil)).Y
 	clear(got[6:18])
-	requireClose(t, got, want, nil, "y")
+	gputest.RequireClose(t, got, want, nil, "y")
 }
 
 func TestDenseLinear(t *testing.T) {
 	for _, s := range []struct{ rows, in, out int }{{0, 4, 4}, {1, 1, 1}, {1, 600, 8}, {33, 100, 64}, {200, 7, 60}, {3000, 16, 3}} {
 		k := newKit(t)
 		r := rand.New(rand.NewSource(5))
-		w := ref.Linear[float32]{Experts: 1, In: s.in, Out: s.out, Weight: normal(r, s.in*s.out), Bias: normal(r, s.out)}
-		x := normal(r, s.rows*s.in)
+		w := ref.Linear[float32]{Experts: 1, In: s.in, Out: s.out, Weight: gputest.Normal(r, s.in*s.out), Bias: gputest.Normal(r, s.out)}
+		x := gputest.Normal(r, s.rows*s.in)
 		l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: s.in, Out: s.out, Bias: true},
-			Weight: bankOf(t, k.f32("weight", w.Weight, 1, s.out, s.in)), Bias: bankOf(t, k.f32("bias", w.Bias, 1, s.out))}
-		y := k.output("y", vk.F32, s.rows, s.out)
-		require.NoError(t, l.Dense(k.rec, k.f32("x", x, s.rows, s.in), y))
-		k.run()
+			Weight: bankOf(t, k.F32("weight", w.Weight, 1, s.out, s.in)), Bias: bankOf(t, k.F32("bias", w.Bias, 1, s.out))}
+		y := k.Output("y", vk.F32, s.rows, s.out)
+		require.NoError(t, l.Dense(k.Rec, k.F32("x", x, s.rows, s.in), y))
+		k.Run()
 		want := ref.DenseLinear(w, x, s.rows)
-		requireClose(t, download[float32](t, y), want.Y, want.Bound(ref.F32, s.in), fmt.Sprint(s))
+		gputest.RequireClose(t, gputest.Download[float32](t, y), want.Y, want.Bound(ref.F32, s.in), fmt.Sprint(s))
 	}
 }

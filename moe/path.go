@@ -18,21 +18,30 @@ const (
 	// PathCoopMat multiplies by cooperative matrices (VK_KHR_cooperative_matrix) whether that is faster or not: for tests and
 	// measurements. Where it cannot, recording fails with a *vk.UnsupportedError.
 	PathCoopMat
+	// PathDecode reads the weights once for a few rows per expert and needs no optional feature, whether rows are few or not:
+	// for tests and measurements. Where it cannot, recording fails with a *vk.UnsupportedError. Gradients take the portable path.
+	PathDecode
 )
 
 func (p Path) String() string {
-	names := [...]string{"auto", "portable", "coopmat"}
+	names := [...]string{"auto", "portable", "coopmat", "decode"}
 	if int(p) < len(names) {
 		return names[p]
 	}
 	return fmt.Sprintf("path %d", uint8(p))
 }
 
+// noDecodePath says why a layer cannot take the decode path.
+func (l *ParallelLinear) noDecodePath(dev *vk.Device) error {
+	return &vk.UnsupportedError{Device: dev.Adapter().Name, Need: fmt.Sprintf("weights stored [E,Out,In] with inputs in whole "+
+		"pieces of 16 bytes, at aligned addresses, for a %d→%d layer on the decode path", l.Config.In, l.Config.Out)}
+}
+
 // noTensorPath says why a layer cannot take the tensor path.
 func (l *ParallelLinear) noTensorPath(dev *vk.Device) error {
 	dtype, caps := l.Config.DType, dev.Caps()
 	e := &vk.UnsupportedError{Device: dev.Adapter().Name}
-	kernel := tensorKernels[dtype]
+	kernel := tensorKernels[l.tensorTypes()]
 	if kernel == nil {
 		e.Need = fmt.Sprintf("16-bit storage for cooperative matrices; the layer is %v", dtype)
 		return e

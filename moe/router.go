@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -15,10 +16,10 @@ import (
 func TopK(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (ids, gates *vk.Tensor, err error) {
 	tokens, experts, err := matrix("TopK", "logits", logits)
 	if err == nil {
-		err = firstError(checkTensor(rec.Device(), "TopK", "logits", logits, vk.F32, tokens, experts), cfg.Validate(experts))
+		err = check.First(check.Tensor(rec.Device(), "TopK", "logits", logits, vk.F32, tokens, experts), cfg.Validate(experts))
 	}
 	if err == nil && cfg.CorrectionBias != nil {
-		err = checkTensor(rec.Device(), "TopK", "CorrectionBias", cfg.CorrectionBias, vk.F32, experts)
+		err = check.Tensor(rec.Device(), "TopK", "CorrectionBias", cfg.CorrectionBias, vk.F32, experts)
 	}
 	if err != nil {
 		return nil, nil, rec.Fail(err)
@@ -44,7 +45,7 @@ func topK(rec *vk.Recorder, logits, ids, gates *vk.Tensor, cfg RouterConfig, lan
 		Push: shaders.TopkGatesPush{Logits: logits.Address(), Ids: ids.Address(), Gates: gates.Address(),
 			Bias: cfg.CorrectionBias.Address(), Tokens: uint32(tokens), Experts: uint32(experts), K: uint32(cfg.TopK),
 			Groups: uint32(cfg.Groups), TopGroups: uint32(cfg.TopGroups), Scale: cfg.scale()}.Bytes(),
-		Linear: uint64(ceilDiv(tokens, rows)),
+		Linear: uint64(check.CeilDiv(tokens, rows)),
 		Reads:  []*vk.Tensor{logits, cfg.CorrectionBias},
 		Writes: []*vk.Tensor{ids, gates},
 		FLOPs:  float64(tokens) * float64(experts) * float64(cfg.TopK),

@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -23,14 +24,14 @@ func TopKBackward(rec *vk.Recorder, r *Routing, logits, dGates, dLogits *vk.Tens
 		return rec.Fail(&vk.ShapeError{Op: op, Arg: "routing", Want: "a routing of Route", Got: "another"})
 	}
 	dev := rec.Device()
-	err := firstError(
-		checkTensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
-		checkTensor(dev, op, "logits", logits, vk.F32, r.Tokens, r.Experts),
-		checkTensor(dev, op, "dGates", dGates, vk.F32, r.Tokens, r.K),
-		checkTensor(dev, op, "dLogits", dLogits, vk.F32, r.Tokens, r.Experts),
+	err := check.First(
+		check.Tensor(dev, op, "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K),
+		check.Tensor(dev, op, "logits", logits, vk.F32, r.Tokens, r.Experts),
+		check.Tensor(dev, op, "dGates", dGates, vk.F32, r.Tokens, r.K),
+		check.Tensor(dev, op, "dLogits", dLogits, vk.F32, r.Tokens, r.Experts),
 	)
 	if err == nil {
-		err = checkApart(op, "dLogits", dLogits, map[string]*vk.Tensor{"routing.IDs": r.IDs, "logits": logits, "dGates": dGates})
+		err = check.Apart(op, "dLogits", dLogits, check.Inputs{"routing.IDs": r.IDs, "logits": logits, "dGates": dGates})
 	}
 	if err != nil {
 		return rec.Fail(err)
@@ -52,7 +53,7 @@ func topKBackward(rec *vk.Recorder, r *Routing, logits, dGates, dLogits *vk.Tens
 		Push: shaders.TopkGatesBackwardPush{Logits: logits.Address(), Ids: r.IDs.Address(), DGates: dGates.Address(),
 			DLogits: dLogits.Address(), Tokens: uint32(r.Tokens), Experts: uint32(r.Experts), K: uint32(r.K),
 			Scale: r.Router.scale()}.Bytes(),
-		Linear: uint64(ceilDiv(r.Tokens, topKThreads/lanes)),
+		Linear: uint64(check.CeilDiv(r.Tokens, topKThreads/lanes)),
 		Reads:  reads,
 		Writes: []*vk.Tensor{dLogits},
 		FLOPs:  40 * float64(r.Tokens) * float64(r.Experts+r.K),

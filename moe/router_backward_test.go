@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -35,38 +36,31 @@ func TestTopKBackwardEqualsTheOracle(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("T=%d E=%d k=%d %v lanes=%d", s.tokens, s.experts, s.k, mode, lanes), func(t *testing.T) {
 					k := newKit(t)
-					k.shift = lanes % 2
+					k.Shift = lanes % 2
 					rng := rand.New(rand.NewSource(int64(s.experts + lanes)))
-					data, dg := logitsOf(rng, s.tokens, s.experts), normal(rng, s.tokens*s.k)
+					data, dg := logitsOf(rng, s.tokens, s.experts), gputest.Normal(rng, s.tokens*s.k)
 					cfg := RouterConfig{TopK: s.k, Mode: mode, Scale: 1.5}
 					oracle := oracleRouter(cfg, s.experts, nil)
 					chosen := ref.Select(oracle, data, s.tokens)
-					r := &Routing{Tokens: s.tokens, K: s.k, Experts: s.experts, Router: &cfg, IDs: k.i32("ids", chosen, s.tokens, s.k)}
-					logits, dGates := k.f32("logits", data, s.tokens, s.experts), k.f32("dGates", dg, s.tokens, s.k)
-					dLogits := k.output("dLogits", vk.F32, s.tokens, s.experts)
-					topKBackward(k.rec, r, logits, dGates, dLogits, false, lanes)
-					before := normal(rng, s.tokens*s.experts)
-					sum := k.inout("sum", before, s.tokens, s.experts)
-					topKBackward(k.rec, r, logits, dGates, sum, true, lanes)
-					k.run()
+					r := &Routing{Tokens: s.tokens, K: s.k, Experts: s.experts, Router: &cfg, IDs: k.I32("ids", chosen, s.tokens, s.k)}
+					logits, dGates := k.F32("logits", data, s.tokens, s.experts), k.F32("dGates", dg, s.tokens, s.k)
+					dLogits := k.Output("dLogits", vk.F32, s.tokens, s.experts)
+					topKBackward(k.Rec, r, logits, dGates, dLogits, false, lanes)
+					before := gputest.Normal(rng, s.tokens*s.experts)
+					sum := k.InOut("sum", vk.F32, before, s.tokens, s.experts)
+					topKBackward(k.Rec, r, logits, dGates, sum, true, lanes)
+					k.Run()
 					want := ref.RouterGatesBackward(oracle, data, chosen, dg, s.tokens)
-					requireClose(t, download[float32](t, dLogits), want.Y, gradientBound(oracle, want, nil), "dLogits")
+					gputest.RequireClose(t, gputest.Download[float32](t, dLogits), want.Y, gradientBound(oracle, want, nil), "dLogits")
 					bound := gradientBound(oracle, want, before)
 					for i := range before {
 						want.Y[i] += float64(before[i])
 					}
-					requireClose(t, download[float32](t, sum), want.Y, bound, "accumulated dLogits")
+					gputest.RequireClose(t, gputest.Download[float32](t, sum), want.Y, bound, "accumulated dLogits")
 				})
 			}
 		}
 	}
-}
-
-// inout is an output that holds data at first.
-func (k *kit) inout(name string, data []float32, shape ...int) *vk.Tensor {
-	t := k.f32(name, data, shape...)
-	k.bands[len(k.bands)-1].output = true
-	return t
 }
 
 func TestTopKBackwardOfUnusualLogits(t *testing.T) {
@@ -81,13 +75,13 @@ func TestTopKBackwardOfUnusualLogits(t *testing.T) {
 			cfg := RouterConfig{TopK: 2, Mode: mode}
 			oracle := oracleRouter(cfg, 4, nil)
 			ids := ref.Select(oracle, data, rows)
-			r := &Routing{Tokens: rows, K: 2, Experts: 4, Router: &cfg, IDs: k.i32("ids", ids, rows, 2)}
-			dLogits := k.output("dLogits", vk.F32, rows, 4)
-			topKBackward(k.rec, r, k.f32("logits", data, rows, 4), k.f32("dGates", dg, rows, 2), dLogits, false, lanes)
-			k.run()
+			r := &Routing{Tokens: rows, K: 2, Experts: 4, Router: &cfg, IDs: k.I32("ids", ids, rows, 2)}
+			dLogits := k.Output("dLogits", vk.F32, rows, 4)
+			topKBackward(k.Rec, r, k.F32("logits", data, rows, 4), k.F32("dGates", dg, rows, 2), dLogits, false, lanes)
+			k.Run()
 			want := ref.RouterGatesBackward(oracle, data, ids, dg, rows)
 			bound := want.BoundBy(1e-4, 1e-15) // logits that are 1,999 apart; scores below e^−87 over 1e-20
-			requireClose(t, download[float32](t, dLogits), want.Y, bound, mode.String())
+			gputest.RequireClose(t, gputest.Download[float32](t, dLogits), want.Y, bound, mode.String())
 		}
 	}
 }
@@ -97,11 +91,11 @@ func TestTopKBackwardPassesOverBadIDs(t *testing.T) {
 	for mode := SoftmaxTopK; mode <= SigmoidTopKNorm; mode++ {
 		k := newKit(t)
 		cfg := RouterConfig{TopK: 2, Mode: mode}
-		r := &Routing{Tokens: 1, K: 2, Experts: 3, Router: &cfg, IDs: k.i32("ids", []int32{math.MinInt32, 3}, 1, 2)}
-		dLogits := k.output("dLogits", vk.F32, 1, 3)
-		topKBackward(k.rec, r, k.f32("logits", []float32{1, 2, 3}, 1, 3), k.f32("dGates", []float32{5, 6}, 1, 2), dLogits, false, 1)
-		k.run()
-		for _, v := range download[float32](t, dLogits) {
+		r := &Routing{Tokens: 1, K: 2, Experts: 3, Router: &cfg, IDs: k.I32("ids", []int32{math.MinInt32, 3}, 1, 2)}
+		dLogits := k.Output("dLogits", vk.F32, 1, 3)
+		topKBackward(k.Rec, r, k.F32("logits", []float32{1, 2, 3}, 1, 3), k.F32("dGates", []float32{5, 6}, 1, 2), dLogits, false, 1)
+		k.Run()
+		for _, v := range gputest.Download[float32](t, dLogits) {
 			require.Zero(t, v, mode.String())
 		}
 	}
@@ -109,11 +103,11 @@ func TestTopKBackwardPassesOverBadIDs(t *testing.T) {
 
 func TestTopKBackwardArguments(t *testing.T) {
 	k := newKit(t)
-	logits, dGates := k.f32("logits", make([]float32, 12), 2, 6), k.f32("dGates", make([]float32, 4), 2, 2)
-	dLogits := k.inout("dLogits", make([]float32, 12), 2, 6)
-	routed, err := Route(k.rec, logits, RouterConfig{TopK: 2})
+	logits, dGates := k.F32("logits", make([]float32, 12), 2, 6), k.F32("dGates", make([]float32, 4), 2, 2)
+	dLogits := k.InOut("dLogits", vk.F32, make([]float32, 12), 2, 6)
+	routed, err := Route(k.Rec, logits, RouterConfig{TopK: 2})
 	require.NoError(t, err)
-	given, err := RouteIDs(k.rec, k.i32("ids", make([]int32, 4), 2, 2), nil, 6)
+	given, err := RouteIDs(k.Rec, k.I32("ids", make([]int32, 4), 2, 2), nil, 6)
 	require.NoError(t, err)
 	for name, call := range map[string]func(rec *vk.Recorder) error{
 		"nil":          func(rec *vk.Recorder) error { return TopKBackward(rec, nil, logits, dGates, dLogits, false) },
@@ -128,5 +122,5 @@ func TestTopKBackwardArguments(t *testing.T) {
 		require.ErrorAs(t, call(rec), &shape, name)
 		require.NoError(t, rec.Close())
 	}
-	require.NoError(t, TopKBackward(k.rec, routed, logits, dGates, dLogits, true))
+	require.NoError(t, TopKBackward(k.Rec, routed, logits, dGates, dLogits, true))
 }

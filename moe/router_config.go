@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -61,10 +62,10 @@ type RouterConfig struct {
 
 // Validate reports the first field that makes no sense for this many experts as a *ConfigError.
 func (c RouterConfig) Validate(experts int) error {
-	return firstError(
-		inRange("RouterConfig", "experts", experts, 1, MaxExperts),
-		inRange("RouterConfig", "TopK", c.TopK, 1, min(experts, MaxTopK)),
-		inRange("RouterConfig", "Mode", int(c.Mode), 0, int(SigmoidTopKNorm)),
+	return check.First(
+		check.InRange("RouterConfig", "experts", experts, 1, MaxExperts),
+		check.InRange("RouterConfig", "TopK", c.TopK, 1, min(experts, MaxTopK)),
+		check.InRange("RouterConfig", "Mode", int(c.Mode), 0, int(SigmoidTopKNorm)),
 		c.validateScale(),
 		c.validateGroups(experts),
 	)
@@ -72,14 +73,14 @@ func (c RouterConfig) Validate(experts int) error {
 
 func (c RouterConfig) validateScale() error {
 	if s := float64(c.Scale); math.IsNaN(s) || math.IsInf(s, 0) {
-		return &ConfigError{"RouterConfig", "Scale", "finite", fmt.Sprint(c.Scale)}
+		return check.Config("RouterConfig", "Scale", "finite", fmt.Sprint(c.Scale))
 	}
 	return nil
 }
 
 func (c RouterConfig) validateGroups(experts int) error {
 	fault := func(field, want string, got any) error {
-		return &ConfigError{"RouterConfig", field, want, fmt.Sprint(got)}
+		return check.Config("RouterConfig", field, want, fmt.Sprint(got))
 	}
 	switch {
 	case c.CorrectionBias != nil && !c.Mode.Sigmoid():
@@ -92,7 +93,7 @@ func (c RouterConfig) validateGroups(experts int) error {
 		return fault("Groups", fmt.Sprintf("a divisor of %d experts, at most %d", experts, MaxGroups), c.Groups)
 	}
 	size := experts / c.Groups
-	return inRange("RouterConfig", "TopGroups", c.TopGroups, ceilDiv(c.TopK, size), c.Groups)
+	return check.InRange("RouterConfig", "TopGroups", c.TopGroups, check.CeilDiv(c.TopK, size), c.Groups)
 }
 
 func (c RouterConfig) scale() float32 {

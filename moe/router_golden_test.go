@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/vk"
@@ -29,22 +30,22 @@ func TestRouterOfDeepSeekV3(t *testing.T) {
 	require.NoError(t, weights.ReadFloat32(prefix+"gate.e_score_correction_bias", bias))
 
 	k := newKit(t)
-	cfg := RouterConfig{TopK: 4, Mode: SigmoidTopKNorm, Scale: 2.5, CorrectionBias: k.f32("bias", bias, experts), Groups: 4, TopGroups: 2}
+	cfg := RouterConfig{TopK: 4, Mode: SigmoidTopKNorm, Scale: 2.5, CorrectionBias: k.F32("bias", bias, experts), Groups: 4, TopGroups: 2}
 	layer, err := NewParallelLinear(dev, ParallelLinearConfig{Experts: 1, In: width, Out: experts})
 	require.NoError(t, err)
-	k.closes = append(k.closes, layer.Close)
-	require.NoError(t, UploadBank(k.ctx, layer.Weight, router))
-	logits := k.output("logits", vk.F32, tokens, experts)
-	require.NoError(t, layer.Dense(k.rec, k.f32("x", x, tokens, width), logits))
-	r, err := Route(k.rec, logits, cfg)
+	k.OnClose(layer.Close)
+	require.NoError(t, UploadBank(k.Ctx, layer.Weight, router))
+	logits := k.Output("logits", vk.F32, tokens, experts)
+	require.NoError(t, layer.Dense(k.Rec, k.F32("x", x, tokens, width), logits))
+	r, err := Route(k.Rec, logits, cfg)
 	require.NoError(t, err)
-	k.run()
+	k.Run()
 
 	oracle := oracleRouter(cfg, experts, bias)
 	exact := ref.DenseLinear(ref.Linear[float32]{Experts: 1, In: width, Out: experts, Weight: router}, x, tokens).Y
-	ids := download[int32](t, r.IDs)
+	ids := gputest.Download[int32](t, r.IDs)
 	require.Equal(t, ref.Select(oracle, exact, tokens), ids)
-	diff := ref.RelativeFrobenius(download[float32](t, r.Gates), ref.RouterGates(oracle, exact, ids, tokens))
+	diff := ref.RelativeFrobenius(gputest.Download[float32](t, r.Gates), ref.RouterGates(oracle, exact, ids, tokens))
 	t.Logf("relative Frobenius error of the gates %.2g", diff)
 	require.True(t, diff <= 1e-6, "%v", diff)
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -97,25 +99,25 @@ func TestSigmoidRoutersEqualTheOracle(t *testing.T) {
 				t.Run(fmt.Sprintf("T=%d E=%d k=%d groups=%d/%d %v lanes=%d", s.tokens, s.experts, s.k, s.top, s.groups, mode, lanes),
 					func(t *testing.T) {
 						k := newKit(t)
-						k.shift = s.tokens % 2
+						k.Shift = s.tokens % 2
 						rng := rand.New(rand.NewSource(int64(s.experts)))
-						data, bias := logitsOf(rng, s.tokens, s.experts), normal(rng, s.experts)
+						data, bias := logitsOf(rng, s.tokens, s.experts), gputest.Normal(rng, s.experts)
 						cfg := RouterConfig{TopK: s.k, Mode: mode, Scale: 2.5, Groups: s.groups, TopGroups: s.top}
 						if lanes != 4 {
-							cfg.CorrectionBias = k.f32("bias", bias, s.experts)
+							cfg.CorrectionBias = k.F32("bias", bias, s.experts)
 						} else {
 							bias = nil
 						}
-						logits := k.f32("logits", data, s.tokens, s.experts)
-						ids, gates := k.output("ids", vk.I32, s.tokens, s.k), k.output("gates", vk.F32, s.tokens, s.k)
+						logits := k.F32("logits", data, s.tokens, s.experts)
+						ids, gates := k.Output("ids", vk.I32, s.tokens, s.k), k.Output("gates", vk.F32, s.tokens, s.k)
 						require.NoError(t, cfg.Validate(s.experts))
-						topK(k.rec, logits, ids, gates, cfg, lanes)
-						k.run()
-						r, got := oracleRouter(cfg, s.experts, bias), download[int32](t, ids)
+						topK(k.Rec, logits, ids, gates, cfg, lanes)
+						k.Run()
+						r, got := oracleRouter(cfg, s.experts, bias), gputest.Download[int32](t, ids)
 						open := requireChoice(t, r, data, got, s.tokens)
 						require.LessOrEqual(t, open, s.tokens/20, "tokens that rounding leaves open")
 						want := ref.RouterGates(r, data, got, s.tokens)
-						requireClose(t, download[float32](t, gates), want, gateBound(r, want), "gates")
+						gputest.RequireClose(t, gputest.Download[float32](t, gates), want, gateBound(r, want), "gates")
 					})
 			}
 		}
@@ -142,12 +144,12 @@ func TestSigmoidRoutersOfUnusualLogits(t *testing.T) {
 					k := newKit(t)
 					cfg := RouterConfig{TopK: 2, Mode: mode, Groups: groups, TopGroups: min(1, groups)}
 					if bias != nil {
-						cfg.CorrectionBias = k.f32("bias", bias, 6)
+						cfg.CorrectionBias = k.F32("bias", bias, 6)
 					}
-					ids, gates := k.output("ids", vk.I32, len(rows), 2), k.output("gates", vk.F32, len(rows), 2)
-					topK(k.rec, k.f32("logits", data, len(rows), 6), ids, gates, cfg, lanes)
-					k.run()
-					r, got := oracleRouter(cfg, 6, bias), download[int32](t, ids)
+					ids, gates := k.Output("ids", vk.I32, len(rows), 2), k.Output("gates", vk.F32, len(rows), 2)
+					topK(k.Rec, k.F32("logits", data, len(rows), 6), ids, gates, cfg, lanes)
+					k.Run()
+					r, got := oracleRouter(cfg, 6, bias), gputest.Download[int32](t, ids)
 					what := fmt.Sprintf("%s, %d groups, %v", name, groups, mode)
 					for row := range rows {
 						if row == 8 || row == 10 { // scores below the rounding of f32 or of the bias: all tie, or are 0
@@ -156,8 +158,8 @@ func TestSigmoidRoutersOfUnusualLogits(t *testing.T) {
 						requireChoice(t, r, rows[row], got[2*row:2*row+2], 1)
 					}
 					want := ref.RouterGates(r, data, got, len(rows))
-					requireClose(t, download[float32](t, gates), want, gateBound(r, want), what)
-					require.True(t, math.IsNaN(float64(download[float32](t, gates)[2])), "a NaN that is not chosen is not hidden")
+					gputest.RequireClose(t, gputest.Download[float32](t, gates), want, gateBound(r, want), what)
+					require.True(t, math.IsNaN(float64(gputest.Download[float32](t, gates)[2])), "a NaN that is not chosen is not hidden")
 				}
 			}
 		}
@@ -167,15 +169,15 @@ func TestSigmoidRoutersOfUnusualLogits(t *testing.T) {
 func TestRoutersStayBelowTheLoopLimitOfLavapipe(t *testing.T) {
 	for experts := 1; experts <= MaxExperts; experts++ {
 		lanes := topKLanes(true, experts)
-		own, groups := ceilDiv(experts, lanes), min(experts, MaxGroups)
-		require.Less(t, own*4+groups*ceilDiv(groups, lanes)+(own+8)*(MaxTopK+2), maxLoop, "choice, E=%d", experts)
+		own, groups := check.CeilDiv(experts, lanes), min(experts, MaxGroups)
+		require.Less(t, own*4+groups*check.CeilDiv(groups, lanes)+(own+8)*(MaxTopK+2), maxLoop, "choice, E=%d", experts)
 		require.Less(t, own*4+MaxTopK*4+64, maxLoop, "backward, E=%d", experts)
 		for _, tokens := range []int{1, 1 << 16, 1 << 20, 1 << 28} {
 			perBlock, blocks := statsBlocks(tokens, experts)
 			require.Less(t, perBlock/statsThreads*statsChunkLoops(experts)+experts, maxLoop, "statistics, E=%d T=%d", experts, tokens)
 			require.Less(t, blocks/(statsThreads/statsColumns), maxLoop, "sum of statistics, E=%d T=%d", experts, tokens)
 		}
-		require.Less(t, maxLossLayers*(ceilDiv(experts, statsThreads)+1), maxLoop, "losses, E=%d", experts)
+		require.Less(t, maxLossLayers*(check.CeilDiv(experts, statsThreads)+1), maxLoop, "losses, E=%d", experts)
 	}
 }
 
@@ -183,18 +185,18 @@ func TestScaleMultipliesTheGatesOfEveryMode(t *testing.T) {
 	for mode := range modes {
 		k := newKit(t)
 		data := logitsOf(rand.New(rand.NewSource(5)), 30, 10)
-		logits := k.f32("logits", data, 30, 10)
-		plainIDs, plain, err := TopK(k.rec, logits, RouterConfig{TopK: 3, Mode: mode})
+		logits := k.F32("logits", data, 30, 10)
+		plainIDs, plain, err := TopK(k.Rec, logits, RouterConfig{TopK: 3, Mode: mode})
 		require.NoError(t, err)
-		ids, gates, err := TopK(k.rec, logits, RouterConfig{TopK: 3, Mode: mode, Scale: -4})
+		ids, gates, err := TopK(k.Rec, logits, RouterConfig{TopK: 3, Mode: mode, Scale: -4})
 		require.NoError(t, err)
-		k.run()
-		require.Equal(t, download[int32](t, plainIDs), download[int32](t, ids))
-		want := download[float32](t, plain)
+		k.Run()
+		require.Equal(t, gputest.Download[int32](t, plainIDs), gputest.Download[int32](t, ids))
+		want := gputest.Download[float32](t, plain)
 		for i := range want {
 			want[i] *= -4
 		}
-		require.Equal(t, want, download[float32](t, gates), mode.String())
+		require.Equal(t, want, gputest.Download[float32](t, gates), mode.String())
 	}
 }
 
@@ -225,8 +227,8 @@ func TestRouterConfigValidation(t *testing.T) {
 
 	k := newKit(t)
 	var shape *vk.ShapeError
-	cfg := RouterConfig{TopK: 1, Mode: SigmoidTopK, CorrectionBias: k.f32("bias", make([]float32, 5), 5)}
-	_, _, err := TopK(k.rec, k.f32("logits", make([]float32, 24), 4, 6), cfg)
+	cfg := RouterConfig{TopK: 1, Mode: SigmoidTopK, CorrectionBias: k.F32("bias", make([]float32, 5), 5)}
+	_, _, err := TopK(k.Rec, k.F32("logits", make([]float32, 24), 4, 6), cfg)
 	require.ErrorAs(t, err, &shape)
 	require.Equal(t, "CorrectionBias", shape.Arg)
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -33,12 +35,12 @@ func requireTopK(t testing.TB, mode RouterMode, logits []float32, ids []int32, g
 		// Below e^−87 of the largest, gates are 0.
 		bound[i] = ref.GateTolerance(modes[mode], experts, k, min(high-low, 90))*math.Abs(g) + math.Exp(-87)
 	}
-	requireClose(t, gates, wantGates, bound, "gates")
+	gputest.RequireClose(t, gates, wantGates, bound, "gates")
 }
 
 // logitsOf returns normally distributed logits; every third row is rounded so that ties are common.
 func logitsOf(r *rand.Rand, tokens, experts int) []float32 {
-	logits := normal(r, tokens*experts)
+	logits := gputest.Normal(r, tokens*experts)
 	for t := 0; t < tokens; t += 3 {
 		for e := range experts {
 			logits[t*experts+e] = float32(math.Round(float64(logits[t*experts+e])))
@@ -50,7 +52,7 @@ func logitsOf(r *rand.Rand, tokens, experts int) []float32 {
 func TestTopKStaysBelowTheLoopLimitOfLavapipe(t *testing.T) {
 	for experts := 1; experts <= MaxExperts; experts++ {
 		lanes := topKLanes(true, experts)
-		require.Less(t, (ceilDiv(experts, lanes)+8)*(MaxTopK+2), maxLoop, "E=%d", experts)
+		require.Less(t, (check.CeilDiv(experts, lanes)+8)*(MaxTopK+2), maxLoop, "E=%d", experts)
 	}
 }
 
@@ -67,14 +69,14 @@ func TestTopKEqualsTheOracle(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("T=%d E=%d k=%d %v lanes=%d", s.tokens, s.experts, s.k, mode, lanes), func(t *testing.T) {
 					k := newKit(t)
-					k.shift = s.tokens % 2
+					k.Shift = s.tokens % 2
 					data := logitsOf(rand.New(rand.NewSource(int64(s.tokens))), s.tokens, s.experts)
-					logits := k.f32("logits", data, s.tokens, s.experts)
-					ids := k.output("ids", vk.I32, s.tokens, s.k)
-					gates := k.output("gates", vk.F32, s.tokens, s.k)
-					topK(k.rec, logits, ids, gates, RouterConfig{TopK: s.k, Mode: mode}, lanes)
-					k.run()
-					requireTopK(t, mode, data, download[int32](t, ids), download[float32](t, gates), s.tokens, s.experts, s.k)
+					logits := k.F32("logits", data, s.tokens, s.experts)
+					ids := k.Output("ids", vk.I32, s.tokens, s.k)
+					gates := k.Output("gates", vk.F32, s.tokens, s.k)
+					topK(k.Rec, logits, ids, gates, RouterConfig{TopK: s.k, Mode: mode}, lanes)
+					k.Run()
+					requireTopK(t, mode, data, gputest.Download[int32](t, ids), gputest.Download[float32](t, gates), s.tokens, s.experts, s.k)
 				})
 			}
 		}
@@ -112,11 +114,11 @@ func TestTopKOfUnusualLogits(t *testing.T) {
 		for _, choices := range []int{1, 2, 5} {
 			for _, lanes := range []int{1, 4} {
 				k := newKit(t)
-				ids := k.output("ids", vk.I32, len(rows), choices)
-				gates := k.output("gates", vk.F32, len(rows), choices)
-				topK(k.rec, k.f32("logits", data, len(rows), 5), ids, gates, RouterConfig{TopK: choices, Mode: mode}, lanes)
-				k.run()
-				got, gotGates := download[int32](t, ids), download[float32](t, gates)
+				ids := k.Output("ids", vk.I32, len(rows), choices)
+				gates := k.Output("gates", vk.F32, len(rows), choices)
+				topK(k.Rec, k.F32("logits", data, len(rows), 5), ids, gates, RouterConfig{TopK: choices, Mode: mode}, lanes)
+				k.Run()
+				got, gotGates := gputest.Download[int32](t, ids), gputest.Download[float32](t, gates)
 				requireTopK(t, mode, data, got, gotGates, len(rows), 5, choices)
 				for row := range rows {
 					seen := map[int32]bool{}
@@ -138,7 +140,7 @@ func TestTopKOfUnusualLogits(t *testing.T) {
 
 func TestTopKArguments(t *testing.T) {
 	k := newKit(t)
-	logits := k.f32("logits", make([]float32, 24), 4, 6)
+	logits := k.F32("logits", make([]float32, 24), 4, 6)
 	var shape *vk.ShapeError
 	var config *ConfigError
 	for name, c := range map[string]struct {
@@ -147,14 +149,14 @@ func TestTopKArguments(t *testing.T) {
 		target any
 	}{
 		"nil":              {nil, RouterConfig{TopK: 1}, &shape},
-		"a vector":         {k.f32("v", make([]float32, 4), 4), RouterConfig{TopK: 1}, &shape},
-		"integers":         {k.i32("i", make([]int32, 4), 2, 2), RouterConfig{TopK: 1}, &shape},
+		"a vector":         {k.F32("v", make([]float32, 4), 4), RouterConfig{TopK: 1}, &shape},
+		"integers":         {k.I32("i", make([]int32, 4), 2, 2), RouterConfig{TopK: 1}, &shape},
 		"k = 0":            {logits, RouterConfig{}, &config},
 		"k > E":            {logits, RouterConfig{TopK: 7}, &config},
-		"k > 64":           {k.f32("w", make([]float32, 100), 1, 100), RouterConfig{TopK: 65}, &config},
+		"k > 64":           {k.F32("w", make([]float32, 100), 1, 100), RouterConfig{TopK: 65}, &config},
 		"unknown mode":     {logits, RouterConfig{TopK: 1, Mode: 5}, &config},
-		"too many experts": {k.f32("x", make([]float32, 1025), 1, 1025), RouterConfig{TopK: 1}, &config},
-		"no experts":       {k.f32("z", nil, 4, 0), RouterConfig{TopK: 1}, &config},
+		"too many experts": {k.F32("x", make([]float32, 1025), 1, 1025), RouterConfig{TopK: 1}, &config},
+		"no experts":       {k.F32("z", nil, 4, 0), RouterConfig{TopK: 1}, &config},
 	} {
 		rec, err := dev.NewRecorder()
 		require.NoError(t, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -57,14 +58,14 @@ func Route(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (*Routing, err
 func RouteIDs(rec *vk.Recorder, ids, gates *vk.Tensor, experts int) (*Routing, error) {
 	tokens, k, err := matrix("RouteIDs", "ids", ids)
 	if err == nil {
-		err = firstError(
-			checkTensor(rec.Device(), "RouteIDs", "ids", ids, vk.I32, tokens, k),
-			inRange("RouteIDs", "experts", experts, 1, MaxExperts),
-			inRange("RouteIDs", "choices per token", k, 1, MaxExperts),
+		err = check.First(
+			check.Tensor(rec.Device(), "RouteIDs", "ids", ids, vk.I32, tokens, k),
+			check.InRange("RouteIDs", "experts", experts, 1, MaxExperts),
+			check.InRange("RouteIDs", "choices per token", k, 1, MaxExperts),
 		)
 	}
 	if err == nil && gates != nil {
-		err = checkTensor(rec.Device(), "RouteIDs", "gates", gates, vk.F32, tokens, k)
+		err = check.Tensor(rec.Device(), "RouteIDs", "gates", gates, vk.F32, tokens, k)
 	}
 	if err != nil {
 		return nil, rec.Fail(err)
@@ -140,8 +141,8 @@ func scatterThreads(software bool) int {
 // all, blocks·(E+2) words.
 func sortBlocks(slots, experts int) (perBlock, blocks int) {
 	most := min(128, max(32, 1<<14/(experts+2)))
-	perBlock = min(max(minSlotsPerSort, ceilDiv(slots, most)), maxSlotsPerSort)
-	return perBlock, ceilDiv(slots, perBlock)
+	perBlock = min(max(minSlotsPerSort, check.CeilDiv(slots, most)), maxSlotsPerSort)
+	return perBlock, check.CeilDiv(slots, perBlock)
 }
 
 // sortScratch is what the counting sort needs beside its results.
@@ -157,7 +158,7 @@ func (r *Routing) group(rec *vk.Recorder) (*vk.Tensor, error) {
 		return nil, rec.Fail(&vk.ShapeError{Op: "Route", Arg: "ids", Want: "fewer than 2^31 − 2^16 slots", Got: r.IDs.String()})
 	}
 	r.BlockM = chooseBlockM(rec.Device(), slots, r.Experts)
-	r.TileBound = ceilDiv(slots, r.BlockM) + min(r.Experts, slots)
+	r.TileBound = check.CeilDiv(slots, r.BlockM) + min(r.Experts, slots)
 	_, blocks := sortBlocks(slots, r.Experts)
 	r.Order = rec.Scratch(vk.I32, slots)
 	r.Inverse = rec.Scratch(vk.I32, slots)

@@ -3,6 +3,7 @@ package moe
 import (
 	"fmt"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -14,9 +15,9 @@ func (r *Routing) Rows(rec *vk.Recorder, from, to int) (*Routing, error) {
 		return nil, rec.Fail(&vk.ShapeError{Op: "Routing.Rows", Arg: "range", Want: fmt.Sprintf("within %d tokens", r.Tokens),
 			Got: fmt.Sprintf("%d to %d", from, to)})
 	}
-	err := checkTensor(rec.Device(), "Routing.Rows", "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K)
+	err := check.Tensor(rec.Device(), "Routing.Rows", "routing.IDs", r.IDs, vk.I32, r.Tokens, r.K)
 	if err == nil {
-		err = checkOptional(rec.Device(), "Routing.Rows", "routing.Gates", r.Gates, vk.F32, r.Tokens, r.K)
+		err = check.Optional(rec.Device(), "Routing.Rows", "routing.Gates", r.Gates, vk.F32, r.Tokens, r.K)
 	}
 	part := &Routing{Tokens: to - from, K: r.K, Experts: r.Experts, Router: r.Router}
 	if err == nil {

@@ -16,14 +16,14 @@ func TestRoutingOfSomeRows(t *testing.T) {
 		ids := spreads[0].ids(2, tokens*choices, experts)
 		ids[5], ids[1600] = -1, experts // no experts
 		whole := k.guardedRouting(ids, tokens, choices, experts)
-		whole.Gates = k.f32("gates", make([]float32, tokens*choices), tokens, choices)
-		part, err := whole.Rows(k.rec, c[0], c[1])
+		whole.Gates = k.F32("gates", make([]float32, tokens*choices), tokens, choices)
+		part, err := whole.Rows(k.Rec, c[0], c[1])
 		require.NoError(t, err)
 		require.Equal(t, c[1]-c[0], part.Tokens)
 		require.Equal(t, []int{part.Tokens, choices}, part.Gates.Shape())
-		k.run()
+		k.Run()
 		requireRouting(t, part, ref.Route(ids[c[0]*choices:c[1]*choices], part.Tokens, experts, choices))
-		k.close()
+		k.Close()
 	}
 	k := newKit(t)
 	whole := k.guardedRouting(make([]int32, 6), 3, 2, 1)
@@ -43,10 +43,10 @@ func TestReleasedRoutingsAreReused(t *testing.T) {
 	whole := k.guardedRouting(spreads[0].ids(2, 4000, 8), 2000, 2, 8)
 	before := dev.Memory().LiveBytes
 	for i := range 5 {
-		part, err := whole.Rows(k.rec, 400*i, 400*(i+1))
+		part, err := whole.Rows(k.Rec, 400*i, 400*(i+1))
 		require.NoError(t, err)
 		require.LessOrEqual(t, dev.Memory().LiveBytes-before, RouteBytes(400, 2, 8, part.BlockM, true))
-		part.Release(k.rec)
+		part.Release(k.Rec)
 	}
-	k.run()
+	k.Run()
 }

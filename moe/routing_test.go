@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -36,18 +38,18 @@ func (s spread) ids(seed int64, slots, experts int) []int32 {
 // guardedRouting sorts ids into banded tensors.
 func (k *kit) guardedRouting(ids []int32, tokens, choices, experts int) *Routing {
 	slots := tokens * choices
-	r := &Routing{Tokens: tokens, K: choices, Experts: experts, IDs: k.i32("ids", ids, tokens, choices)}
+	r := &Routing{Tokens: tokens, K: choices, Experts: experts, IDs: k.I32("ids", ids, tokens, choices)}
 	r.BlockM = chooseBlockM(dev, slots, experts)
-	r.TileBound = ceilDiv(slots, r.BlockM) + min(experts, slots)
+	r.TileBound = check.CeilDiv(slots, r.BlockM) + min(experts, slots)
 	_, blocks := sortBlocks(slots, experts)
-	r.Order = k.output("order", vk.I32, slots)
-	r.Inverse = k.output("inverse", vk.I32, slots)
-	r.Offsets = k.output("offsets", vk.I32, experts+1)
-	r.Tiles = k.partialOutput("tiles", vk.I32, r.TileBound, 2)
-	r.TileArgs = k.output("tile_args", vk.U32, 4)
-	r.sort(k.rec, sortScratch{
-		counts: k.output("counts", vk.U32, blocks, experts+2),
-		status: k.output("status", vk.U32, 4),
+	r.Order = k.Output("order", vk.I32, slots)
+	r.Inverse = k.Output("inverse", vk.I32, slots)
+	r.Offsets = k.Output("offsets", vk.I32, experts+1)
+	r.Tiles = k.PartialOutput("tiles", vk.I32, r.TileBound, 2)
+	r.TileArgs = k.Output("tile_args", vk.U32, 4)
+	r.sort(k.Rec, sortScratch{
+		counts: k.Output("counts", vk.U32, blocks, experts+2),
+		status: k.Output("status", vk.U32, 4),
 	})
 	return r
 }
@@ -55,21 +57,21 @@ func (k *kit) guardedRouting(ids []int32, tokens, choices, experts int) *Routing
 // requireRouting compares a routing with the oracle's, exactly.
 func requireRouting(t testing.TB, r *Routing, want *ref.Routing) {
 	t.Helper()
-	order := download[int32](t, r.Order)
+	order := gputest.Download[int32](t, r.Order)
 	valid := len(want.Order)
 	require.Equal(t, want.Order, order[:valid], "order")
 	for _, s := range order[valid:] {
 		require.EqualValues(t, -1, s, "order of slots without an expert")
 	}
-	require.Equal(t, want.Inverse, download[int32](t, r.Inverse), "inverse")
-	require.Equal(t, want.Offsets, download[int32](t, r.Offsets), "offsets")
+	require.Equal(t, want.Inverse, gputest.Download[int32](t, r.Inverse), "inverse")
+	require.Equal(t, want.Offsets, gputest.Download[int32](t, r.Offsets), "offsets")
 	tiles := want.Tiles(r.BlockM)
 	require.LessOrEqual(t, len(tiles), r.TileBound)
-	args := download[uint32](t, r.TileArgs)
+	args := gputest.Download[uint32](t, r.TileArgs)
 	require.EqualValues(t, len(tiles), args[3], "number of tiles")
 	require.GreaterOrEqual(t, uint64(args[0])*uint64(args[1])*uint64(args[2]), uint64(len(tiles)))
 	require.LessOrEqual(t, args[0], uint32(65535))
-	flat := download[int32](t, r.Tiles)
+	flat := gputest.Download[int32](t, r.Tiles)
 	for i, tile := range tiles {
 		require.Equal(t, tile[:], flat[2*i:2*i+2], "tile %d", i)
 	}
@@ -93,7 +95,7 @@ func TestRoutingEqualsTheOracle(t *testing.T) {
 				k := newKit(t)
 				ids := sp.ids(int64(i), s.tokens*s.k, s.experts)
 				r := k.guardedRouting(ids, s.tokens, s.k, s.experts)
-				k.run()
+				k.Run()
 				requireRouting(t, r, ref.Route(ids, s.tokens, s.experts, s.k))
 			})
 		}
@@ -109,9 +111,9 @@ func TestBadExpertIDsAreReportedAndNotFollowed(t *testing.T) {
 		for s, id := range bad {
 			ids[s] = id
 		}
-		r, err := RouteIDs(k.rec, k.i32("ids", ids, tokens, choices), nil, experts)
+		r, err := RouteIDs(k.Rec, k.I32("ids", ids, tokens, choices), nil, experts)
 		require.NoError(t, err)
-		err = k.rec.Run(k.ctx)
+		err = k.Rec.Run(k.Ctx)
 		var idErr *ExpertIDError
 		require.ErrorAs(t, err, &idErr)
 		require.Equal(t, ExpertIDError{Slot: 2, ID: experts, Experts: experts, Count: 4}, *idErr)
@@ -119,7 +121,7 @@ func TestBadExpertIDsAreReportedAndNotFollowed(t *testing.T) {
 		requireRouting(t, r, ref.Route(ids, tokens, experts, choices))
 
 		require.Equal(t, err, CheckIDs(ids, experts))
-		_, err = NewIDs(k.ctx, dev, ids, choices, experts)
+		_, err = NewIDs(k.Ctx, dev, ids, choices, experts)
 		require.ErrorAs(t, err, &idErr)
 	}
 }
@@ -127,25 +129,25 @@ func TestBadExpertIDsAreReportedAndNotFollowed(t *testing.T) {
 // A recording is judged anew by every run.
 func TestBadExpertIDsOfALaterRun(t *testing.T) {
 	k := newKit(t)
-	ids, err := NewIDs(k.ctx, dev, []int32{0, 1, 2, 1}, 2, 3)
+	ids, err := NewIDs(k.Ctx, dev, []int32{0, 1, 2, 1}, 2, 3)
 	require.NoError(t, err)
-	k.closes = append(k.closes, ids.Close)
-	_, err = RouteIDs(k.rec, ids, nil, 3)
+	k.OnClose(ids.Close)
+	_, err = RouteIDs(k.Rec, ids, nil, 3)
 	require.NoError(t, err)
-	require.NoError(t, k.rec.Run(k.ctx))
-	require.NoError(t, vk.Upload(k.ctx, ids, []int32{0, 3, 2, 1}))
+	require.NoError(t, k.Rec.Run(k.Ctx))
+	require.NoError(t, vk.Upload(k.Ctx, ids, []int32{0, 3, 2, 1}))
 	var idErr *ExpertIDError
-	require.ErrorAs(t, k.rec.Run(k.ctx), &idErr)
+	require.ErrorAs(t, k.Rec.Run(k.Ctx), &idErr)
 	require.Equal(t, 1, idErr.Slot)
-	require.NoError(t, vk.Upload(k.ctx, ids, []int32{0, 2, 2, 1}))
-	require.NoError(t, k.rec.Run(k.ctx))
+	require.NoError(t, vk.Upload(k.Ctx, ids, []int32{0, 2, 2, 1}))
+	require.NoError(t, k.Rec.Run(k.Ctx))
 }
 
 func TestRouteArguments(t *testing.T) {
 	k := newKit(t)
-	ids := k.i32("ids", make([]int32, 8), 4, 2)
-	gates := k.f32("gates", make([]float32, 8), 4, 2)
-	flat := k.i32("flat", make([]int32, 8), 8)
+	ids := k.I32("ids", make([]int32, 8), 4, 2)
+	gates := k.F32("gates", make([]float32, 8), 4, 2)
+	flat := k.I32("flat", make([]int32, 8), 8)
 	closed, err := dev.NewTensor(vk.I32, 4, 2)
 	require.NoError(t, err)
 	require.NoError(t, closed.Close())
@@ -162,18 +164,18 @@ func TestRouteArguments(t *testing.T) {
 		"gates are ids":   {ids, ids, 4, &shape},
 		"no experts":      {ids, nil, 0, &config},
 		"too many":        {ids, nil, MaxExperts + 1, &config},
-		"gates too short": {ids, k.f32("g", make([]float32, 4), 4, 1), 4, &shape},
+		"gates too short": {ids, k.F32("g", make([]float32, 4), 4, 1), 4, &shape},
 	} {
 		rec, err := dev.NewRecorder()
 		require.NoError(t, err)
 		_, err = RouteIDs(rec, c.ids, c.gates, c.experts)
 		require.ErrorAs(t, err, c.target, name)
 		require.Equal(t, err, rec.Err(), "%s: the recorder keeps the error", name)
-		require.Error(t, rec.Run(k.ctx), name)
+		require.Error(t, rec.Run(k.Ctx), name)
 		require.NoError(t, rec.Close())
 	}
-	_, err = RouteIDs(k.rec, closed, nil, 4)
+	_, err = RouteIDs(k.Rec, closed, nil, 4)
 	require.ErrorIs(t, err, vk.ErrClosed)
-	_, err = NewIDs(k.ctx, dev, []int32{1, 2, 3}, 2, 4)
+	_, err = NewIDs(k.Ctx, dev, []int32{1, 2, 3}, 2, 4)
 	require.ErrorAs(t, err, &shape)
 }

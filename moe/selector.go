@@ -2,6 +2,7 @@ package moe
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -9,7 +10,13 @@ import (
 
 // A Tile is how scatter2scatter cuts its output: a work-group computes BM rows × BN columns, BK inputs at a time, each
 // invocation TM × TN of them.
-type Tile struct{ BM, BN, BK, TM, TN int }
+type Tile struct {
+	BM int `json:"bm"`
+	BN int `json:"bn"`
+	BK int `json:"bk"`
+	TM int `json:"tm"`
+	TN int `json:"tn"`
+}
 
 func (t Tile) String() string {
 	if t == (Tile{}) {
@@ -36,6 +43,24 @@ const (
 	classTensor                      // a GPU with them
 )
 
+// classNames are the classes' names in tables and the tables' own.
+var classNames = [...]string{"software", "plain", "tensor"}
+
+func (c deviceClass) String() string { return classNames[c] }
+
+// MarshalText writes the class's name.
+func (c deviceClass) MarshalText() ([]byte, error) { return []byte(classNames[c]), nil }
+
+// UnmarshalText reads it.
+func (c *deviceClass) UnmarshalText(text []byte) error {
+	i := slices.Index(classNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("moe: there is no class of devices %q", text)
+	}
+	*c = deviceClass(i)
+	return nil
+}
+
 // classOf tells the class of a device.
 func classOf(dev *vk.Device) deviceClass {
 	switch {
@@ -50,86 +75,15 @@ func classOf(dev *vk.Device) deviceClass {
 // software reports whether the device computes on the CPU.
 func software(dev *vk.Device) bool { return dev.Adapter().Type == vk.Software }
 
-// A tileRule is one line of the selector's table: the tiles for a class of devices from a mean number of rows per active
-// expert on. Routing fixes BM, so every width and path has a tile of each rule's BM.
-type tileRule struct {
-	class        deviceClass
-	meanRows     int // the least mean rows per active expert
-	wide, narrow Tile
-	matrices     tensorTile // of the tensor path; none where it was not measured to be faster
-	vectors      vectorTile // of the decode path, which goes before the others; none likewise
-}
-
 // narrowOut is the output width up to which the narrow tile is taken.
 const narrowOut = 32
-
-// tileRules is searched from the top. On lavapipe 8 × 8 results per invocation are a fifth faster than 4 × 4 but take three
-// times as long to compile, a second per pipeline. The tensor tiles are the fastest of those measured on an H100 around
-// each mean: rows of 128 to 4,096 outputs wait for weights below about 100 rows per expert, so smaller tiles win there.
-var tileRules = []tileRule{
-	{classSoftware, 12, Tile{32, 32, 16, 4, 4}, Tile{32, 8, 16, 4, 2}, tensorTile{}, vectorTile{}},
-	{classSoftware, 0, Tile{8, 32, 16, 4, 4}, Tile{8, 8, 16, 2, 2}, tensorTile{}, vectorTile{}},
-	{classPlain, 48, Tile{64, 64, 16, 8, 4}, Tile{64, 16, 16, 4, 2}, tensorTile{}, vectorTile{}},
-	{classPlain, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{}, vectorTile{}},
-	{classPlain, 4, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}, vectorTile{}},
-	{classPlain, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{}, vectorTile{128, 32, 4, 4}},
-	{classTensor, 96, Tile{128, 64, 16, 8, 8}, Tile{128, 16, 16, 8, 2}, tensorTile{128, 128, 64, 2, 2}, vectorTile{}},
-	{classTensor, 48, Tile{96, 64, 16, 6, 8}, Tile{96, 16, 16, 6, 2}, tensorTile{96, 128, 64, 2, 2}, vectorTile{}},
-	{classTensor, 20, Tile{48, 64, 16, 6, 4}, Tile{48, 16, 16, 3, 2}, tensorTile{48, 128, 128, 1, 4}, vectorTile{}},
-	{classTensor, 12, Tile{32, 64, 16, 4, 4}, Tile{32, 16, 16, 2, 2}, tensorTile{32, 128, 64, 1, 4}, vectorTile{}},
-	{classTensor, 4, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}, vectorTile{}},
-	{classTensor, 0, Tile{16, 64, 16, 2, 4}, Tile{16, 16, 16, 1, 2}, tensorTile{16, 128, 128, 1, 4}, vectorTile{128, 32, 4, 4}},
-}
-
-// chooseRule finds the rule for rows spread over experts.
-func chooseRule(class deviceClass, rows, experts int) tileRule {
-	mean := rows / max(1, min(rows, experts))
-	for _, r := range tileRules {
-		if r.class == class && mean >= r.meanRows {
-			return r
-		}
-	}
-	panic("moe: no tile rule") // broken table: every class has a rule for 0 rows
-}
 
 // ChooseTile returns the tile that a ParallelLinear with this output width uses on the portable path for rows spread over
 // experts, for example to print it. BM depends on rows and experts only.
 func ChooseTile(dev *vk.Device, rows, experts, out int) Tile {
-	r := chooseRule(classOf(dev), rows, experts)
-	if out <= narrowOut {
-		return r.narrow
-	}
-	return r.wide
+	return tuning(dev).band(rows, experts).portable(out)
 }
 
 func chooseBlockM(dev *vk.Device, rows, experts int) int {
 	return ChooseTile(dev, rows, experts, maxWidth).BM
-}
-
-// elementwise is the work-group shape of kernels over a [rows, width] matrix.
-type elementwise struct {
-	columns, rows int
-	quads         bool
-}
-
-// chooseElementwise fills a work-group of 64 with rows of a narrow matrix.
-func chooseElementwise(width int, quads bool) elementwise {
-	items := width
-	if quads {
-		items = width / 4
-	}
-	columns := 1
-	for columns < 64 && columns < items {
-		columns *= 2
-	}
-	return elementwise{columns: columns, rows: 64 / columns, quads: quads}
-}
-
-// groups is the number of work-groups.
-func (e elementwise) groups(rows, width int) uint64 {
-	per := e.columns
-	if e.quads {
-		per *= 4
-	}
-	return uint64(ceilDiv(rows, e.rows)) * uint64(ceilDiv(width, per))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 
+	"github.com/vkmoe/vkmoe/internal/check"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -41,9 +42,9 @@ func checkRouted(dev *vk.Device, op string, r *Routing, logits *vk.Tensor) error
 	if r == nil {
 		return &vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"}
 	}
-	return firstError(
-		checkTensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
-		checkTensor(dev, op, "logits", logits, vk.F32, r.Tokens, r.Experts),
+	return check.First(
+		check.Tensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
+		check.Tensor(dev, op, "logits", logits, vk.F32, r.Tokens, r.Experts),
 	)
 }
 
@@ -62,15 +63,15 @@ func statsChunkLoops(experts int) int {
 	for width < experts && width < statsThreads {
 		width *= 2
 	}
-	return 4*experts + ceilDiv(experts, width)*(width+1) + 1
+	return 4*experts + check.CeilDiv(experts, width)*(width+1) + 1
 }
 
 // statsBlocks cuts T rows into blocks of a multiple of statsThreads rows: statsBlockGoal blocks, or more where one would
 // loop too often.
 func statsBlocks(tokens, experts int) (perBlock, blocks int) {
-	chunks := max(1, ceilDiv(tokens, statsBlockGoal*statsThreads))
+	chunks := max(1, check.CeilDiv(tokens, statsBlockGoal*statsThreads))
 	chunks = min(chunks, (maxLoop-1-experts)/statsChunkLoops(experts))
-	return chunks * statsThreads, ceilDiv(tokens, chunks*statsThreads)
+	return chunks * statsThreads, check.CeilDiv(tokens, chunks*statsThreads)
 }
 
 // sigmoid reports whether the routing's probabilities are those of a sigmoid mode.
@@ -98,7 +99,7 @@ func (s *RouterSums) collect(rec *vk.Recorder, r *Routing, logits *vk.Tensor) er
 		Spec:   shaders.RouterStatsSumSpec{Threads: statsThreads, Columns: statsColumns}.Values(),
 		Push: shaders.RouterStatsSumPush{Partial: partial.Address(), Offsets: r.Offsets.Address(), Sums: s.Sums.Address(),
 			Counts: s.Counts.Address(), Experts: uint32(r.Experts), Blocks: uint32(blocks)}.Bytes(),
-		Linear: uint64(ceilDiv(r.Experts+statsExtraWords, statsColumns)),
+		Linear: uint64(check.CeilDiv(r.Experts+statsExtraWords, statsColumns)),
 		Reads:  []*vk.Tensor{partial, r.Offsets},
 		Writes: []*vk.Tensor{s.Sums, s.Counts},
 		FLOPs:  float64(blocks) * float64(r.Experts),

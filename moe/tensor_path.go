@@ -1,6 +1,8 @@
 package moe
 
 import (
+	"fmt"
+
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -10,8 +12,13 @@ import (
 
 var (
 	// tensorKernels are the variants of scatter2scatter_coopmat.
-	tensorKernels = map[vk.DType]*vk.Kernel{
-		vk.F16: shaders.Scatter2scatterCoopmatF16, vk.BF16: shaders.Scatter2scatterCoopmatBf16,
+	tensorKernels = map[tensorTypes]*vk.Kernel{
+		{vk.F16, WeightsFull}:  shaders.Scatter2scatterCoopmatF16,
+		{vk.BF16, WeightsFull}: shaders.Scatter2scatterCoopmatBf16,
+		{vk.F16, WeightsInt8}:  shaders.Scatter2scatterCoopmatF16Int8,
+		{vk.BF16, WeightsInt8}: shaders.Scatter2scatterCoopmatBf16Int8,
+		{vk.F16, WeightsQ4}:    shaders.Scatter2scatterCoopmatF16Q4,
+		{vk.BF16, WeightsQ4}:   shaders.Scatter2scatterCoopmatBf16Q4,
 	}
 	// tensorXTYKernels are those of group_xty_coopmat, by the dtypes of the rows and of the result.
 	tensorXTYKernels = map[[2]vk.DType]*vk.Kernel{
@@ -22,8 +29,28 @@ var (
 	}
 )
 
+// tensorTypes are the dtype of the operands and the format of the weights.
+type tensorTypes struct {
+	dtype  vk.DType
+	format WeightFormat
+}
+
+func (l *ParallelLinear) tensorTypes() tensorTypes {
+	return tensorTypes{l.Config.DType, l.Config.Weights}
+}
+
 // A tensorTile is how the tensor path cuts a BM × BN tile: SM × SN subgroups, BK inputs at a time.
-type tensorTile struct{ BM, BN, BK, SM, SN int }
+type tensorTile struct {
+	BM int `json:"bm"`
+	BN int `json:"bn"`
+	BK int `json:"bk"`
+	SM int `json:"sm"`
+	SN int `json:"sn"`
+}
+
+func (t tensorTile) String() string {
+	return fmt.Sprintf("%d×%d×%d tiles, %d×%d subgroups", t.BM, t.BN, t.BK, t.SM, t.SN)
+}
 
 // matrixShape finds the device's cooperative matrices for products of a dtype added up in f32: the smallest that have
 // both at least 8 inputs and the least rows, so that small tiles exist.
@@ -40,8 +67,8 @@ func matrixShape(caps *vk.Capabilities, dtype vk.DType) (m, n, k int, ok bool) {
 
 // hasMatrices reports whether some dtype can take the tensor path on the device.
 func hasMatrices(caps *vk.Capabilities) bool {
-	for dtype, kernel := range tensorKernels {
-		if _, _, _, ok := matrixShape(caps, dtype); ok && caps.Has(kernel.Needs...) {
+	for types, kernel := range tensorKernels {
+		if _, _, _, ok := matrixShape(caps, types.dtype); ok && caps.Has(kernel.Needs...) {
 			return true
 		}
 	}
@@ -53,14 +80,14 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	switch {
 	case l.matrices != (tensorTile{}):
 		return l.matrices
-	case l.tile != (Tile{}) || l.Config.Path == PathPortable:
+	case l.tile != (Tile{}) || l.Config.Path == PathPortable || l.Config.Path == PathDecode:
 		return tensorTile{}
 	}
-	rule := chooseRule(classOf(dev), rows, l.Config.Experts)
-	if l.Config.Path == PathCoopMat && rule.matrices == (tensorTile{}) {
-		return tensorTile{rule.wide.BM, 32, 16, 1, 2}
+	band := tuning(dev).band(rows, l.Config.Experts)
+	if l.Config.Path == PathCoopMat && len(band.Matrices) == 0 {
+		return tensorTile{band.Wide.BM, 32, 16, 1, 2}
 	}
-	return rule.matrices
+	return fitting(band.Matrices, l.Config.In, l.Config.Out)
 }
 
 // tensorSpec turns a tile into the kernel's specialization for a layer, or returns false where the device, the dtype, a
@@ -68,7 +95,7 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor) (shaders.Scatter2scatterCoopmatSpec, bool) {
 	none := shaders.Scatter2scatterCoopmatSpec{}
 	dtype, caps := l.Config.DType, dev.Caps()
-	kernel := tensorKernels[dtype]
+	kernel := tensorKernels[l.tensorTypes()]
 	if kernel == nil || x.DType() != dtype || y.DType() != dtype || t.BM == 0 || !caps.Has(kernel.Needs...) {
 		return none, false
 	}
@@ -78,17 +105,17 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 	if !aligned || !ok || t.BM%(t.SM*m) != 0 || t.BN%(t.SN*n) != 0 || t.BK%k != 0 {
 		return none, false
 	}
-	for t.BK > k && t.sharedBytes(m, l.Config.InOut) > int(caps.SharedMemoryBytes) {
+	for t.BK > k && t.sharedBytes(m, l.transposed()) > int(caps.SharedMemoryBytes) {
 		t.BK /= 2
 	}
 	s := shaders.Scatter2scatterCoopmatSpec{Subgroup: caps.SubgroupSize, SM: uint32(t.SM), SN: uint32(t.SN),
 		MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
-		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0, Transposed: l.Config.InOut}
+		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0, Transposed: l.transposed()}
 	s.Threads = s.Subgroup * s.SM * s.SN
 	chunks := uint32(t.BK / 8)
 	whole := s.Threads%chunks == 0 && uint32(t.BM)*chunks%s.Threads == 0 && uint32(t.BN)*chunks%s.Threads == 0 &&
-		(!l.Config.InOut || s.Threads%uint32(t.BN/8) == 0)
-	return s, whole && s.Threads <= caps.MaxWorkgroupInvocations && t.sharedBytes(m, l.Config.InOut) <= int(caps.SharedMemoryBytes)
+		(!l.transposed() || s.Threads%uint32(t.BN/8) == 0)
+	return s, whole && s.Threads <= caps.MaxWorkgroupInvocations && t.sharedBytes(m, l.transposed()) <= int(caps.SharedMemoryBytes)
 }
 
 // sharedBytes is the shared memory of a tile for matrices of m rows: the tiles of x and W, or the strips of results that
@@ -108,15 +135,12 @@ func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Te
 	if !ok {
 		return 0, false
 	}
-	d.Kernel, d.Spec = tensorKernels[l.Config.DType], spec.Values()
+	d.Kernel, d.Spec = tensorKernels[l.tensorTypes()], spec.Values()
 	if caps := dev.Caps(); caps.Has(vk.FeatureSubgroupSize) {
 		d.SubgroupSize = caps.SubgroupSize
 	}
 	return t.BN, true
 }
-
-// xtyMatrices is the tile of weight gradients on the tensor path.
-var xtyMatrices = tensorTile{128, 128, 64, 2, 2}
 
 // xtySharedBytes is the shared memory of group_xty_coopmat: the tiles of a and b or the strips of results, and the indices of
 // two steps' rows.
@@ -134,12 +158,11 @@ func (l *ParallelLinear) onTensors(dev *vk.Device, a, b *vk.Tensor, c *ExpertBan
 // width or an address rules that out.
 func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *ExpertBank, d *vk.Dispatch) (tensorTile, bool) {
 	t := l.matrices
-	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable {
-		if t = xtyMatrices; classOf(dev) != classTensor {
-			t = tensorTile{}
-			if l.Config.Path == PathCoopMat {
-				t = tensorTile{32, 32, 16, 2, 2}
-			}
+	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable && l.Config.Path != PathDecode {
+		tiles := tuning(dev).Gradients
+		t = fitting(tiles, b.Dim(1), a.Dim(1))
+		if len(tiles) == 0 && l.Config.Path == PathCoopMat {
+			t = tensorTile{32, 32, 16, 2, 2}
 		}
 	}
 	caps := dev.Caps()

@@ -2,11 +2,11 @@ package moe
 
 import (
 	"math/rand"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -15,9 +15,9 @@ import (
 func tensorXTYKernel(t *testing.T, dtype vk.DType, tile tensorTile, m, n int) *vk.Kernel {
 	t.Helper()
 	k := newKit(t)
-	defer k.close()
+	defer k.Close()
 	l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: n, Out: m, DType: dtype}, matrices: tile}
-	a, b, c := k.output("a", dtype, 3, m), k.output("b", dtype, 3, n), k.output("c", dtype, 1, m, n)
+	a, b, c := k.Output("a", dtype, 3, m), k.Output("b", dtype, 3, n), k.Output("c", dtype, 1, m, n)
 	var d vk.Dispatch
 	l.tensorXTY(dev, a, b, nil, bankOf(t, c), &d)
 	return d.Kernel
@@ -30,7 +30,7 @@ func TestTensorPathBackward(t *testing.T) {
 		{0, 3, 2, 8, 16}, {1, 1, 1, 8, 8}, {37, 3, 2, 24, 16}, {70, 8, 4, 104, 72}, {130, 4, 2, 64, 128}, {9, 64, 8, 136, 40},
 		{400, 3, 1, 64, 64},
 	}
-	for _, dtype := range tensorTypes(t) {
+	for _, dtype := range matrixTypes(t) {
 		ran := 0
 		tiles := tensorTiles(dtype)
 		if software(dev) {
@@ -54,7 +54,7 @@ func TestTensorPathBackward(t *testing.T) {
 }
 
 func TestTensorPathBackwardIsExact(t *testing.T) {
-	for _, dtype := range tensorTypes(t) {
+	for _, dtype := range matrixTypes(t) {
 		tile := tensorTiles(dtype)[1]
 		require.Same(t, tensorXTYKernels[[2]vk.DType{dtype, dtype}], tensorXTYKernel(t, dtype, tile, 40, 56))
 		for i, layout := range ref.Layouts {
@@ -67,32 +67,23 @@ func TestTensorPathBackwardIsExact(t *testing.T) {
 }
 
 func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
-	for _, dtype := range tensorTypes(t) {
+	for _, dtype := range matrixTypes(t) {
 		k := newKit(t)
 		k.matrices = tensorTiles(dtype)[1]
 		run := linearCase{200, 8, 4, 64, 72, spreads[0], ref.Layout{}, false, true, false, 0, Tile{}, tenths}.recordIn(k, uniform(dtype))
-		dy := k.floats("dy", dtype, rounded(dtype, tenths(rand.New(rand.NewSource(5)), 800*72)), 800, 72)
-		outputs := []*vk.Tensor{k.output("dx", dtype, run.xs.Shape()...), k.output("dw", dtype, run.layer.Weight.Shape()...)}
+		dy := k.Floats("dy", dtype, vk.Round(dtype, tenths(rand.New(rand.NewSource(5)), 800*72)), 800, 72)
+		outputs := []*vk.Tensor{k.Output("dx", dtype, run.xs.Shape()...), k.Output("dw", dtype, run.layer.Weight.Shape()...)}
 		g := LinearGrads{X: outputs[0], Weight: bankOf(t, outputs[1])}
-		require.NoError(t, run.layer.Backward(k.rec, run.device, run.xs, dy, g, run.opts))
-		var first [2][]uint32
-		for i := range 20 {
-			k.run()
-			for j, o := range outputs {
-				if i == 0 {
-					first[j] = words(t, o)
-				}
-				require.True(t, slices.Equal(first[j], words(t, o)), "run %d, gradient %d", i, j)
-			}
-		}
-		k.close()
+		require.NoError(t, run.layer.Backward(k.Rec, run.device, run.xs, dy, g, run.opts))
+		k.RunAlike(outputs...)
+		k.Close()
 	}
 }
 
 // TestTensorPathOfMLPs: there the gates meet h before the gradient of the second weights.
 func TestTensorPathOfMLPs(t *testing.T) {
 	const tokens = 61 // 30 rows per expert, tiles of 32 on software devices
-	for _, dtype := range tensorTypes(t) {
+	for _, dtype := range matrixTypes(t) {
 		for i, cfg := range []MLPConfig{
 			{Experts: 4, TopK: 2, Width: 64, Hidden: 48, Activation: GELU, DType: dtype},
 			{Experts: 4, TopK: 2, Width: 32, Hidden: 40, Bias: true, InOut: true, DType: dtype},
@@ -105,12 +96,12 @@ func TestTensorPathOfMLPs(t *testing.T) {
 			for _, save := range []Save{SaveAll, RecomputeActivation} {
 				k := newKit(t)
 				r := rand.New(rand.NewSource(int64(i)))
-				x, dy := rounded(dtype, normal(r, tokens*cfg.Width)), rounded(dtype, normal(r, tokens*cfg.Width))
+				x, dy := vk.Round(dtype, gputest.Normal(r, tokens*cfg.Width)), vk.Round(dtype, gputest.Normal(r, tokens*cfg.Width))
 				run := l.recordBackward(k, x, dy, tokens, save, i == 1, false)
-				k.run()
+				k.Run()
 				res, want := l.wantBackward(t, run, x, dy, tokens)
 				run.requireBackward(t, res.Out.Y, want)
-				k.close()
+				k.Close()
 			}
 		}
 	}

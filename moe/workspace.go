@@ -1,6 +1,9 @@
 package moe
 
-import "github.com/vkmoe/vkmoe/vk"
+import (
+	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/vk"
+)
 
 // A workspace hands out temporary tensors of one dtype: from memory of the caller as long as that lasts, else from the
 // recorder's scratch.
@@ -31,7 +34,7 @@ func (w *workspace) take(shape ...int) *vk.Tensor {
 			w.rec.Fail(err)
 			return nil
 		}
-		w.used += ceilDiv(n, workspaceAlign) * workspaceAlign
+		w.used += check.CeilDiv(n, workspaceAlign) * workspaceAlign
 		return t
 	}
 	t := w.rec.Scratch(w.dtype, shape...)
@@ -65,5 +68,5 @@ func checkWorkspace(dev *vk.Device, op string, t *vk.Tensor, dtype vk.DType) err
 	if t == nil {
 		return nil
 	}
-	return checkTensor(dev, op, "Workspace", t, dtype, t.Shape()...)
+	return check.Tensor(dev, op, "Workspace", t, dtype, t.Shape()...)
 }

@@ -21,6 +21,8 @@ files() {
 unformatted=$(files '*.go' | xargs gofmt -l)
 [ -z "$unformatted" ] || fail "not as gofmt writes them: $unformatted"
 go vet ./... || fail "go vet failed"
+tags=$(scripts/tags.sh)
+[ -z "$tags" ] || go vet -tags "$tags" ./... || fail "go vet -tags $tags failed"
 
 glslang=0
 scripts/glslang.sh || glslang=$?

@@ -33,14 +33,15 @@ finish() {
 
 row driver package passed failed skipped seconds
 module=$(go list -m)
-go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}' ./... | grep . >"$out/packages"
-go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... |
+tags=$(scripts/tags.sh)
+go list -tags "$tags" -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}' ./... | grep . >"$out/packages"
+go list -tags "$tags" -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... |
 	awk -v vk="$module/vk" '$1 ~ /\.test$/ { for (i = 2; i <= NF; i++) if ($i == vk) print $1 }' >"$out/device"
 
 # Packages may share a last name, so each binary is called after its whole path.
 while read -r package folder; do
 	binary=$out/$(echo "${package#"$module"}" | tr / _).test
-	if ! go test -c -o "$binary" "$package"; then
+	if ! go test -tags "$tags" -c -o "$binary" "$package"; then
 		row "(build)" "${package#"$module"/}" 0 1 0 -
 		failed=$((failed + 1))
 	fi

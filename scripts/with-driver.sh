@@ -25,6 +25,8 @@ shift
 if [[ $name =~ ^(lavapipe-.*)-sg([0-9]+)$ ]]; then
 	name=${BASH_REMATCH[1]}
 	export LP_NATIVE_VECTOR_WIDTH=$((BASH_REMATCH[2] * 32))
+	# Mesa 22.3 keeps compiled shaders of all widths under one name, and crashes running those of another.
+	export MESA_SHADER_CACHE_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/vkmoe-mesa-sg${BASH_REMATCH[2]}
 fi
 
 case $name in

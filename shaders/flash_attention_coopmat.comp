@@ -24,13 +24,13 @@ const uint P_ROW = BN / 8u + 1u;
 const uint K_LOADS = (BN * KQ + THREADS - 1u) / THREADS;
 const uint V_LOADS = (BN * VQ + THREADS - 1u) / THREADS;
 
-const uint V_FIRST = BN * K_ROW; // chunks before the tile of values
+const uint SCRATCH = SUBGROUPS * MM * MN / 4u; // of add_values_seen, where the keys were
+const uint V_FIRST = BN * K_ROW > SCRATCH ? BN * K_ROW : SCRATCH; // chunks before the tile of values
 const uint P_FIRST = V_FIRST + BN * V_ROW;
 const uint LOOP_CHUNKS = P_FIRST + BM * P_ROW;
 const uint WIDE_ROW = K_ROW > V_ROW ? K_ROW : V_ROW;
 const uint END_CHUNKS = BM * WIDE_ROW; // the queries at first, the results at last
-const uint MOST_CHUNKS = LOOP_CHUNKS > END_CHUNKS ? LOOP_CHUNKS : END_CHUNKS;
-const uint RARE = MOST_CHUNKS > MM * MN / 4u ? MOST_CHUNKS : MM * MN / 4u;
+const uint RARE = LOOP_CHUNKS > END_CHUNKS ? LOOP_CHUNKS : END_CHUNKS;
 const uint CHUNKS = RARE + 1u;
 
 // One memory under four types. Chunk RARE is other than 0 once a value was infinite or NaN that not all rows see.

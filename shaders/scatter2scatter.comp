@@ -9,7 +9,7 @@
 // W is [E,out,in], or [E,in,out] when TRANSPOSED. DENSE is a plain linear layer: one expert, slot = position = row, no
 // order and no tile map. Storage dtype: that of W and bias, and of x unless INPUT_F32 and of y unless OUTPUT_F32. W and
 // bias are addresses of tables of one address per expert where W_TABLE and BIAS_TABLE say so (include/bank.glsl).
-// ACCUMULATE adds the result to what y holds.
+// ACCUMULATE adds the result to what y holds. Quantized weights (include/weights.glsl) are [E,out,in] and not TRANSPOSED.
 //
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
 // offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles); in, out, fan_in, rows (DENSE:
@@ -38,6 +38,7 @@ layout(constant_id = 8) const bool TRANSPOSED = false;
 layout(local_size_x_id = 0) in;
 
 #include "include/scatter2scatter.glsl"
+#include "include/weights.glsl"
 
 const uint KQ = BK / 4u;                              // vec4s along k
 const uint STRIDE = KQ + 1u;                          // padded, against bank conflicts
@@ -57,6 +58,9 @@ shared vec4 w_tile[BN * STRIDE]; // [n][k / 4]
 
 uvec2 x_rows[X_LOADS]; // bases of the rows of x that this invocation loads, one per load of a step
 uvec2 w_rows[W_LOADS]; // likewise of W: rows of outputs, or the expert's matrix when TRANSPOSED
+#ifdef WEIGHTS_Q4
+uvec2 w_scales[W_LOADS]; // and of their scales
+#endif
 float sums[TM * TN];
 
 // column_of is the column of an invocation's result j within the tile.
@@ -78,6 +82,16 @@ void find_x_rows(uint me) {
 }
 
 void find_w_rows(uint me) {
+#ifdef WEIGHTS_QUANTIZED
+    uvec2 matrix = expert_codes();
+    [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
+        uint n = min(tile.column + (me + i * THREADS) / KQ, push.out_width - 1u);
+        w_rows[i] = row_codes(matrix, n);
+#ifdef WEIGHTS_Q4
+        w_scales[i] = row_scales(matrix, n);
+#endif
+    }
+#else
     uint rows = TRANSPOSED ? push.in_width : push.out_width;
     uint row_bytes = (TRANSPOSED ? push.out_width : push.in_width) * VALUE_BYTES;
     uvec2 matrix = expert_base(push.w, has(W_TABLE), tile.expert, rows, row_bytes);
@@ -88,6 +102,23 @@ void find_w_rows(uint me) {
             w_rows[i] = address_at(matrix, n, row_bytes);
         }
     }
+#endif
+}
+
+// load_w loads four weights of load i of a step, or their codes where the scale is the row's.
+vec4 load_w(uint i, uint k) {
+#ifdef WEIGHTS_QUANTIZED
+    if (k >= push.in_width) {
+        return vec4(0.0);
+    }
+    vec4 v = load_codes4(w_rows[i], k);
+#ifdef WEIGHTS_Q4
+    v *= scale_of(load_scale_bits(w_scales[i], k / 32u), false);
+#endif
+    return v;
+#else
+    return load_quad(w_rows[i], k, push.in_width, W_QUADS);
+#endif
 }
 
 // load_step brings inputs [k, k + BK) of the tile's rows of x and W to shared memory.
@@ -117,7 +148,7 @@ void load_step(uint me, uint k) {
             uint row = at / KQ;
             uint quad = at % KQ;
             if (row < BN) {
-                w_tile[row * STRIDE + quad] = load_quad(w_rows[i], k + 4u * quad, push.in_width, W_QUADS);
+                w_tile[row * STRIDE + quad] = load_w(i, k + 4u * quad);
             }
         }
     }
@@ -150,6 +181,15 @@ void store_results(uint first_m, uint first_n) {
     uvec2 bias_row = expert_base(biased ? push.bias : push.w, has(BIAS_TABLE), tile.expert, 1u,
         push.out_width * VALUE_BYTES);
     float bias[TN];
+#ifdef WEIGHTS_INT8
+    uvec2 scales = row_scales(expert_codes(), 0u);
+    [[unroll]] for (uint j = 0u; j < TN; j++) {
+        float scale = load_f32(scales, min(tile.column + column_of(first_n, j), push.out_width - 1u));
+        [[unroll]] for (uint i = 0u; i < TM; i++) {
+            sums[i * TN + j] *= scale;
+        }
+    }
+#endif
     [[unroll]] for (uint j = 0u; j < TN; j++) {
         uint n = tile.column + column_of(first_n, j);
         bias[j] = biased && n < push.out_width ? load_value(bias_row, n) : 0.0;

@@ -234,3 +234,81 @@ var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
 }
+
+//go:embed spv/scatter2scatter.f32_int8.spv
+var spvScatter2scatterF32Int8 []byte
+
+// Scatter2scatterF32Int8 is scatter2scatter.comp with STORAGE_F32, WEIGHTS_INT8.
+var Scatter2scatterF32Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatter,
+	Spec:      specScatter2scatter,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f32_q4.spv
+var spvScatter2scatterF32Q4 []byte
+
+// Scatter2scatterF32Q4 is scatter2scatter.comp with STORAGE_F32, WEIGHTS_Q4.
+var Scatter2scatterF32Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f32_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterF32Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatter,
+	Spec:      specScatter2scatter,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f16_int8.spv
+var spvScatter2scatterF16Int8 []byte
+
+// Scatter2scatterF16Int8 is scatter2scatter.comp with STORAGE_F16, WEIGHTS_INT8.
+var Scatter2scatterF16Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f16_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterF16Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatter,
+	Spec:      specScatter2scatter,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.f16_q4.spv
+var spvScatter2scatterF16Q4 []byte
+
+// Scatter2scatterF16Q4 is scatter2scatter.comp with STORAGE_F16, WEIGHTS_Q4.
+var Scatter2scatterF16Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "f16_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterF16Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatter,
+	Spec:      specScatter2scatter,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.bf16_int8.spv
+var spvScatter2scatterBf16Int8 []byte
+
+// Scatter2scatterBf16Int8 is scatter2scatter.comp with STORAGE_BF16, WEIGHTS_INT8.
+var Scatter2scatterBf16Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "bf16_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterBf16Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatter,
+	Spec:      specScatter2scatter,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter.bf16_q4.spv
+var spvScatter2scatterBf16Q4 []byte
+
+// Scatter2scatterBf16Q4 is scatter2scatter.comp with STORAGE_BF16, WEIGHTS_Q4.
+var Scatter2scatterBf16Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter", Variant: "bf16_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterBf16Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatter,
+	Spec:      specScatter2scatter,
+	LocalSize: [3]int{0, -1, -1},
+}

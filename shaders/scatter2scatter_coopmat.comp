@@ -1,6 +1,8 @@
 #version 460
 // scatter2scatter on cooperative matrices (VK_KHR_cooperative_matrix). The equation, the layouts and the push constants
 // are those of scatter2scatter.comp, TRANSPOSED included; x, W, y and bias are bf16 or f16 and products are added up in f32.
+// Quantized weights become 16-bit values, exactly, on their way to shared memory: those of int8 without the rows' scales,
+// which the results are multiplied by, and those of q4 with them.
 //
 // Mapping: one work-group of THREADS invocations per BM × BN tile of y, tiles of out fastest. Its subgroups lie SM × SN
 // over the tile; each owns MI × NI matrices of MM × MN results. BK inputs at a time pass through shared memory: while
@@ -31,6 +33,7 @@ layout(local_size_x_id = 0) in;
 const uint BM = SM * MI * MM;
 const uint BN = SN * NI * MN;
 #include "include/scatter2scatter.glsl"
+#include "include/weights.glsl"
 
 const uint KQ = BK / 8u;          // 16-byte chunks along k
 const uint ROW = KQ + 1u;         // chunks of a row in shared memory: padded against bank conflicts
@@ -57,10 +60,8 @@ layout(std430) shared AsElements { ELEMENT elements[8u * CHUNKS]; };
 layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
 
 uint x_rows[X_LOADS]; // the invocation's rows of x, in chunks from push.x
-uint w_rows[W_LOADS]; // and of W, in chunks from the expert's matrix
-uvec2 w_base;
 uvec4 x_next[X_LOADS];
-uvec4 w_next[W_LOADS];
+#include "include/coopmat_weights.glsl"
 
 // find_rows repeats the last row or column where a tile ends early: those results are never stored.
 void find_rows(uint row, uint chunk, uint w_row, uint w_chunk) {
@@ -74,16 +75,7 @@ void find_rows(uint row, uint chunk, uint w_row, uint w_chunk) {
         }
         x_rows[i] = source * stride + chunk;
     }
-    [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        if (TRANSPOSED) {
-            uint width = push.out_width / 8u;
-            w_rows[i] = (w_row + i * W_STEP) * width + min(tile.column / 8u + w_chunk, width - 1u);
-        } else {
-            w_rows[i] = min(tile.column + w_row + i * W_STEP, push.out_width - 1u) * stride + w_chunk;
-        }
-    }
-    uint rows = TRANSPOSED ? push.in_width : push.out_width;
-    w_base = expert_base(push.w, has(W_TABLE), tile.expert, rows, (TRANSPOSED ? push.out_width : push.in_width) * 2u);
+    find_w_rows(w_row, w_chunk);
 }
 
 // fetch starts the loads of inputs [k, k + BK).
@@ -92,12 +84,7 @@ void fetch(uint k, uint chunk, uint w_row) {
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
         x_next[i] = inside ? Chunks(push.x).at[x_rows[i] + k / 8u] : uvec4(0u);
     }
-    [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        uint stride = (TRANSPOSED ? push.out_width : push.in_width) / 8u;
-        uint at = (WHOLE ? w_rows[0] + i * W_STEP * stride : w_rows[i]) + (TRANSPOSED ? k * stride : k / 8u);
-        bool valid = TRANSPOSED ? WHOLE || k + w_row + i * W_STEP < push.in_width : inside;
-        w_next[i] = valid ? Chunks(w_base).at[at] : uvec4(0u);
-    }
+    fetch_w(k, chunk, w_row, inside);
 }
 
 void put(uint row, uint chunk, uint w_row, uint w_chunk) {
@@ -105,7 +92,7 @@ void put(uint row, uint chunk, uint w_row, uint w_chunk) {
         chunks[(row + i * STEP) * ROW + chunk] = x_next[i];
     }
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        chunks[W_FIRST + (w_row + i * W_STEP) * W_ROW + w_chunk] = w_next[i];
+        chunks[W_FIRST + (w_row + i * W_STEP) * W_ROW + w_chunk] = chunk_of_w(w_next[i]);
     }
 }
 
@@ -136,6 +123,10 @@ void multiply() {
 
 // store_chunk writes eight results of a row, columns n to n + 7.
 void store_chunk(uvec2 row, uint n, float gate, vec4 low, vec4 high) {
+#ifdef WEIGHTS_INT8
+    low *= load_f32x4(scale_base, n);
+    high *= load_f32x4(scale_base, n + 4u);
+#endif
     if (!address_is_null(push.bias)) {
         uvec4 b = Chunks(expert_base(push.bias, has(BIAS_TABLE), tile.expert, 1u, push.out_width * 2u)).at[n / 8u];
         low += low_of(b);

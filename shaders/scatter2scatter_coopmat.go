@@ -168,3 +168,81 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 		"explicit-layout",
 	},
 }
+
+//go:embed spv/scatter2scatter_coopmat.f16_int8.spv
+var spvScatter2scatterCoopmatF16Int8 []byte
+
+// Scatter2scatterCoopmatF16Int8 is scatter2scatter_coopmat.comp with STORAGE_F16, WEIGHTS_INT8.
+var Scatter2scatterCoopmatF16Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "f16_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatterCoopmat,
+	Spec:      specScatter2scatterCoopmat,
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/scatter2scatter_coopmat.f16_q4.spv
+var spvScatter2scatterCoopmatF16Q4 []byte
+
+// Scatter2scatterCoopmatF16Q4 is scatter2scatter_coopmat.comp with STORAGE_F16, WEIGHTS_Q4.
+var Scatter2scatterCoopmatF16Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "f16_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatterCoopmat,
+	Spec:      specScatter2scatterCoopmat,
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/scatter2scatter_coopmat.bf16_int8.spv
+var spvScatter2scatterCoopmatBf16Int8 []byte
+
+// Scatter2scatterCoopmatBf16Int8 is scatter2scatter_coopmat.comp with STORAGE_BF16, WEIGHTS_INT8.
+var Scatter2scatterCoopmatBf16Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "bf16_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatterCoopmat,
+	Spec:      specScatter2scatterCoopmat,
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}
+
+//go:embed spv/scatter2scatter_coopmat.bf16_q4.spv
+var spvScatter2scatterCoopmatBf16Q4 []byte
+
+// Scatter2scatterCoopmatBf16Q4 is scatter2scatter_coopmat.comp with STORAGE_BF16, WEIGHTS_Q4.
+var Scatter2scatterCoopmatBf16Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter_coopmat", Variant: "bf16_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatterCoopmat,
+	Spec:      specScatter2scatterCoopmat,
+	LocalSize: [3]int{0, -1, -1},
+	Needs: []kernel.Feature{
+		"f16",
+		"bf16",
+		"memory-model",
+		"coopmat",
+		"explicit-layout",
+	},
+}

@@ -5,7 +5,8 @@
 //
 // Mapping: one work-group per BM × BN tile of y, tiles of out fastest. Every TEAM of its invocations owns RN outputs; an
 // invocation adds up every TEAM-th chunk of 16 bytes of their inputs, and the team's sums meet in shared memory.
-// Requires: in a multiple of a chunk's values (4 in f32, else 8), x and W 16-byte aligned; THREADS a multiple of TEAM; RN even.
+// Requires: in a multiple of a chunk's values (4 in f32, 8 in 16 bits, 16 in int8, 32 in q4), x and W 16-byte aligned; THREADS a
+// multiple of TEAM; RN even.
 // FAST_HALF: the device's own widening of f16 is exact, subnormals included.
 // Accumulation: f32, the same for every run: each invocation in ascending order, then the invocations in that order.
 // Oracle: internal/ref/scatter2scatter.go
@@ -24,71 +25,55 @@ layout(local_size_x_id = 0) in;
 
 const uint BN = THREADS / TEAM * RN;
 #include "include/scatter2scatter.glsl"
-
-layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Chunks { uvec4 at[]; };
+#include "include/weights.glsl"
 
 const uint SUMS = RN * COLUMNS;
 const uint STRIDE = SUMS + 1u; // padded, against bank conflicts
 shared float partial[THREADS * STRIDE];
 
-#ifdef STORAGE_F32
-const uint VALUES = 4u; // of a chunk
-const uint VECTORS = 1u;
-
-void widen(uvec4 chunk, out vec4 v[VECTORS]) { v[0] = uintBitsToFloat(chunk); }
-#else
-const uint VALUES = 8u;
-const uint VECTORS = 2u;
-
-vec2 widen2(uint word) {
-#ifdef STORAGE_F16
-    if (FAST_HALF) {
-        return unpackHalf2x16(word);
-    }
-    return vec2(widen_f16(word & 0xffffu), widen_f16(word >> 16u));
-#else
-    return uintBitsToFloat(uvec2(word << 16u, word & 0xffff0000u));
-#endif
-}
-
-void widen(uvec4 chunk, out vec4 v[VECTORS]) {
-    v[0] = vec4(widen2(chunk.x), widen2(chunk.y));
-    v[1] = vec4(widen2(chunk.z), widen2(chunk.w));
-}
-#endif
-
-// load_x loads the inputs that a chunk of W meets.
-void load_x(uvec2 row, uint chunk, out vec4 v[VECTORS]) {
-#ifdef INPUT_F32
-    [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
-        v[i] = load_f32x4(row, chunk * VALUES + 4u * i);
-    }
-#else
-    widen(Chunks(row).at[chunk], v);
-#endif
-}
+#include "include/weight_chunks.glsl"
 
 uvec2 x_rows[COLUMNS];
 uvec2 w_rows[RN];
 float sums[SUMS]; // [output][column]
 uvec4 now[RN]; // a chunk of each output's weights
 uvec4 next[RN];
+#ifdef WEIGHTS_Q4
+uvec2 scale_rows[RN];
+uint scale_now[RN]; // the chunks' scales
+uint scale_next[RN];
+#endif
 
 // load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
 void load_next(uint chunk) {
-    uint at = min(chunk, push.in_width / VALUES - 1u);
+    uint at = min(chunk, push.in_width / (PARTS * VALUES) - 1u);
     [[unroll]] for (uint r = 0u; r < RN; r++) {
         next[r] = Chunks(w_rows[r]).at[at];
+#ifdef WEIGHTS_Q4
+        scale_next[r] = load_scale_bits(scale_rows[r], at);
+#endif
     }
 }
 
 // start_weights starts the loads of the first chunks of weights. It repeats the last output where there are fewer: those
 // sums are never stored.
 void start_weights(uint member, uint first_n) {
+#ifdef WEIGHTS_QUANTIZED
+    uvec2 matrix = expert_codes();
+#else
     uint row_bytes = push.in_width * VALUE_BYTES;
     uvec2 matrix = expert_base(push.w, has(W_TABLE), tile.expert, push.out_width, row_bytes);
+#endif
     [[unroll]] for (uint r = 0u; r < RN; r++) {
-        w_rows[r] = address_at(matrix, min(first_n + r, push.out_width - 1u), row_bytes);
+        uint n = min(first_n + r, push.out_width - 1u);
+#ifdef WEIGHTS_QUANTIZED
+        w_rows[r] = row_codes(matrix, n);
+#else
+        w_rows[r] = address_at(matrix, n, row_bytes);
+#endif
+#ifdef WEIGHTS_Q4
+        scale_rows[r] = row_scales(matrix, n);
+#endif
     }
     load_next(member);
 }
@@ -105,33 +90,48 @@ void find_x_rows(uint first) {
     }
 }
 
-// add_chunk adds the products of now with count rows of x.
+// add_chunk adds the products of now with count rows of x. The sum over a block of quantized weights meets its scale once.
 void add_chunk(uint chunk, uint count) {
-    vec4 w[RN * VECTORS];
-    [[unroll]] for (uint r = 0u; r < RN; r++) {
-        vec4 v[VECTORS];
-        widen(now[r], v);
-        [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
-            w[r * VECTORS + i] = v[i];
-        }
+#ifdef WEIGHTS_Q4
+    float terms[SUMS];
+    [[unroll]] for (uint i = 0u; i < SUMS; i++) {
+        terms[i] = 0.0;
     }
-    [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
-        if (c < count) {
-            vec4 x[VECTORS];
-            load_x(x_rows[c], chunk, x);
-            [[unroll]] for (uint r = 0u; r < RN; r++) {
-                float sum = sums[r * COLUMNS + c];
-                [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
-                    vec4 v = w[r * VECTORS + i];
-                    sum = fma(v.x, x[i].x, sum);
-                    sum = fma(v.y, x[i].y, sum);
-                    sum = fma(v.z, x[i].z, sum);
-                    sum = fma(v.w, x[i].w, sum);
+#else
+#define terms sums
+#endif
+    [[unroll]] for (uint part = 0u; part < PARTS; part++) {
+        vec4 w[RN * VECTORS];
+        [[unroll]] for (uint r = 0u; r < RN; r++) {
+            vec4 v[VECTORS];
+            widen_part(now[r], part, v);
+            [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
+                w[r * VECTORS + i] = v[i];
+            }
+        }
+        [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
+            if (c == 0u || c < count) { // there is a first row always
+                vec4 x[VECTORS];
+                load_x(x_rows[c], chunk * PARTS + part, x);
+                [[unroll]] for (uint r = 0u; r < RN; r++) {
+                    float sum = terms[r * COLUMNS + c];
+                    [[unroll]] for (uint i = 0u; i < VECTORS; i++) {
+                        vec4 v = w[r * VECTORS + i];
+                        sum = fma(v.x, x[i].x, sum);
+                        sum = fma(v.y, x[i].y, sum);
+                        sum = fma(v.z, x[i].z, sum);
+                        sum = fma(v.w, x[i].w, sum);
+                    }
+                    terms[r * COLUMNS + c] = sum;
                 }
-                sums[r * COLUMNS + c] = sum;
             }
         }
     }
+#ifdef WEIGHTS_Q4
+    [[unroll]] for (uint i = 0u; i < SUMS; i++) {
+        sums[i] = fma(scale_of(scale_now[i / COLUMNS], FAST_HALF), terms[i], sums[i]);
+    }
+#endif
 }
 
 // add_inputs adds up the invocation's share, loading weights a step ahead.
@@ -139,10 +139,13 @@ void add_inputs(uint member, uint count) {
     [[unroll]] for (uint i = 0u; i < SUMS; i++) {
         sums[i] = 0.0;
     }
-    uint chunks = push.in_width / VALUES;
+    uint chunks = push.in_width / (PARTS * VALUES);
     for (uint chunk = member; chunk < chunks; chunk += TEAM) {
         [[unroll]] for (uint r = 0u; r < RN; r++) {
             now[r] = next[r];
+#ifdef WEIGHTS_Q4
+            scale_now[r] = scale_next[r];
+#endif
         }
         load_next(chunk + TEAM);
         add_chunk(chunk, count);
@@ -164,6 +167,10 @@ void store_results(uint member, uint team, uint first, uint count) {
                 uint at = (team * TEAM + m) * STRIDE;
                 v += vec2(partial[at + r * COLUMNS + c], partial[at + (r + 1u) * COLUMNS + c]);
             }
+#ifdef WEIGHTS_INT8
+            uvec2 scales = row_scales(expert_codes(), 0u);
+            v *= vec2(load_f32(scales, n), load_f32(scales, min(n + 1u, push.out_width - 1u)));
+#endif
             if (biased) {
                 v += vec2(load_value(bias, n), load_value(bias, min(n + 1u, push.out_width - 1u)));
             }

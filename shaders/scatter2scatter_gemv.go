@@ -222,3 +222,81 @@ var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
 }
+
+//go:embed spv/scatter2scatter_gemv.f32_int8.spv
+var spvScatter2scatterGemvF32Int8 []byte
+
+// Scatter2scatterGemvF32Int8 is scatter2scatter_gemv.comp with STORAGE_F32, WEIGHTS_INT8.
+var Scatter2scatterGemvF32Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatterGemv,
+	Spec:      specScatter2scatterGemv,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f32_q4.spv
+var spvScatter2scatterGemvF32Q4 []byte
+
+// Scatter2scatterGemvF32Q4 is scatter2scatter_gemv.comp with STORAGE_F32, WEIGHTS_Q4.
+var Scatter2scatterGemvF32Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f32_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatterGemv,
+	Spec:      specScatter2scatterGemv,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f16_int8.spv
+var spvScatter2scatterGemvF16Int8 []byte
+
+// Scatter2scatterGemvF16Int8 is scatter2scatter_gemv.comp with STORAGE_F16, WEIGHTS_INT8.
+var Scatter2scatterGemvF16Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatterGemv,
+	Spec:      specScatter2scatterGemv,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.f16_q4.spv
+var spvScatter2scatterGemvF16Q4 []byte
+
+// Scatter2scatterGemvF16Q4 is scatter2scatter_gemv.comp with STORAGE_F16, WEIGHTS_Q4.
+var Scatter2scatterGemvF16Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "f16_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatterGemv,
+	Spec:      specScatter2scatterGemv,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16_int8.spv
+var spvScatter2scatterGemvBf16Int8 []byte
+
+// Scatter2scatterGemvBf16Int8 is scatter2scatter_gemv.comp with STORAGE_BF16, WEIGHTS_INT8.
+var Scatter2scatterGemvBf16Int8 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16_int8",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Int8),
+	PushBytes: 92,
+	Push:      pushScatter2scatterGemv,
+	Spec:      specScatter2scatterGemv,
+	LocalSize: [3]int{0, -1, -1},
+}
+
+//go:embed spv/scatter2scatter_gemv.bf16_q4.spv
+var spvScatter2scatterGemvBf16Q4 []byte
+
+// Scatter2scatterGemvBf16Q4 is scatter2scatter_gemv.comp with STORAGE_BF16, WEIGHTS_Q4.
+var Scatter2scatterGemvBf16Q4 = &kernel.Kernel{
+	Stem: "scatter2scatter_gemv", Variant: "bf16_q4",
+	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Q4),
+	PushBytes: 92,
+	Push:      pushScatter2scatterGemv,
+	Spec:      specScatter2scatterGemv,
+	LocalSize: [3]int{0, -1, -1},
+}

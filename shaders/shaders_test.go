@@ -41,12 +41,18 @@ func defaults(stem string) []uint32 {
 		return DefaultActivationBackwardSpec().Values()
 	case "combine_backward":
 		return DefaultCombineBackwardSpec().Values()
+	case "quantize":
+		return DefaultQuantizeSpec().Values()
 	case "group_sum":
 		return DefaultGroupSumSpec().Values()
 	case "group_xty":
 		return DefaultGroupXtySpec().Values()
 	case "combine":
 		return DefaultCombineSpec().Values()
+	case "fma_peak":
+		return DefaultFmaPeakSpec().Values()
+	case "matrix_peak":
+		return DefaultMatrixPeakSpec().Values()
 	case "convert":
 		return DefaultConvertSpec().Values()
 	case "expert_histogram":

@@ -28,12 +28,17 @@ var mayImport = map[string][]string{
 	"internal/spirv":       {"internal/kernel"},
 	"internal/ref":         {},
 	"internal/safetensors": {},
-	"internal/picture":     {},
+	"internal/canvas":      {},
+	"internal/dashboard":   {"internal/canvas"},
+	"internal/session":     {"internal/dashboard", "internal/safetensors", "model", "model/train", "model/tokenizer", "attention", "moe", "vk"},
+	"internal/present":     {"internal/canvas", "vk"},
+	"internal/window":      {},
+	"internal/xtest":       {},
 	"shaders":              {"internal/kernel"},
 	"shaders/gen":          {"internal/kernel", "internal/spirv"},
 	"vk":                   {"internal/kernel", "internal/spirv"},
-	"moe":                  {"vk", "shaders", "internal/kernel"},
-	"attention":            {"moe", "vk", "shaders", "internal/kernel"},
+	"moe":                  {"vk", "shaders", "internal/kernel", "internal/check"},
+	"attention":            {"moe", "vk", "shaders", "internal/kernel", "internal/check"},
 	"internal/check":       {"vk"},
 	"internal/gputest":     {"internal/ref", "vk"},
 	"model":                {"attention", "moe", "vk", "shaders", "internal/kernel", "internal/check", "internal/safetensors"},
@@ -42,7 +47,7 @@ var mayImport = map[string][]string{
 	"tests/golden":         {"model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"tests":                {},
 
-	"tests/conform":        {"model", "attention", "moe", "vk", "shaders", "internal/ref", "internal/safetensors"},
+	"tests/conform":        {"model/train", "model", "attention", "moe", "vk", "shaders", "internal/ref", "internal/safetensors"},
 	"tests/conform/worker": {"tests/conform", "vk"},
 	"tests/conform/report": {"tests/conform"},
 
@@ -51,14 +56,10 @@ var mayImport = map[string][]string{
 	"examples/lora":        {"examples/train", "moe", "vk", "shaders"},
 	"examples/normexperts": {"examples/train", "moe", "vk", "shaders"},
 
-	// The recorded models, embedded.
-	"tests/testdata/golden": {},
-
 	"cmd/vkmoe-train":   {"model/train", "model", "attention", "moe", "vk"},
 	"cmd/vkmoe-conform": {"tests/golden", "tests/conform", "tests/conform/worker", "tests/conform/report", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors"},
 	"cmd/vkmoe-bench":   {"model/train", "model", "attention", "moe", "vk", "shaders", "internal/kernel", "internal/ref"},
-	"cmd/vkmoe-demo": {"tests/golden", "model", "attention", "moe", "vk", "internal/ref", "internal/safetensors",
-		"internal/picture", "tests/testdata/golden"},
+	"cmd/vkmoe-demo":    {"internal/session", "internal/dashboard", "internal/canvas", "internal/window", "internal/present", "vk"},
 }
 
 // pure are the packages that need neither cgo nor a GPU, with everything they import.
@@ -71,10 +72,11 @@ type goPackage struct {
 	Standard   bool
 }
 
-// listPackages returns every package of the module with all it depends on, tests aside, by import path.
+// listPackages returns every package of the module with all it depends on, the window included and tests aside, by import
+// path.
 func listPackages(t *testing.T) map[string]goPackage {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports,CgoFiles,Standard", module+"/...")
+	cmd := exec.Command("go", "list", "-tags", "desktop", "-deps", "-json=ImportPath,Imports,CgoFiles,Standard", module+"/...")
 	// Without CGO_ENABLED=1 files that use cgo would be left out, and go with them what they import.
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=1")
 	out, err := cmd.Output()
@@ -121,7 +123,7 @@ func TestImportsDescend(t *testing.T) {
 	require.Greater(t, seen, 6, "the module's packages were not found")
 }
 
-func TestOnlyVkImportsVulkanAndOnlyTheDemoImportsGLFW(t *testing.T) {
+func TestOnlyVkImportsVulkanAndOnlyTheWindowImportsGLFW(t *testing.T) {
 	vulkanUsers := []string{}
 	for importPath, p := range listPackages(t) {
 		name, ok := inModule(importPath)
@@ -132,7 +134,7 @@ func TestOnlyVkImportsVulkanAndOnlyTheDemoImportsGLFW(t *testing.T) {
 			switch {
 			case imported == vulkanGo:
 				vulkanUsers = append(vulkanUsers, name)
-			case strings.HasPrefix(imported, glfw) && name != "cmd/vkmoe-demo":
+			case strings.HasPrefix(imported, glfw) && name != "internal/window":
 				t.Errorf("%s imports %s", name, imported)
 			}
 		}
@@ -165,4 +167,12 @@ func TestPurePackagesNeedNeitherCgoNorAGPU(t *testing.T) {
 		}
 		visit(start, name)
 	}
+}
+
+// A machine without the window system's headers builds everything but the window: GLFW is behind the tag desktop.
+func TestGLFWIsBehindItsTag(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", module+"/...").Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), vulkanGo)
+	require.NotContains(t, string(out), glfw)
 }

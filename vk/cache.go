@@ -26,19 +26,28 @@ type diskCache struct {
 	dirty  atomic.Bool
 }
 
-// cachePath names the file of a device, or "" when nothing is to be kept. Driver and device are part of the name, so
-// that a driver update starts afresh instead of fighting over one file.
-func (d *Device) cachePath() string {
+// CacheDir is the folder for what is kept between processes, Options.CacheDir or vkmoe/ under os.UserCacheDir, whether it
+// exists or not; "" with Options.NoCache and where the user has none.
+func (d *Device) CacheDir() string {
 	if d.opts.NoCache {
 		return ""
 	}
-	dir := d.opts.CacheDir
+	if d.opts.CacheDir != "" {
+		return d.opts.CacheDir
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(base, "vkmoe")
+}
+
+// cachePath names the file of a device, or "" when nothing is to be kept. Driver and device are part of the name, so
+// that a driver update starts afresh instead of fighting over one file.
+func (d *Device) cachePath() string {
+	dir := d.CacheDir()
 	if dir == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return ""
-		}
-		dir = filepath.Join(base, "vkmoe")
+		return ""
 	}
 	a := d.adapter
 	return filepath.Join(dir, fmt.Sprintf("pipelines-%x-%08x-%x.bin", a.DriverUUID, a.DriverVersion, a.CacheUUID))

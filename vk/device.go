@@ -67,6 +67,8 @@ type Device struct {
 	submits    atomic.Uint64
 	dispatches atomic.Uint64
 
+	values sync.Map // of Value: any to *deviceValue
+
 	retiredMu sync.Mutex
 	retired   []retired // in submission order
 }

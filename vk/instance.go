@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/cgo"
+	"slices"
 	"strings"
 	"sync"
 	"unsafe"
@@ -34,7 +35,8 @@ var apiVersions = []uint32{apiVersion(1, 3), apiVersion(1, 2), apiVersion(1, 1),
 
 func apiVersion(major, minor uint32) uint32 { return major<<22 | minor<<12 }
 
-// An instance is a VkInstance shared by everything in the process that wants the same validation.
+// An instance is a VkInstance shared by everything in the process that wants the same validation and the same surface
+// extensions.
 //
 // vulkan-go keeps its function pointers in process-wide C variables. That is sound for several instances and devices
 // because what vkGetInstanceProcAddr returns for core functions are the loader's dispatching entry points, the same for
@@ -55,19 +57,27 @@ type instance struct {
 	user     cgo.Handle  // of messages; what the messenger's callback gets
 }
 
-// instances holds the live instance of each validation mode.
+// instances holds the live instances.
 var instances struct {
 	sync.Mutex
-	live        map[validationMode]*instance
+	live        map[instanceKey]*instance
 	initialized bool // vulkan-go has its function pointers
 }
 
+// An instanceKey is what makes one instance serve another caller.
+type instanceKey struct {
+	mode     validationMode
+	surfaces string // the surface extensions, sorted and joined by spaces
+}
+
 // acquireInstance returns the process's instance, making it on first use. validation asks for the validation layer, as
-// does the environment (see validationMode). The instance stays until the process ends: NVIDIA's driver (580.159 was
-// seen) cannot be unloaded and loaded again more than about a dozen times before vkCreateInstance fails.
+// does the environment (see validationMode); surfaces are the extensions that a window system needs, none for
+// computing. The instance stays until the process ends: NVIDIA's driver (580.159 was seen) cannot be unloaded and
+// loaded again more than about a dozen times before vkCreateInstance fails.
 //
-// Errors: ErrNoLoader, ErrNoDevice when there is a loader without any driver, *MissingLayerError, *SettingError.
-func acquireInstance(validation bool) (*instance, error) {
+// Errors: ErrNoLoader, ErrNoDevice when there is a loader without any driver, *MissingLayerError, *SettingError,
+// *ResultError for a surface extension that the loader lacks.
+func acquireInstance(validation bool, surfaces ...string) (*instance, error) {
 	mode, err := validationWanted(validation)
 	if err != nil {
 		return nil, err
@@ -76,23 +86,25 @@ func acquireInstance(validation bool) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
+	surfaces = slices.Compact(slices.Sorted(slices.Values(surfaces)))
+	key := instanceKey{mode, strings.Join(surfaces, " ")}
 	instances.Lock()
 	defer instances.Unlock()
-	if in := instances.live[mode]; in != nil {
+	if in := instances.live[key]; in != nil {
 		return in, nil
 	}
-	in, err := createInstance(symbol, mode)
+	in, err := createInstance(symbol, mode, surfaces)
 	if err != nil {
 		return nil, err
 	}
 	if instances.live == nil {
-		instances.live = map[validationMode]*instance{}
+		instances.live = map[instanceKey]*instance{}
 	}
-	instances.live[mode] = in
+	instances.live[key] = in
 	return in, nil
 }
 
-func createInstance(symbol unsafe.Pointer, mode validationMode) (_ *instance, failure error) {
+func createInstance(symbol unsafe.Pointer, mode validationMode, surfaces []string) (_ *instance, failure error) {
 	var mem cMemory
 	defer mem.free()
 
@@ -112,7 +124,14 @@ func createInstance(symbol unsafe.Pointer, mode validationMode) (_ *instance, fa
 	info := (*C.vkmoe_adapter_instance_info)(mem.alloc(C.sizeof_vkmoe_adapter_instance_info))
 	info._type = 1
 	info.application = in.applicationInfo(&mem)
-	var layers, enabled []string
+	enabled := slices.Clone(surfaces)
+	for _, name := range surfaces {
+		if !extensions[name] {
+			refused := &ResultError{Op: "vkCreateInstance", Code: int32(vulkan.ErrorExtensionNotPresent)}
+			return nil, fmt.Errorf("%w: neither the loader nor a driver has %s", refused, name)
+		}
+	}
+	var layers []string
 	if extensions[portabilityExtension] {
 		enabled = append(enabled, portabilityExtension)
 		info.flags = 1 // VK_INSTANCE_CREATE_ENUMERATE_PORTABILITY_BIT_KHR

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -153,6 +155,29 @@ func TestScratchIsReused(t *testing.T) {
 	require.Equal(t, before+512, dev.Memory().LiveBytes)
 	require.NoError(t, rec.Close())
 	require.Equal(t, before, dev.Memory().LiveBytes)
+}
+
+// TestScratchPlanCountsAsARecorderDoes takes and releases tensors at random, as many bytes in both.
+func TestScratchPlanCountsAsARecorderDoes(t *testing.T) {
+	dev := openDevice(t, vk.Options{})
+	r := rand.New(rand.NewSource(1))
+	rec, plan := newRecorder(t, dev), vk.ScratchPlan{}
+	before := dev.Memory().LiveBytes
+	var tensors []*vk.Tensor
+	var sizes []uint64
+	for range 300 {
+		if i := r.Intn(len(tensors) + 1); i < len(tensors) && r.Intn(5) > 1 {
+			rec.Release(tensors[i])
+			plan.Release(sizes[i])
+			tensors, sizes = slices.Delete(tensors, i, i+1), slices.Delete(sizes, i, i+1)
+			continue
+		}
+		dtype, rows, width := []vk.DType{vk.F32, vk.F16}[r.Intn(2)], r.Intn(40), 1+r.Intn(30)
+		tensors, sizes = append(tensors, rec.Scratch(dtype, rows, width)), append(sizes, plan.Take(dtype, rows, width))
+		require.NoError(t, rec.Err())
+		require.Equal(t, dev.Memory().LiveBytes-before, plan.Bytes)
+	}
+	require.NotZero(t, plan.Bytes)
 }
 
 func TestCheck(t *testing.T) {

@@ -19,3 +19,18 @@ func TestRound(t *testing.T) {
 	require.Nil(t, vk.Round(vk.BF16, nil))
 	require.True(t, math.IsNaN(float64(vk.Round(vk.F16, []float32{float32(math.NaN())})[0])))
 }
+
+func TestBits(t *testing.T) {
+	for _, c := range []struct {
+		dtype vk.DType
+		value float32
+		bits  uint32
+	}{
+		{vk.F32, -1.5, 0xbfc00000}, {vk.F16, -1.5, 0xbe00}, {vk.BF16, -1.5, 0xbfc0}, {vk.F16, 0x1p-24, 1}, {vk.BF16, 0, 0},
+	} {
+		require.Equal(t, c.bits, vk.Bits(c.dtype, c.value), c)
+		require.Equal(t, c.value, vk.FromBits(c.dtype, c.bits), c)
+	}
+	require.Equal(t, uint32(0x3f80), vk.Bits(vk.BF16, 1+0x1p-9))
+	require.Equal(t, float32(-1.5), vk.FromBits(vk.F16, 0x7777be00))
+}

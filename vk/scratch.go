@@ -51,17 +51,24 @@ func (r *Recorder) Release(t *Tensor) {
 	r.scratch.free = append(r.scratch.free, t.mem.alloc)
 }
 
-// take reuses the smallest released range that is large enough, unless it is more than twice too large.
-func (s *scratch) take(bytes uint64) (*allocation, error) {
+// reuse takes the smallest of the released ranges that is large enough, unless it is more than twice too large; nil is none.
+func reuse(free *[]*allocation, bytes uint64) *allocation {
 	best := -1
-	for i, a := range s.free {
-		if a.bytes >= bytes && a.bytes <= 2*max(bytes, allocAlign) && (best < 0 || a.bytes < s.free[best].bytes) {
+	for i, a := range *free {
+		if a.bytes >= bytes && a.bytes <= 2*max(bytes, allocAlign) && (best < 0 || a.bytes < (*free)[best].bytes) {
 			best = i
 		}
 	}
-	if best >= 0 {
-		a := s.free[best]
-		s.free = append(s.free[:best], s.free[best+1:]...)
+	if best < 0 {
+		return nil
+	}
+	a := (*free)[best]
+	*free = append((*free)[:best], (*free)[best+1:]...)
+	return a
+}
+
+func (s *scratch) take(bytes uint64) (*allocation, error) {
+	if a := reuse(&s.free, bytes); a != nil {
 		return a, nil
 	}
 	s.rec.dev.collect()
@@ -80,6 +87,41 @@ func (s *scratch) close() {
 		s.rec.dev.retire(a, s.rec.dev.memory)
 	}
 	s.all, s.free, s.live = nil, nil, nil
+}
+
+// A ScratchPlan adds up what a recorder would take from its device for calls of Scratch and Release, without either, so that a
+// recording's memory can be told beforehand. Its zero value is a new recorder's.
+type ScratchPlan struct {
+	Bytes uint64 // what is taken so far; a recorder gives it back when it is closed
+
+	free []*allocation
+}
+
+// Take counts a Scratch of a tensor whose elements can be counted, and returns the size in bytes of the range that it would be
+// in, which Release takes back: 0 for an empty tensor.
+func (p *ScratchPlan) Take(dtype DType, shape ...int) uint64 {
+	bytes := dtype.Bytes()
+	for _, n := range shape {
+		bytes *= uint64(n)
+	}
+	if bytes == 0 {
+		return 0
+	}
+	if a := reuse(&p.free, bytes); a != nil {
+		return a.bytes
+	}
+	bytes = (bytes + allocAlign - 1) / allocAlign * allocAlign
+	p.Bytes += bytes
+	return bytes
+}
+
+// Release counts a Release of what Take returned.
+func (p *ScratchPlan) Release(sizes ...uint64) {
+	for _, bytes := range sizes {
+		if bytes > 0 {
+			p.free = append(p.free, &allocation{bytes: bytes})
+		}
+	}
 }
 
 // maxCheckBytes bounds what a Check may bring to the host.

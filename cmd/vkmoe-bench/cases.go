@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vkmoe/vkmoe/moe"
@@ -25,24 +26,51 @@ func (c benchCase) shape() string {
 }
 
 // cases are the layers that peers are measured on: ScatterMoE's own unit, its sweeps over granularity and sparsity, and
-// public models.
+// public models, with the small numbers of tokens of decoding; and some of our own.
 var cases = concat(
-	sizes(benchCase{"paper", 32, 4, 4096, 2048, 0, moe.GELU}, 1, 8, 64, 512, 2048, 8192, 61440),
-	sizes(benchCase{"mixtral", 8, 2, 4096, 14336, 0, moe.SwiGLU}, 1, 8, 64, 512, 4096),
-	sizes(benchCase{"qwen3", 128, 8, 2048, 768, 0, moe.SwiGLU}, 1, 8, 64, 512, 4096, 8192),
-	sizes(benchCase{"olmoe", 64, 8, 2048, 1024, 0, moe.SwiGLU}, 1, 512, 4096),
+	sizes(benchCase{"paper", 32, 4, 4096, 2048, 0, moe.GELU}, 1, 2, 4, 8, 16, 32, 64, 512, 2048, 8192, 61440),
+	sizes(benchCase{"mixtral", 8, 2, 4096, 14336, 0, moe.SwiGLU}, 1, 2, 4, 8, 16, 32, 64, 512, 4096),
+	sizes(benchCase{"qwen3", 128, 8, 2048, 768, 0, moe.SwiGLU}, 1, 2, 4, 8, 16, 32, 64, 512, 4096, 8192),
+	sizes(benchCase{"olmoe", 64, 8, 2048, 1024, 0, moe.SwiGLU}, 1, 2, 4, 8, 16, 32, 64, 512, 4096),
 	sizes(benchCase{"dense", 1, 1, 4096, 4096, 0, moe.GELU}, 8192),
 	sizes(benchCase{"small", 8, 2, 512, 1024, 0, moe.GELU}, 64, 512),
-	sizes(benchCase{"granularity1", 8, 1, 4096, 8192, 0, moe.GELU}, 8192),
-	sizes(benchCase{"granularity4", 32, 4, 4096, 2048, 0, moe.GELU}, 8192),
-	sizes(benchCase{"granularity16", 128, 16, 4096, 512, 0, moe.GELU}, 8192),
+	granularity(1, 2, 4, 8, 16),
 	sparsity(1, 2, 4, 8, 16, 32),
 )
+
+// A caseGroup is a name for several cases.
+type caseGroup struct {
+	name, about string
+	has         func(c benchCase) bool
+}
+
+// groups are the named groups; a layer's name stands for its cases likewise.
+var groups = []caseGroup{
+	{"anchors", "the rows that peers were measured on", func(c benchCase) bool {
+		public := slices.Contains([]string{"paper", "mixtral", "qwen3", "olmoe"}, c.layer)
+		missing := c.layer == "olmoe" && (c.t == 8 || c.t == 64) || c.layer == "qwen3" && c.t == 8192
+		return public && !slices.Contains([]int{2, 4, 16, 32}, c.t) && !missing
+	}},
+	{"granularity", "8·G experts of 8192/G hidden units, G of them active, 8,192 tokens", func(c benchCase) bool {
+		return strings.HasPrefix(c.layer, "granularity")
+	}},
+	{"sparsity", "k of 64 experts active, 8,192 tokens", func(c benchCase) bool { return strings.HasPrefix(c.layer, "sparsity") }},
+	{"decode", "few tokens", func(c benchCase) bool { return c.t <= 32 }},
+}
 
 func sizes(c benchCase, tokens ...int) []benchCase {
 	var list []benchCase
 	for _, c.t = range tokens {
 		list = append(list, c)
+	}
+	return list
+}
+
+// granularity is as many weights and as much arithmetic in more and more, smaller and smaller experts.
+func granularity(levels ...int) []benchCase {
+	var list []benchCase
+	for _, g := range levels {
+		list = append(list, benchCase{fmt.Sprintf("granularity%d", g), 8 * g, g, 4096, 8192 / g, 8192, moe.GELU})
 	}
 	return list
 }
@@ -64,13 +92,50 @@ func concat(lists ...[]benchCase) []benchCase {
 	return all
 }
 
-// caseNames lists every case.
-func caseNames() string {
-	var names []string
-	for _, c := range cases {
-		names = append(names, c.Name())
+// chooseCases finds the cases of the names given, those of the group anchors for none.
+func chooseCases(names []string) ([]benchCase, error) {
+	if len(names) == 0 {
+		names = []string{"anchors"}
 	}
-	return strings.Join(names, ", ")
+	var chosen []benchCase
+	for _, name := range names {
+		found := casesOf(name)
+		if len(found) == 0 {
+			return nil, fmt.Errorf("there is no case %q; vkmoe-bench list shows those there are", name)
+		}
+		for _, c := range found {
+			if !slices.Contains(chosen, c) {
+				chosen = append(chosen, c)
+			}
+		}
+	}
+	return chosen, nil
+}
+
+// casesOf are the cases that a case's, a layer's or a group's name stands for.
+func casesOf(name string) []benchCase {
+	var found []benchCase
+	for _, c := range cases {
+		in := func(g caseGroup) bool { return g.name == name && g.has(c) }
+		if c.Name() == name || c.layer == name || slices.ContainsFunc(groups, in) {
+			found = append(found, c)
+		}
+	}
+	return found
+}
+
+// listCases prints every name that can be asked for.
+func listCases() {
+	fmt.Println("operations (--op): " + operationNames)
+	fmt.Println("\ngroups:")
+	for _, g := range groups {
+		fmt.Printf("  %-14s %3d cases: %s\n", g.name, len(casesOf(g.name)), g.about)
+	}
+	fmt.Printf("  %-14s %3d cases: mixtures of attention, by themselves: momha/1 …\n", "momha", len(momhaChoices))
+	fmt.Println("\ncases, and their layers:")
+	for _, c := range cases {
+		fmt.Printf("  %-16s %s\n", c.Name(), c.shape())
+	}
 }
 
 // A job is what is timed of a case.

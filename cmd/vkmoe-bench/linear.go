@@ -29,7 +29,7 @@ type linear struct {
 func (l *linear) prepare(ctx context.Context) (err error) {
 	l.x = uniform(l.rng, l.dtype, l.t*l.in, 1)
 	if l.layer, err = moe.NewParallelLinear(l.dev, moe.ParallelLinearConfig{Experts: l.experts, In: l.in, Out: l.out,
-		DType: l.dtype}); err != nil {
+		DType: l.dtype, Weights: l.weights}); err != nil {
 		return err
 	}
 	l.closers = append(l.closers, l.layer.Close)
@@ -82,15 +82,37 @@ func (l *linear) record(rec *vk.Recorder) error {
 
 func (l *linear) cost() (flops, bytes float64) {
 	return 2 * float64(l.slots()) * float64(l.in) * float64(l.out),
-		float64(l.active()) * float64(l.in) * float64(l.out) * float64(l.dtype.Bytes())
+		float64(l.active()) * float64(l.weights.ExpertBytes(l.dtype, l.in, l.out))
 }
 
 func (l *linear) memory() uint64 { return 0 }
 
 func (l *linear) repeats() int { return 25 }
 
+// expertWeights are the weights that an expert multiplies by.
+func (l *linear) expertWeights(ctx context.Context, e int) ([]float32, error) {
+	formats := map[moe.WeightFormat]ref.WeightFormat{moe.WeightsInt8: ref.Int8, moe.WeightsQ4: ref.Q4}
+	format, quantized := formats[l.weights]
+	if !quantized {
+		return l.w.of(e), nil
+	}
+	expert, err := l.layer.Weight.Expert(e)
+	if err != nil {
+		return nil, err
+	}
+	words, err := vk.Download[uint32](ctx, expert)
+	if err != nil {
+		return nil, err
+	}
+	weights := make([]float32, l.in*l.out)
+	for i, w := range ref.Unpack(format, words, l.out, l.in).Dequantize() {
+		weights[i] = float32(w)
+	}
+	return weights, nil
+}
+
 // check compares the rows of sampled slots.
-func (l *linear) check(ctx context.Context) (float64, error) {
+func (l *linear) check(ctx context.Context) (_ float64, err error) {
 	results, width := l.ys, l.out
 	if l.backward {
 		results, width = l.dxs, l.in
@@ -102,7 +124,10 @@ func (l *linear) check(ctx context.Context) (float64, error) {
 	for range 4 {
 		slot := rng.IntN(l.slots())
 		e, position := int(l.ids[slot]), int(r.Inverse[slot])
-		one := ref.Linear[float32]{Experts: 1, In: l.in, Out: l.out, Weight: l.w.of(e)}
+		one := ref.Linear[float32]{Experts: 1, In: l.in, Out: l.out}
+		if one.Weight, err = l.expertWeights(ctx, e); err != nil {
+			return 0, err
+		}
 		at := position * l.out
 		var row []float32
 		if l.backward { // the transposed matrix, from grouped rows to scattered
@@ -116,7 +141,7 @@ func (l *linear) check(ctx context.Context) (float64, error) {
 		if err != nil {
 			return 0, err
 		}
-		c := ref.Compare(got, want.Y, want.Bound(refType[l.dtype], one.In))
+		c := ref.Compare(got, want.Y, want.Bound(refType[l.dtype], one.In+2)) // two roundings more of quantized weights
 		if !(c.Worst.Ratio <= 1) {
 			return 0, fmt.Errorf("slot %d is wrong: %+v", slot, c)
 		}

@@ -1,12 +1,11 @@
 // Command vkmoe-bench times the library on this machine's Vulkan device.
 //
 //	vkmoe-bench [flags] [CASE…]
+//	vkmoe-bench list | plot | explain | tune | cold | decoder [flags] …
 //
-// momha, or momha/K, times a mixture of attention against grouped-query attention instead; the paper's unit on a GPU, a small
-// one on a software device.
-//
-// A case is a layer and a number of tokens, such as paper/512 or qwen3/8; "paper" alone stands for all of its sizes, and
-// no case for all there are. --op says what is timed of each:
+// A case is a layer and a number of tokens, such as paper/512 or qwen3/8; "paper" alone stands for all of its sizes, anchors,
+// granularity, sparsity and decode for groups of cases, and no case for anchors. list prints all of them. --op says what is
+// timed of each:
 //
 //	forward   ParallelLinear from tokens to grouped rows
 //	dx, dw    the gradients of its input, per slot, and of its weights
@@ -19,22 +18,28 @@
 // attention of as many active parameters and the same cache, forward and with its backward pass: the ScatterMoE paper's unit,
 // or on a software device a small one.
 //
-// decoder times whole models with random weights instead: --work train or generate, --shape paper, mixtral or small. Their
-// results are judged elsewhere (vkmoe-conform golden); here only the gradients' norm has to be a number.
-//
 // Results are checked against a float64 reference before anything is timed. Times are GPU timestamps after at least 0.3 s
-// of warm-up: the median of the runs, with the fastest and slowest tenth. --parts also prints the time of each kernel.
+// of warm-up: the median of the runs, with the fastest and slowest tenth. What the device can do, the rate of copies and of
+// arithmetic in registers, is measured in the same run, and results are given as shares of it too. --parts also prints the time
+// of each kernel, --json writes everything to a file. --peer COMMAND times a peer on the same cases just before and prints
+// how many times longer it takes; bench/peers holds such commands.
+//
+// The others: plot draws JSON files; explain CASE… says which kernel and tile the library takes; tune measures those there are
+// and keeps the best for this device; cold times the first forward pass of new processes; decoder times whole models with
+// random weights (--work train or generate, --shape paper, mixtral or small), whose results are judged elsewhere
+// (vkmoe-conform golden). Each explains its flags with --help.
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -47,90 +52,182 @@ func main() {
 
 // report is what --json writes.
 type report struct {
-	Device  string   `json:"device"`
-	Driver  string   `json:"driver"`
-	API     string   `json:"api"`
-	Date    string   `json:"date"`
-	DType   string   `json:"dtype"`
-	Results []result `json:"results"`
+	Device   string    `json:"device"`
+	Driver   string    `json:"driver"`
+	API      string    `json:"api"`
+	Date     string    `json:"date"`
+	DType    string    `json:"dtype"`
+	Weights  string    `json:"weights,omitempty"` // int8 or q4 where they are quantized
+	Tuning   string    `json:"tuning,omitempty"`  // which table chose the kernels
+	Ceilings *ceilings `json:"ceilings,omitempty"`
+	Results  []result  `json:"results"`
 
 	Mixtures []momhaResult `json:"mixtures,omitempty"`
+	Peers    []peerReport  `json:"peers,omitempty"`
+}
+
+// newReport describes the device.
+func newReport(dev *vk.Device, dtype vk.DType) report {
+	a := dev.Adapter()
+	return report{Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, API: a.API.String(), DType: dtype.String(),
+		Date: time.Now().UTC().Format(time.DateOnly), Tuning: moe.TuningOf(dev).Source}
+}
+
+// subcommands are what the first argument may ask for.
+var subcommands = map[string]func(ctx context.Context, args []string) error{
+	"decoder": runDecoder,
+	"list":    func(context.Context, []string) error { listCases(); return nil },
+	"plot":    func(_ context.Context, args []string) error { return runPlot(args) },
+	"explain": runExplain,
+	"tune":    runTune,
+	"cold":    runCold,
+	coldChild: runColdChild,
+}
+
+// runFlags are the flags of the timing of cases.
+type runFlags struct {
+	device, dtype, weights, operation, out *string
+
+	parts, ceilings *bool
+	reps            *int
+	peers           peerCommands
+}
+
+func parseRun(args []string) (*runFlags, []string, error) {
+	flags := flag.NewFlagSet("vkmoe-bench", flag.ContinueOnError)
+	f := &runFlags{
+		device:    flags.String("device", "", "index or part of the name of the device"),
+		dtype:     flags.String("dtype", "bf16", "storage: f32, f16 or bf16"),
+		weights:   flags.String("weights", "full", "how forward's weights are stored: full, int8 or q4"),
+		operation: flags.String("op", "forward", "what is timed: "+operationNames),
+		parts:     flags.Bool("parts", false, "print the time of each kernel"),
+		ceilings:  flags.Bool("ceilings", true, "measure what the device can do first"),
+		reps:      flags.Int("reps", 50, "timed runs of a case"),
+		out:       flags.String("json", "", "write the results to this file too"),
+	}
+	flags.Var(&f.peers, "peer", "a command that times a peer on the same cases (again for more): see bench/peers")
+	if err := flags.Parse(args); err != nil {
+		return nil, nil, err
+	}
+	if operations[*f.operation] == nil {
+		return nil, nil, fmt.Errorf("there is no operation %q; there are %s", *f.operation, operationNames)
+	}
+	return f, flags.Args(), nil
 }
 
 func run(ctx context.Context, args []string) error {
-	if len(args) > 0 && args[0] == "decoder" {
-		return runDecoder(ctx, args[1:])
+	if len(args) > 0 && subcommands[args[0]] != nil {
+		return subcommands[args[0]](ctx, args[1:])
 	}
-	flags := flag.NewFlagSet("vkmoe-bench", flag.ContinueOnError)
-	device := flags.String("device", "", "index or part of the name of the device")
-	dtype := flags.String("dtype", "bf16", "storage: f32, f16 or bf16")
-	operation := flags.String("op", "forward", "what is timed: "+operationNames)
-	parts := flags.Bool("parts", false, "print the time of each kernel")
-	reps := flags.Int("reps", 50, "timed runs of a case")
-	out := flags.String("json", "", "write the results to this file too")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	storage, err := parseDType(*dtype)
+	f, names, err := parseRun(args)
 	if err != nil {
 		return err
 	}
-	mixtures, err := chooseMomha(flags.Args())
+	storage, err := parseDType(*f.dtype)
+	if err != nil {
+		return err
+	}
+	format, err := parseWeights(*f.weights)
+	if err != nil {
+		return err
+	}
+	if format != moe.WeightsFull && *f.operation != "forward" {
+		return fmt.Errorf("quantized weights are for the operation forward, not %s", *f.operation)
+	}
+	mixtures, err := chooseMomha(names)
 	if err != nil {
 		return err
 	}
 	var chosen []benchCase
 	if mixtures == nil {
-		chosen, err = chooseCases(flags.Args())
+		if chosen, err = chooseCases(names); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	if operations[*operation] == nil {
-		return fmt.Errorf("there is no operation %q; there are %s", *operation, operationNames)
-	}
-	dev, err := vk.Open(vk.Options{Device: *device, Timestamps: true})
+	dev, err := openTimed(*f.device)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	if !dev.Caps().Has(vk.FeatureTimestamps) {
-		return &vk.UnsupportedError{Feature: vk.FeatureTimestamps, Need: "vkmoe-bench", Device: dev.Adapter().Name}
+	r := newReport(dev, storage)
+	if format != moe.WeightsFull {
+		r.Weights = format.String()
 	}
-	a := dev.Adapter()
-	fmt.Println(a)
-	r := report{Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo, API: a.API.String(), DType: *dtype,
-		Date: time.Now().UTC().Format(time.DateOnly)}
 	if mixtures != nil {
-		if r.Mixtures, err = runMomha(ctx, dev, mixtures, storage, *reps, *parts); err != nil {
+		if r.Mixtures, err = runMomha(ctx, dev, mixtures, storage, *f.reps, *f.parts); err != nil {
 			return err
 		}
-		return r.write(*out)
+		return r.write(*f.out)
 	}
-	fmt.Printf("%s in %s\n\n", *operation, *dtype)
-	fmt.Printf("%-14s %-22s %10s %21s %9s %8s %8s %9s\n", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "weights",
-		"extra MB", "error")
+	if err := r.runCases(ctx, dev, f, storage, format, chosen); err != nil {
+		return err
+	}
+	return r.write(*f.out)
+}
+
+// openTimed opens a device that has timestamps and says what it is.
+func openTimed(name string) (*vk.Device, error) {
+	dev, err := vk.Open(vk.Options{Device: name, Timestamps: true})
+	if err != nil {
+		return nil, err
+	}
+	if !dev.Caps().Has(vk.FeatureTimestamps) {
+		err := &vk.UnsupportedError{Feature: vk.FeatureTimestamps, Need: "vkmoe-bench", Device: dev.Adapter().Name}
+		return nil, errors.Join(err, dev.Close())
+	}
+	fmt.Println(dev.Adapter())
+	status := moe.TuningOf(dev)
+	fmt.Println("tuning table:", status.Source)
+	if status.Ignored != nil {
+		fmt.Println("ignored:", status.Ignored)
+	}
+	return dev, nil
+}
+
+// runCases times cases, after the peers where there are some.
+func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtype vk.DType, format moe.WeightFormat,
+	chosen []benchCase) error {
+	var err error
+	if r.Peers, err = f.peers.run(ctx, f, chosen); err != nil {
+		return err
+	}
+	if *f.ceilings {
+		c, err := measureCeilings(ctx, dev, dtype)
+		if err != nil {
+			return err
+		}
+		fmt.Println(c)
+		r.Ceilings = &c
+	}
+	fmt.Printf("\n%s in %v, %v weights\n\n%s\n", *f.operation, dtype, format, resultHeader)
 	for _, c := range chosen {
-		res, err := measure(ctx, newBench(dev, c, storage), *operation, *reps)
+		res, err := measure(ctx, newBench(dev, c, dtype, format), *f.operation, *f.reps)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Name(), err)
 		}
+		if r.Ceilings != nil {
+			res.compareWith(*r.Ceilings)
+		}
 		fmt.Print(res)
-		if *parts {
+		if *f.parts {
 			fmt.Print(res.parts())
 		}
 		fmt.Println()
 		r.Results = append(r.Results, res)
 	}
-	return r.write(*out)
+	fmt.Print(r.ratios())
+	return nil
 }
 
 // write writes the report to a file, if one is asked for.
-func (r report) write(file string) error {
+func (r report) write(file string) error { return writeJSON(file, r) }
+
+// writeJSON writes results to a file, if one is asked for.
+func writeJSON(file string, results any) error {
 	if file == "" {
 		return nil
 	}
-	data, err := json.MarshalIndent(r, "", "\t")
+	data, err := json.MarshalIndent(results, "", "\t")
 	if err != nil {
 		return err
 	}
@@ -146,26 +243,11 @@ func parseDType(name string) (vk.DType, error) {
 	return 0, fmt.Errorf("there is no dtype %q; there are f32, f16 and bf16", name)
 }
 
-// chooseCases finds the cases of the names given, all of them for none.
-func chooseCases(names []string) ([]benchCase, error) {
-	if len(names) == 0 {
-		return cases, nil
-	}
-	var chosen []benchCase
-	for _, name := range names {
-		known := false
-		for _, c := range cases {
-			if c.Name() != name && c.layer != name {
-				continue
-			}
-			known = true
-			if !slices.Contains(chosen, c) {
-				chosen = append(chosen, c)
-			}
-		}
-		if !known {
-			return nil, fmt.Errorf("there is no case %q; there are %s", name, caseNames())
+func parseWeights(name string) (moe.WeightFormat, error) {
+	for _, f := range []moe.WeightFormat{moe.WeightsFull, moe.WeightsInt8, moe.WeightsQ4} {
+		if f.String() == name {
+			return f, nil
 		}
 	}
-	return chosen, nil
+	return 0, fmt.Errorf("there are no weights %q; there are full, int8 and q4", name)
 }

@@ -29,16 +29,29 @@ type result struct {
 	TFLOPs    float64 `json:"tflops"`
 	// Weights is the rate at which the active experts' weights are read, or their gradients written, if each is once, in
 	// 10¹² bytes a second: what bounds small numbers of tokens.
-	Weights float64            `json:"weights_tb_per_s"`
-	Memory  float64            `json:"extra_mb"`       // 10⁶ bytes beside operands, weights and gradients
-	Error   float64            `json:"relative_error"` // of sampled results, Frobenius
-	Runs    int                `json:"runs"`
-	Parts   map[string]float64 `json:"parts_us,omitempty"` // median time of each kernel of a run, by label
+	Weights float64 `json:"weights_tb_per_s"`
+	Memory  float64 `json:"extra_mb"` // 10⁶ bytes beside operands, weights and gradients
+	// ShareOfCopy is Weights, and ShareOfPeak TFLOPs, as a share of what the device was measured to do in the same run.
+	ShareOfCopy float64 `json:"share_of_copy,omitempty"`
+	ShareOfPeak float64 `json:"share_of_peak,omitempty"`
+
+	Error float64            `json:"relative_error"` // of sampled results, Frobenius
+	Runs  int                `json:"runs"`
+	Parts map[string]float64 `json:"parts_us,omitempty"` // median time of each kernel of a run, by label
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%-14s %-22s %7.1f µs %9.1f … %6.1f µs %9.1f %8.2f %8.1f %9.1e", r.Case, r.Shape, r.Median, r.Low, r.High,
-		r.TFLOPs, r.Weights, r.Memory, r.Error)
+	return fmt.Sprintf("%-16s %-22s %9.1f µs %9.1f … %9.1f µs %8.1f %5.1f %% %7.2f %5.1f %% %8.1f %9.1e", r.Case, r.Shape, r.Median, r.Low,
+		r.High, r.TFLOPs, 100*r.ShareOfPeak, r.Weights, 100*r.ShareOfCopy, r.Memory, r.Error)
+}
+
+// resultHeader heads a table of results.
+var resultHeader = fmt.Sprintf("%-16s %-22s %12s %24s %8s %7s %7s %7s %8s %9s", "case", "shape", "median", "10 % … 90 %", "TFLOP/s", "of peak",
+	"TB/s", "of copy", "extra MB", "error")
+
+// compareWith fills in the shares.
+func (r *result) compareWith(c ceilings) {
+	r.ShareOfCopy, r.ShareOfPeak = r.Weights/c.Copy, r.TFLOPs/c.arithmetic()
 }
 
 // parts lists the times of the kernels, longest first.
@@ -62,14 +75,15 @@ type bench struct {
 	benchCase
 	dev     *vk.Device
 	dtype   vk.DType
+	weights moe.WeightFormat
 	rng     *rand.Rand
 	ids     []int32
 	closers []func() error
 }
 
 // newBench routes the case's tokens.
-func newBench(dev *vk.Device, c benchCase, dtype vk.DType) *bench {
-	b := &bench{benchCase: c, dev: dev, dtype: dtype, rng: rand.New(rand.NewPCG(1, uint64(c.t)))}
+func newBench(dev *vk.Device, c benchCase, dtype vk.DType, weights moe.WeightFormat) *bench {
+	b := &bench{benchCase: c, dev: dev, dtype: dtype, weights: weights, rng: rand.New(rand.NewPCG(1, uint64(c.t)))}
 	for range b.t {
 		for _, e := range b.rng.Perm(b.experts)[:b.k] {
 			b.ids = append(b.ids, int32(e))
@@ -186,7 +200,12 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 // timeRuns returns the GPU times of at least reps runs in microseconds, and the median of each kernel's share. The recorder
 // holds the job so many times.
 func timeRuns(ctx context.Context, rec *vk.Recorder, repeats, reps int) ([]float64, map[string]float64, error) {
-	for start := time.Now(); time.Since(start) < warmUp; {
+	return timeFor(ctx, rec, repeats, reps, warmUp)
+}
+
+// timeFor is timeRuns after another time of warm-up.
+func timeFor(ctx context.Context, rec *vk.Recorder, repeats, reps int, warm time.Duration) ([]float64, map[string]float64, error) {
+	for start := time.Now(); time.Since(start) < warm; {
 		if err := rec.Run(ctx); err != nil {
 			return nil, nil, err
 		}
@@ -239,15 +258,9 @@ func (d *deviation) relative() float64 { return math.Sqrt(d.diff / d.norm) }
 func uniform(rng *rand.Rand, dtype vk.DType, n int, scale float32) []float32 {
 	period := make([]float32, min(n, 1<<20+7))
 	for i := range period {
-		v := (2*rng.Float32() - 1) * scale
-		switch dtype {
-		case vk.F16:
-			v = vk.FromF16(vk.ToF16(v))
-		case vk.BF16:
-			v = vk.FromBF16(vk.ToBF16(v))
-		}
-		period[i] = v
+		period[i] = (2*rng.Float32() - 1) * scale
 	}
+	period = vk.Round(dtype, period)
 	out := make([]float32, n)
 	for i := 0; i < n; i += len(period) {
 		copy(out[i:], period)
@@ -290,6 +303,12 @@ func (b *bench) fill(ctx context.Context, bank *moe.ExpertBank, scale float32) (
 		from, err := source.View(e*bankShift, v.size)
 		if err != nil {
 			return v, err
+		}
+		if bank.Format() != moe.WeightsFull {
+			if err := moe.Quantize(rec, bank, e*v.size, from); err != nil {
+				return v, err
+			}
+			continue
 		}
 		to, err := bank.Expert(e)
 		if err != nil {

@@ -38,7 +38,7 @@ func newCompileCommand() *cobra.Command {
 
 It serves drivers that compile for hardware that is not there, such as RADV with RADV_FORCE_FAMILY, and needs
 VK_KHR_pipeline_executable_properties. Exit code 1: a pipeline does not compile, spills registers, or is over its kernel's
-budget.`,
+budget, or a kernel of the library is used by no case of the whole or the required list.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return flags.run(cmd, args) },
 	}
 	flags.register(cmd)
@@ -63,7 +63,7 @@ func (f *compileFlags) run(cmd *cobra.Command, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := f.compile(cmd, dev, cases)
+	r, err := f.compile(cmd, args, dev, cases)
 	if closeErr := dev.Close(); err == nil {
 		err = closeErr
 	}
@@ -89,7 +89,7 @@ func writeIndented(w io.Writer, v any) error {
 }
 
 // compile compiles and judges.
-func (f *compileFlags) compile(cmd *cobra.Command, dev *vk.Device, cases []conform.Case) (*compileReport, error) {
+func (f *compileFlags) compile(cmd *cobra.Command, args []string, dev *vk.Device, cases []conform.Case) (*compileReport, error) {
 	if !dev.Caps().Has(vk.FeatureExecutableInfo) {
 		return nil, &vk.UnsupportedError{Feature: vk.FeatureExecutableInfo, Need: "compile", Device: dev.Adapter().Name}
 	}
@@ -116,6 +116,11 @@ func (f *compileFlags) compile(cmd *cobra.Command, dev *vk.Device, cases []confo
 		}
 	}
 	r.Faults = budgets.Over(r.Pipelines)
+	if f.everything(args) {
+		for _, kernel := range conform.Unused(dev, specs) {
+			r.Faults = append(r.Faults, fmt.Sprintf("%s: no case uses this kernel", kernel))
+		}
+	}
 	return r, nil
 }
 

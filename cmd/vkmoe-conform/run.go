@@ -39,6 +39,11 @@ func (f *selectionFlags) selection(globs []string) (conform.Selection, error) {
 	return s, err
 }
 
+// everything reports whether all cases are selected, or all required ones.
+func (f *selectionFlags) everything(globs []string) bool {
+	return len(globs)+len(f.include)+len(f.exclude) == 0 && f.shard == ""
+}
+
 func newListCommand() *cobra.Command {
 	var flags selectionFlags
 	cmd := &cobra.Command{

@@ -1,79 +1,72 @@
-// Command vkmoe-demo routes a real text through a real Mixture-of-Experts layer on a Vulkan device, prints what
-// happened and draws it as routing.png.
+// Command vkmoe-demo trains a small mixture-of-experts language model on whatever Vulkan device is in the machine while one
+// watches, and lets it write. It opens a window where there is a display, and works without one otherwise: then it shows its
+// progress on the terminal and writes the same dashboard as a picture, and a log.
 //
-//	vkmoe-demo [--model NAME|FOLDER] [--layer N] [--text FILE] [--device D] [--out DIR] [--steps N] [--json]
+//	vkmoe-demo [--steps N] [--text FILE] [--device D] [--out DIR] [--resume FILE] [--headless|--window] …
+//	vkmoe-demo --model FOLDER        reads a text with a checkpoint and shows its routing
 //
-// It exits with 0 when the device agrees with the float64 reference, 1 when it does not or a run fails, and 2 when the
-// model, the text, the output folder or the device cannot be used.
+// Exit codes: 0 success, 1 the run failed, 2 something that was asked for cannot be used, 130 interrupted.
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/vkmoe/vkmoe/internal/session"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
 // The exit codes.
 const (
-	exitPass     = 0
-	exitFail     = 1
-	exitUnusable = 2
+	exitPass        = 0
+	exitFail        = 1
+	exitUnusable    = 2
+	exitInterrupted = 130
 )
 
 // options are the command line's flags.
 type options struct {
-	Model       string
-	Layer       int
-	Text        string
-	Context     float64
-	Device      string
-	Out         string
-	Steps       int
-	Batch       int
-	Check       int
-	JSON        bool
-	Headless    bool
-	ListDevices bool
-}
-
-// validate reports the first flag that makes no sense.
-func (o *options) validate() error {
-	switch {
-	case o.Layer < 0:
-		return fmt.Errorf("--layer %d: layers are numbered from 0", o.Layer)
-	case !(o.Context >= 0 && o.Context < 1):
-		return fmt.Errorf("--context %g: want a number from 0 up to, but not including, 1", o.Context)
-	case o.Steps < 1:
-		return fmt.Errorf("--steps %d: want at least 1", o.Steps)
-	case o.Batch < 1:
-		return fmt.Errorf("--batch %d: want at least 1", o.Batch)
-	case o.Check < 1:
-		return fmt.Errorf("--check %d: want at least 1", o.Check)
-	}
-	return nil
+	Device, DType, Text, Model, Resume string
+	Out, Animate, Prompt               string
+	Steps, Frames, K                   int
+	Dense, Headless, Window            bool
+	Seed                               uint64
+	Limit                              time.Duration
+	ListDevices                        bool
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// errDisagrees ends a run whose results are not the reference's; the report has already said so.
-var errDisagrees = errors.New("the device does not agree with the reference")
-
-// unusableError marks an error of the input, as opposed to one of the run.
+// unusableError marks an error of what was asked for, as opposed to one of the run.
 type unusableError struct{ error }
 
 func (e unusableError) Unwrap() error { return e.error }
+
+// errInterrupted ends a run that a signal ended.
+var errInterrupted = errors.New("interrupted")
+
+// unusable marks an error, if it is one.
+func unusable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return unusableError{err}
+}
 
 // run runs the command line and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -81,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	started := false
 	cmd := &cobra.Command{
 		Use:           "vkmoe-demo",
-		Short:         "Route a text through a Mixture-of-Experts layer on a Vulkan device",
+		Short:         "Watch a mixture of experts learn to write",
 		Long:          help,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -89,34 +82,46 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			started = true
 			if o.ListDevices {
-				return listDevices(stdout)
+				return unusable(listDevices(stdout))
 			}
 			return demo(cmd.Context(), &o, stdout, stderr)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Model, "model", "olmoe", "one of the built-in models, or a checkpoint folder")
-	f.IntVar(&o.Layer, "layer", 0, "layer of the model, from 0")
-	f.StringVar(&o.Text, "text", "", "text file to route instead of the built-in one")
-	f.Float64Var(&o.Context, "context", 0.5, "share of what came before that is mixed into each character's input; 0 for none")
 	f.StringVar(&o.Device, "device", "", "index or part of the name of the device (default: VKMOE_DEVICE, else the best one)")
-	f.StringVar(&o.Out, "out", ".", "folder for routing.png; made if it does not exist")
-	f.IntVar(&o.Steps, "steps", 20, "passes over the text")
-	f.IntVar(&o.Batch, "batch", 1024, "most tokens in one submission")
-	f.IntVar(&o.Check, "check", 4096, "most tokens to compare with the reference, spread over the text")
-	f.BoolVar(&o.JSON, "json", false, "print one JSON object instead of the report")
-	f.BoolVar(&o.Headless, "headless", false, "open no window; the only form there is so far")
+	f.StringVar(&o.DType, "dtype", "f32", "storage of weights and activations: f32, f16 or bf16")
+	f.StringVar(&o.Text, "text", "", "text file to learn from (default: Newton's Opticks)")
+	f.StringVar(&o.Model, "model", "", "folder of a Hugging Face checkpoint to read the text with, instead of training")
+	f.StringVar(&o.Resume, "resume", "", "file of a saved run to go on from")
+	f.StringVar(&o.Out, "out", ".", "folder for what is written; made if it does not exist")
+	f.StringVar(&o.Animate, "animate", "", "file for an animation of the run, GIF (without a window)")
+	f.StringVar(&o.Prompt, "prompt", "The Rays of Light ", "what the model goes on from when it writes")
+	f.IntVar(&o.Steps, "steps", 400, "training steps of the whole run; 0 for no end")
+	f.IntVar(&o.Frames, "frames", 0, "frames that the window draws before it closes; 0 for no end")
+	f.IntVar(&o.K, "k", 2, "experts per byte")
+	f.BoolVar(&o.Dense, "dense", false, "begin with a dense MLP in place of the experts")
+	f.BoolVar(&o.Headless, "headless", false, "open no window")
+	f.BoolVar(&o.Window, "window", false, "open a window, and fail where there is no display")
+	f.Uint64Var(&o.Seed, "seed", 1, "of weights, batches and what is written")
+	f.DurationVar(&o.Limit, "limit", 0, "end a run without a window after this time, steps done or not; 0 for never")
 	f.BoolVar(&o.ListDevices, "list-devices", false, "list the Vulkan devices and exit")
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	err := cmd.ExecuteContext(ctx)
+	return exitCode(cmd.ExecuteContext(ctx), started, stderr)
+}
+
+// exitCode tells an error and turns it into the exit code.
+func exitCode(err error, started bool, stderr io.Writer) int {
+	var cannot unusableError
 	if err == nil {
 		return exitPass
 	}
 	fmt.Fprintln(stderr, "vkmoe-demo:", err)
-	var unusable unusableError
-	if !started || errors.As(err, &unusable) {
+	switch {
+	case errors.Is(err, errInterrupted):
+		return exitInterrupted
+	case !started || errors.As(err, &cannot):
 		return exitUnusable
 	}
 	return exitFail
@@ -126,10 +131,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func listDevices(stdout io.Writer) error {
 	adapters, err := vk.Adapters()
 	if err != nil {
-		return unusableError{err}
+		return err
 	}
 	if len(adapters) == 0 {
-		return unusableError{vk.ErrNoDevice}
+		return vk.ErrNoDevice
 	}
 	for _, a := range adapters {
 		fmt.Fprintln(stdout, a)
@@ -140,57 +145,102 @@ func listDevices(stdout io.Writer) error {
 	return nil
 }
 
-// demo does the whole job. Everything that can be refused is looked at before the device is opened, and the picture's
-// file is made first, so that a folder that cannot be written to is known before the work is done.
+// displayAvailable reports whether there is a display to open a window on.
+func displayAvailable() bool {
+	return os.Getenv("DISPLAY") != "" || os.Getenv("WAYLAND_DISPLAY") != ""
+}
+
+// windowed decides between a window and none, or says why what was asked for cannot be.
+func (o *options) windowed() (bool, error) {
+	switch {
+	case o.Window && o.Headless:
+		return false, errors.New("--window and --headless exclude each other")
+	case o.Window && !hasWindow:
+		return false, errNoWindow
+	case o.Window && !displayAvailable():
+		return false, errors.New("--window: there is no display: neither DISPLAY nor WAYLAND_DISPLAY is set; without --window the run shows itself as pictures")
+	case o.Window && o.Animate != "":
+		return false, errors.New("--animate records a run without a window; leave --window out")
+	}
+	return o.Window || hasWindow && !o.Headless && o.Animate == "" && displayAvailable(), nil
+}
+
+// dtypes are the storage types by their names.
+var dtypes = map[string]vk.DType{"f32": vk.F32, "f16": vk.F16, "bf16": vk.BF16}
+
+// config checks the flags and turns them into a session's configuration.
+func (o *options) config() (session.Config, error) {
+	dtype, known := dtypes[o.DType]
+	switch {
+	case !known:
+		return session.Config{}, fmt.Errorf("--dtype %s: want f32, f16 or bf16", o.DType)
+	case o.Steps < 0 || o.Frames < 0 || o.Limit < 0:
+		return session.Config{}, errors.New("--steps, --frames and --limit are at least 0")
+	case o.K < 1:
+		return session.Config{}, fmt.Errorf("--k %d: want at least 1", o.K)
+	case o.Model != "" && o.Resume != "":
+		return session.Config{}, errors.New("--model reads a checkpoint, --resume goes on with a run: choose one")
+	}
+	text, name, err := loadText(o.Text)
+	if err != nil {
+		return session.Config{}, err
+	}
+	if o.Model != "" && o.Text == "" { // a checkpoint reads the beginning, which is a title page here
+		text = text[max(0, bytes.Index(text, []byte(firstChapter))):]
+	}
+	return session.Config{Device: o.Device, DType: dtype, Text: text, TextName: name, Steps: o.Steps, K: o.K, Dense: o.Dense, Seed: o.Seed,
+		Model: o.Model, Resume: o.Resume, File: filepath.Join(o.Out, session.FileName), Autosave: 30 * time.Second}, nil
+}
+
+// demo does the whole job. What can be refused is looked at before the device is opened, and the first picture is written
+// before the first step, so that a folder that cannot be written to is known before the work is done.
 func demo(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) {
-	if err := o.validate(); err != nil {
-		return unusableError{err}
-	}
-	text, err := loadText(o.Text)
+	inWindow, err := o.windowed()
 	if err != nil {
-		return unusableError{err}
+		return unusable(err)
 	}
-	layer, err := loadLayer(o.Model, o.Layer)
+	cfg, err := o.config()
 	if err != nil {
-		return unusableError{err}
+		return unusable(err)
 	}
-	out, err := createPicture(o.Out)
+	if err := os.MkdirAll(o.Out, 0o755); err != nil {
+		return unusable(fmt.Errorf("cannot make the output folder: %w", err))
+	}
+	s, err := session.Open(ctx, cfg)
 	if err != nil {
-		return unusableError{err}
+		return unusable(err)
 	}
-	defer out.discard()
-
-	dev, err := vk.Open(vk.Options{Device: o.Device, Timestamps: true})
-	if err != nil {
-		return unusableError{err}
+	err = show(ctx, s, o, inWindow, stdout, stderr)
+	// What has been learned is saved also where something else failed.
+	err = errors.Join(err, s.Err(), s.Close())
+	if ctx.Err() != nil {
+		err = errors.Join(errInterrupted, err)
 	}
-	defer func() { err = errors.Join(err, dev.Close()) }()
-
-	r, err := route(ctx, dev, layer, text, o, newProgress(stderr))
-	if err != nil {
-		return err
+	if o.Model == "" && s.Saved() {
+		fmt.Fprintf(stdout, "the run is in %s: --resume goes on with it\n", cfg.File)
 	}
-	if r.Agreement, err = compare(layer, r.sample); err != nil {
-		return err
-	}
-	return r.publish(out, o.JSON, stdout)
+	return err
 }
 
-// publish writes the picture and the report, and judges the run.
-func (r *result) publish(out *outputPicture, asJSON bool, stdout io.Writer) error {
-	if err := out.commit(figure(r)); err != nil {
-		return err
+// show shows the run in a window or without one. Where none can be opened after all it does without, unless one was asked for.
+func show(ctx context.Context, s *session.Session, o *options, inWindow bool, stdout, stderr io.Writer) error {
+	if inWindow {
+		err := runWindow(ctx, s, windowOptions{Frames: o.Frames, Prompt: o.Prompt})
+		if !errors.Is(err, errNoWindow) {
+			return err
+		}
+		if o.Window {
+			return unusable(err)
+		}
+		fmt.Fprintf(stderr, "vkmoe-demo: %v; going on without a window\n", err)
 	}
-	r.Picture = out.path
-	write := r.writeText
-	if asJSON {
-		write = r.writeJSON
-	}
-	if err := write(stdout); err != nil {
-		return err
-	}
-	if !r.Agreement.Pass {
-		return errDisagrees
-	}
-	return nil
+	return runHeadless(ctx, s, o, stdout, stderr)
 }
+
+const help = `Trains a small language model with a mixture of attention and a sparse mixture of MLP experts on a text, byte by byte,
+on a Vulkan device: in a window where there is a display, otherwise with pictures and a log of the same.
+
+What it writes to --out: dashboard.png, what a window would show; dashboard.jsonl, a line of JSON for each step; and
+vkmoe-demo.safetensors, the run itself, from which --resume goes on.
+
+Exit codes: 0 success, 1 the run failed, 2 something that was asked for cannot be used, 130 interrupted.`

@@ -8,12 +8,13 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/vkmoe/vkmoe/internal/dashboard"
 )
 
-// A progress shows how many submissions are done.
+// A progress shows how far a run is.
 type progress interface {
-	start(total int)
-	add()
+	show(n *dashboard.Snapshot)
 	stop()
 }
 
@@ -25,43 +26,59 @@ func newProgress(w io.Writer) progress {
 	return &lineProgress{w: w}
 }
 
+// news is the state of a run in a few words.
+func news(n *dashboard.Snapshot) string {
+	text := n.State.String()
+	if len(n.Curves) == 0 {
+		return text
+	}
+	if train := n.Curves[0].Train; len(train) > 0 {
+		text += fmt.Sprintf(", loss %.2f", train[len(train)-1].Value)
+	}
+	if held := n.Curves[0].HeldOut; len(held) > 0 {
+		text += fmt.Sprintf(", held out %.2f", held[len(held)-1].Value)
+	}
+	return text + fmt.Sprintf(", %.0f bytes/s", n.TokensPerSecond)
+}
+
 // barProgress is a bar that redraws itself.
 type barProgress struct {
 	w   io.Writer
 	bar *progressbar.ProgressBar
 }
 
-func (p *barProgress) start(total int) {
-	p.bar = progressbar.NewOptions(total,
-		progressbar.OptionSetWriter(p.w),
-		progressbar.OptionSetDescription("routing"),
-		progressbar.OptionShowCount(),
-		progressbar.OptionSetItsString("submits"),
-		progressbar.OptionShowIts(),
-		progressbar.OptionSetWidth(30),
-		progressbar.OptionThrottle(50*time.Millisecond),
-	)
+func (p *barProgress) show(n *dashboard.Snapshot) {
+	if p.bar == nil {
+		total := n.Steps
+		if total == 0 {
+			total = -1 // a spinner
+		}
+		p.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(p.w), progressbar.OptionShowCount(), progressbar.OptionSetWidth(30),
+			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond))
+	}
+	// The bar's own errors are those of writing to the terminal; the run does not depend on them.
+	p.bar.Describe(news(n))
+	_ = p.bar.Set(n.Step)
 }
-
-// The bar's own errors are those of writing to the terminal; the run does not depend on them.
-func (p *barProgress) add() { _ = p.bar.Add(1) }
 
 func (p *barProgress) stop() { fmt.Fprintln(p.w) }
 
-// lineProgress writes a line for every quarter of the work.
+// lineProgress writes a line for every twentieth of the run, and for every 50 steps of one without an end.
 type lineProgress struct {
-	w           io.Writer
-	done, total int
+	w    io.Writer
+	next int
 }
 
-func (p *lineProgress) start(total int) { p.total = total }
-
-func (p *lineProgress) add() {
-	before := 4 * p.done / p.total
-	p.done++
-	if now := 4 * p.done / p.total; now > before {
-		fmt.Fprintf(p.w, "routing: %d of %d submits (%d %%)\n", p.done, p.total, 100*p.done/p.total)
+func (p *lineProgress) show(n *dashboard.Snapshot) {
+	if n.Step < p.next || n.State == dashboard.Writing {
+		return
 	}
+	every := 50
+	if n.Steps > 0 {
+		every = max(1, n.Steps/20)
+	}
+	p.next = (n.Step/every + 1) * every
+	fmt.Fprintf(p.w, "step %d of %d: %s\n", n.Step, n.Steps, news(n))
 }
 
 func (p *lineProgress) stop() {}

@@ -2,5 +2,292 @@
 
 package main
 
-// The window is still to come; this keeps GLFW's version pinned in go.mod until it does.
-import _ "github.com/go-gl/glfw/v3.3/glfw"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/vkmoe/vkmoe/internal/canvas"
+	"github.com/vkmoe/vkmoe/internal/dashboard"
+	"github.com/vkmoe/vkmoe/internal/present"
+	"github.com/vkmoe/vkmoe/internal/session"
+	"github.com/vkmoe/vkmoe/internal/window"
+	"github.com/vkmoe/vkmoe/vk"
+)
+
+// Window systems want the main thread, which the program's first goroutine starts on.
+func init() { runtime.LockOSThread() }
+
+// hasWindow reports whether this program was built with the window.
+const hasWindow = true
+
+// errNoWindow is what runWindow returns when it could not open a window, before anything was shown.
+var errNoWindow = errors.New("no window can be opened")
+
+// windowOptions choose how a window runs.
+type windowOptions struct {
+	Frames int // drawn before it closes; 0 for no end
+	Prompt string
+}
+
+// The window's size at first, in logical units; the time between two frames while something is going on and while nothing is;
+// and the time after which a frame that could not be shown is tried again.
+const (
+	windowWidth  = 1280
+	windowHeight = 800
+	liveWait     = time.Second / 25
+	idleWait     = time.Second / 2
+	missedWait   = time.Second / 50
+)
+
+// A view is the window onto a session.
+type view struct {
+	s      *session.Session
+	w      *window.Window
+	p      *present.Presenter
+	board  *dashboard.Dashboard
+	canvas *canvas.Canvas
+	o      windowOptions
+
+	seen    uint64    // the snapshot that was drawn last
+	dirty   bool      // something else changed
+	missed  bool      // the window system had no room for the newest frame
+	drawn   time.Time // when the last frame began
+	frames  int
+	rate    frameRate
+	closing bool
+	wrote   bool // the model was asked to write at the run's end
+}
+
+// runWindow shows the session until the window is closed, o.Frames are drawn, the session ends or ctx does. It must be called
+// from the program's first goroutine. It leaves the session as it is.
+//
+// Errors: errNoWindow where no window could be opened, and vk.ErrDeviceLost where the device that draws was lost.
+func runWindow(ctx context.Context, s *session.Session, o windowOptions) error {
+	v, err := openView(s, o)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoWindow, err)
+	}
+	stop := context.AfterFunc(ctx, v.w.Wake)
+	for err == nil && !v.over(ctx) {
+		err = v.turn()
+	}
+	stop()
+	if errors.Is(err, vk.ErrDeviceLost) {
+		err = fmt.Errorf("the device that draws the window, %s, was lost: %w", v.p.Adapter().Name, err)
+	}
+	return errors.Join(err, v.close())
+}
+
+// openView opens the window and what draws into it, on the device that computes if that can.
+func openView(s *session.Session, o windowOptions) (_ *view, err error) {
+	v := &view{s: s, o: o, board: dashboard.New(), canvas: canvas.New(0, 0, 1), dirty: true}
+	if v.w, err = window.Open("vkmoe", windowWidth, windowHeight); err != nil {
+		return nil, err
+	}
+	instance, err := vk.OpenSurfaceInstance(v.w.Extensions()...)
+	if err == nil {
+		v.p, err = present.New(instance, v.w, computing(s.Snapshot()))
+	}
+	if err != nil {
+		v.w.Close()
+		return nil, err
+	}
+	v.setTitle()
+	return v, nil
+}
+
+// computing is the adapter that a snapshot names, nil where there is none of that name.
+func computing(n *dashboard.Snapshot) *vk.Adapter {
+	adapters, err := vk.Adapters()
+	if err != nil {
+		return nil
+	}
+	for _, a := range adapters {
+		if a.Name == n.Device {
+			return a
+		}
+	}
+	return nil
+}
+
+func (v *view) close() error {
+	err := v.p.Close()
+	v.w.Close()
+	return err
+}
+
+// over reports whether the window is done.
+func (v *view) over(ctx context.Context) bool {
+	select {
+	case <-v.s.Done():
+		return true
+	default:
+	}
+	return v.closing || ctx.Err() != nil || v.o.Frames > 0 && v.frames >= v.o.Frames
+}
+
+// turn takes what happened and draws a frame where one is due.
+func (v *view) turn() error {
+	for _, e := range v.w.Wait(v.patience()) {
+		v.take(e)
+	}
+	n := v.s.Snapshot()
+	if n.State == dashboard.Finished && !v.wrote && v.o.Prompt != "" {
+		v.wrote = true
+		v.s.Do(dashboard.Action{Kind: dashboard.Write, Text: v.o.Prompt})
+	}
+	if !v.dirty && n.Serial == v.seen && time.Since(v.drawn) < v.beat(n) {
+		return nil
+	}
+	return v.draw(n)
+}
+
+// beat is the time between two frames of an unchanged snapshot: messages and times go on while nothing else does.
+func (v *view) beat(n *dashboard.Snapshot) time.Duration {
+	switch n.State {
+	case dashboard.Starting, dashboard.Training, dashboard.Writing:
+		return liveWait
+	}
+	return idleWait
+}
+
+// patience is how long to wait for events.
+func (v *view) patience() time.Duration {
+	switch {
+	case v.hidden():
+		return idleWait
+	case v.missed:
+		return missedWait
+	case v.dirty:
+		return 0
+	}
+	// A snapshot may come at any time.
+	return min(max(v.beat(v.s.Snapshot())-time.Since(v.drawn), time.Millisecond), liveWait)
+}
+
+// hidden reports whether the window shows nothing, as while it is minimized.
+func (v *view) hidden() bool {
+	width, height := v.w.Pixels()
+	return width == 0 || height == 0
+}
+
+// draw draws the snapshot.
+func (v *view) draw(n *dashboard.Snapshot) error {
+	v.drawn = time.Now()
+	if v.hidden() {
+		return nil
+	}
+	width, height := v.w.Pixels()
+	v.canvas.Reset(width, height, v.w.Scale())
+	v.board.Draw(v.canvas, n)
+	shown, err := v.p.Draw(v.canvas)
+	v.missed = !shown
+	if err != nil || !shown {
+		return err
+	}
+	v.seen, v.dirty = n.Serial, false
+	v.frames++
+	if v.rate.add(time.Now()) {
+		v.setTitle()
+	}
+	return nil
+}
+
+// setTitle names the device that draws and, once it is known, the frame rate.
+func (v *view) setTitle() {
+	title := "vkmoe: a mixture of experts learns; drawn by " + v.p.Adapter().Name
+	if v.rate.perSecond > 0 {
+		title += fmt.Sprintf(", %.0f frames/s", v.rate.perSecond)
+	}
+	v.w.SetTitle(title)
+}
+
+// A frameRate counts frames.
+type frameRate struct {
+	perSecond float64 // of the newest full second
+	begun     time.Time
+	count     int
+}
+
+// add counts a frame and reports whether perSecond is new.
+func (r *frameRate) add(now time.Time) bool {
+	r.count++
+	elapsed := now.Sub(r.begun)
+	if elapsed < time.Second {
+		return false
+	}
+	known := !r.begun.IsZero()
+	if known {
+		r.perSecond = float64(r.count) / elapsed.Seconds()
+	}
+	r.begun, r.count = now, 0
+	return known
+}
+
+// take gives an event to the dashboard, and what comes of it to the session.
+func (v *view) take(e window.Event) {
+	v.dirty = true
+	switch e.Kind {
+	case window.Key:
+		if e.Name == "ctrl+v" {
+			v.paste()
+			return
+		}
+		v.do(v.board.Key(e.Name))
+	case window.Text:
+		if !v.board.Typing() {
+			v.do(v.board.Key(keyOf(e.Rune)))
+		}
+		v.board.Type(e.Rune) // which ignores the key that began the typing
+	case window.Move:
+		v.board.Move(e.X, e.Y)
+	case window.Leave:
+		v.board.Move(-1, -1)
+	case window.Press:
+		v.do(v.board.Click(e.X, e.Y))
+	case window.Scroll:
+		v.board.Scroll(e.Lines)
+	case window.Closing:
+		v.closing = true
+	}
+}
+
+// keyOf names the key of a character as the dashboard does.
+func keyOf(r rune) string {
+	if r == ' ' {
+		return "space"
+	}
+	return strings.ToLower(string(r))
+}
+
+// paste types what is on the clipboard.
+func (v *view) paste() {
+	if !v.board.Typing() {
+		return
+	}
+	for _, r := range v.w.Clipboard() {
+		if r == '\n' {
+			r = ' '
+		}
+		v.board.Type(r)
+	}
+}
+
+// do does what a key or a click asked for.
+func (v *view) do(a dashboard.Action) {
+	switch a.Kind {
+	case dashboard.None:
+	case dashboard.Quit:
+		v.closing = true
+	case dashboard.Report:
+		v.w.SetClipboard(v.s.Report())
+		v.s.Do(a)
+		v.board.Message("The report is on the clipboard.")
+	default:
+		v.s.Do(a)
+	}
+}

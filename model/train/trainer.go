@@ -27,6 +27,19 @@ type Config struct {
 	// 16-bit ones do not vanish; 0 means 1.
 	GradDType vk.DType
 	LossScale float32
+
+	// Observe is called while a pass is recorded, for every router of it; see model.Batch. nil for none.
+	Observe func(Observation) error
+}
+
+// An Observation is a router of a pass that is being recorded: of batch Micro of a step, or of Trainer.Loss.
+type Observation struct {
+	Recorder *vk.Recorder
+	Judging  bool // Trainer.Loss
+	Micro    int
+	Layer    int
+	Block    model.Block
+	Routing  *moe.Routing
 }
 
 // maxMicro bounds Micro: the losses of a step come back in one small copy.
@@ -173,6 +186,11 @@ func (t *Trainer) recordBatch(rec *vk.Recorder, i int, pass model.LossPass) erro
 	if err != nil {
 		return err
 	}
+	if t.Config.Observe != nil {
+		in.Routed = func(layer int, block model.Block, r *moe.Routing) error {
+			return t.Config.Observe(Observation{rec, pass.NoGrads, i, layer, block, r})
+		}
+	}
 	losses, err := t.Decoder.Loss(rec, in, targets, pass)
 	if err != nil {
 		return err
@@ -280,6 +298,18 @@ func (t *Trainer) mean(first int) float64 {
 		sum += float64(math.Float32frombits(t.words[first+i]))
 	}
 	return sum / float64(t.Config.Micro)
+}
+
+// Timings are the GPU times of the last step's commands, in order; empty unless the device takes timestamps.
+func (t *Trainer) Timings() ([]vk.Timing, error) { return t.step.Timings() }
+
+// Kernels names the kernels of a step, each once, with the values that they were specialized by.
+func (t *Trainer) Kernels() []string {
+	var list []string
+	for _, p := range t.step.Pipelines() {
+		list = append(list, fmt.Sprint(p.Kernel.Name(), " ", p.Spec))
+	}
+	return list
 }
 
 // StateBytes is the device memory of weights, gradients and optimizer states.

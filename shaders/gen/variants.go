@@ -1,6 +1,9 @@
 package main
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // A variant is one SPIR-V module: a stem, which names the source, and the macros it is compiled with. What a
 // specialization constant can set is no variant.
@@ -35,6 +38,7 @@ var variants = slices.Concat(
 	storages("flash_attention_delta"),
 	plain("flash_attention_sinks_backward"),
 	storages("flash_merge"),
+	plain("fma_peak"),
 	plain("global_norm"),
 	storages("group_sum"),
 	widening("group_sum"),
@@ -46,7 +50,9 @@ var variants = slices.Concat(
 	plain("kv_advance"),
 	storages("kv_append"),
 	plain("loss_mean"),
+	storages("matrix_peak")[1:],
 	plain("positions"),
+	quantized("quantize"),
 	storages("rms_norm"),
 	weighted("rms_norm"),
 	storages("rms_norm_backward"),
@@ -59,9 +65,12 @@ var variants = slices.Concat(
 	storages("scaled_add"),
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
+	quantized("scatter2scatter"),
 	storages("scatter2scatter_coopmat")[1:],
+	quantized("scatter2scatter_coopmat")[2:],
 	storages("scatter2scatter_gemv"),
 	mixed("scatter2scatter_gemv"),
+	quantized("scatter2scatter_gemv"),
 	storages("square_sum"),
 	storages("sum_heads"),
 	plain("target_count", "token_links"),
@@ -130,6 +139,18 @@ func mixed(stem string) []variant {
 		{stem: stem, name: "bf16_bf16_f32", macros: []string{"STORAGE_BF16", "OUTPUT_F32"}},
 		{stem: stem, name: "f32_bf16_f32", macros: []string{"STORAGE_BF16", "INPUT_F32", "OUTPUT_F32"}},
 	}
+}
+
+// quantized are the variants of a stem with quantized weights, by the storage of the other operands, named storage_format.
+func quantized(stem string) []variant {
+	var list []variant
+	for _, v := range storages(stem) {
+		for _, format := range []string{"int8", "q4"} {
+			list = append(list, variant{stem: stem, name: v.name + "_" + format,
+				macros: append(v.macros[:1:1], "WEIGHTS_"+strings.ToUpper(format))})
+		}
+	}
+	return list
 }
 
 // options are the compiler's for every variant. SPIR-V 1.5 is what Vulkan 1.2 guarantees.

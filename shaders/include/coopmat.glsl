@@ -49,4 +49,18 @@ vec4 high_of(uvec4 chunk) { return vec4(unpack(chunk.z), unpack(chunk.w)); }
 
 uvec4 chunk_of(vec4 low, vec4 high) { return uvec4(pack(low.xy), pack(low.zw), pack(high.xy), pack(high.zw)); }
 
+// exact_pack and exact_chunk_of are the same for values of the storage type, which need no rounding.
+uint exact_pack(vec2 v) {
+#ifdef STORAGE_BF16
+    uvec2 bits = floatBitsToUint(v);
+    return bits.x >> 16u | (bits.y & 0xffff0000u);
+#else
+    return pack(v);
+#endif
+}
+
+uvec4 exact_chunk_of(vec4 low, vec4 high) {
+    return uvec4(exact_pack(low.xy), exact_pack(low.zw), exact_pack(high.xy), exact_pack(high.zw));
+}
+
 #endif

@@ -20,24 +20,30 @@ void add_values() {
     }
 }
 
-// add_values_seen does the same for rows that must not meet what they do not see: 0·NaN is NaN.
+// add_values_seen does the same for rows that must not meet what they do not see: 0·NaN is NaN. An invocation adds up one
+// element at a time, in shared memory where keys were, since loops over a matrix's elements would take it out of the registers.
 void add_values_seen(int first, int end) {
-    [[unroll]] for (uint i = 0u; i < MI * SLOTS; i++) {
-        ivec2 seen = visible(query_of(row_of(i / SLOTS, i % SLOTS))) - first;
-        uint strip = 8u * (P_FIRST + (first_m + i / SLOTS * MM + my_rows[i % SLOTS]) * P_ROW);
-        int last = min(min(seen.y, end - first), int(BN));
-        [[dont_unroll]] for (int key = max(seen.x, 0); key < last; key++) {
-            float p = float(elements[strip + uint(key)]);
-            [[unroll]] for (uint n = 0u; n < NV; n++) {
-                [[unroll]] for (uint e = 0u; e < ELEMENTS; e++) {
-                    if (slot_of(e) == i % SLOTS) {
-                        float v = float(elements[8u * (V_FIRST + uint(key) * V_ROW) + n * MN + my_columns[class_of(e)]]);
-                        sums[i / SLOTS * NV + n][e] = fma(p, v, sums[i / SLOTS * NV + n][e]);
-                    }
-                }
+    uint scratch = gl_SubgroupID * MM * MN;
+    [[unroll]] for (uint i = 0u; i < MI * NV; i++) {
+        uint first_row = first_m + i / NV * MM;
+        for (uint at = gl_SubgroupInvocationID; at < MM * MN; at += SUBGROUP) {
+            uint row = first_row + at / MN;
+            ivec2 seen = visible(query_of(rows.first + row)) - first;
+            int last = min(min(seen.y, end - first), int(BN));
+            float sum = 0.0;
+            for (int key = max(seen.x, 0); key < last; key++) {
+                float p = float(elements[8u * (P_FIRST + row * P_ROW) + uint(key)]);
+                sum = fma(p, float(elements[8u * (V_FIRST + uint(key) * V_ROW) + i % NV * MN + at % MN]), sum);
             }
+            floats[scratch + at] = sum;
         }
+        subgroup_sync();
+        coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator> more;
+        coopMatLoad(more, floats, scratch, MN, gl_CooperativeMatrixLayoutRowMajor);
+        sums[i] += more;
+        subgroup_sync();
     }
+    barrier(); // before keys come back
 }
 
 // close_rows ends the rows' sums, stores their LSE and returns what the results are to be multiplied with in top.

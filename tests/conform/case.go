@@ -31,11 +31,13 @@ type family func(add func(Case))
 
 // families lists every operation of the suite. An operation is added here.
 var families = []family{
-	linearForward, linearMixed, linearCoopMat, linearBackward, linearCoopMatBackward, linearAuto, denseLinear,
+	linearForward, linearMixed, linearDecode, linearCoopMat, linearBackward, linearCoopMatBackward, linearAuto, denseLinear,
 	routingCases, topKCases, topKUnusual, topKBackwardCases,
 	activationCases, activationUnusual, combineCases, convertCases, jitterCases,
 	statsCases, lossCases, mlpForward, mlpBackward,
 	flashCases, normCases, ropeCases,
+	selfAttentionCases, mlaCases, mixtureCases, cacheCases,
+	embeddingCases, crossEntropyCases, scaledAddCases, samplingCases, adamCases,
 	selfTests,
 }
 

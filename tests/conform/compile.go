@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -56,6 +57,21 @@ func Pipelines(ctx context.Context, dev *vk.Device, cases []Case, seed uint64) (
 		}
 	}
 	return specs, unsupported, nil
+}
+
+// Unused lists the library's kernels that a device can take and that no pipeline is of.
+func Unused(dev *vk.Device, specs []vk.PipelineSpec) []string {
+	used := map[string]bool{}
+	for _, s := range specs {
+		used[s.Kernel.Name()] = true
+	}
+	var list []string
+	for _, k := range shaders.All {
+		if !used[k.Name()] && dev.Caps().Has(k.Needs...) {
+			list = append(list, k.Name())
+		}
+	}
+	return list
 }
 
 // Measure compiles pipelines and reads what the driver says of each. A pipeline that does not compile has an Error.

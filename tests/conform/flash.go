@@ -131,7 +131,7 @@ func (c flashCase) backward(k *Kit) func() {
 	for i, y := range saved.LSE {
 		lses[i] = float32(y)
 	}
-	out := r.operand("out", rounded(cfg.DType, outs), r.tokens, cfg.Heads, cfg.ValueWidth)
+	out := r.operand("out", vk.Round(cfg.DType, outs), r.tokens, cfg.Heads, cfg.ValueWidth)
 	lse := k.F32("lse", lses, r.tokens, cfg.Heads)
 	dout := r.operand("dout", dOut, r.tokens, cfg.Heads, cfg.ValueWidth)
 	g := attention.FlashGrads{Accumulate: c.accumulate, AccumulateSinks: c.accumulate}

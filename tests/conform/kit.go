@@ -3,7 +3,6 @@ package conform
 import (
 	"context"
 	"fmt"
-	"math"
 	"math/rand"
 
 	"github.com/vkmoe/vkmoe/vk"
@@ -27,6 +26,7 @@ type Kit struct {
 	attempt int // how often the case was run before
 	flavor  int // which poison
 	bands   []*banded
+	once    bool // the recording is not to be submitted again
 	closes  []func() error
 	runErr  func(error) error // judges what the run returned, nil when it must be nil
 	found   *findings
@@ -178,6 +178,9 @@ func (k *Kit) Scratch(name string, t *vk.Tensor) {
 	}
 }
 
+// Once says that the recording changes what it reads, so that its bits repeat only when it is recorded anew.
+func (k *Kit) Once() { k.once = true }
+
 // ExpectRunError says that the run must fail and how. Every run is judged.
 func (k *Kit) ExpectRunError(judge func(error) error) { k.runErr = judge }
 
@@ -210,43 +213,9 @@ func elements(shape []int) int {
 func bitsOf(dtype vk.DType, data []float32) []uint32 {
 	out := make([]uint32, len(data))
 	for i, v := range data {
-		switch dtype {
-		case vk.F16:
-			out[i] = uint32(vk.ToF16(v))
-		case vk.BF16:
-			out[i] = uint32(vk.ToBF16(v))
-		default:
-			out[i] = math.Float32bits(v)
-		}
-		if got := floatOf(dtype, out[i]); got != v && v == v {
+		out[i] = vk.Bits(dtype, v)
+		if got := vk.FromBits(dtype, out[i]); got != v && v == v {
 			panic(abort{fmt.Errorf("element %d of the case's data, %v, is no %v", i, v, dtype)})
-		}
-	}
-	return out
-}
-
-// floatOf is the value of bits of a storage type.
-func floatOf(dtype vk.DType, bits uint32) float32 {
-	switch dtype {
-	case vk.F16:
-		return vk.FromF16(uint16(bits))
-	case vk.BF16:
-		return vk.FromBF16(uint16(bits))
-	}
-	return math.Float32frombits(bits)
-}
-
-// rounded returns data rounded to a storage type.
-func rounded(dtype vk.DType, data []float32) []float32 {
-	out := make([]float32, len(data))
-	for i, v := range data {
-		switch dtype {
-		case vk.F16:
-			out[i] = vk.FromF16(vk.ToF16(v))
-		case vk.BF16:
-			out[i] = vk.FromBF16(vk.ToBF16(v))
-		default:
-			out[i] = v
 		}
 	}
 	return out
@@ -258,5 +227,5 @@ func (k *Kit) Normal(dtype vk.DType, n int) []float32 {
 	for i := range out {
 		out[i] = float32(k.Rand.NormFloat64())
 	}
-	return rounded(dtype, out)
+	return vk.Round(dtype, out)
 }

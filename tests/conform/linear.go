@@ -232,7 +232,7 @@ func (o target) judge(k *Kit, name string, want ref.Result, bound []float64, exa
 	if exact {
 		bound = nil
 		for i := range y {
-			y[i] = float64(rounded(dtype, []float32{float32(y[i])})[0])
+			y[i] = float64(vk.Round(dtype, []float32{float32(y[i])})[0])
 		}
 	}
 	got := k.Values(o.t)

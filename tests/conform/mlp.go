@@ -2,6 +2,7 @@ package conform
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/vkmoe/vkmoe/internal/ref"
@@ -42,7 +43,7 @@ func (r *mlpRun) linear(name string, experts, in, out int, bias, inOut bool) (*m
 	for i := range data {
 		data[i] /= float32(in) / 4
 	}
-	o := ref.Linear[float32]{Experts: experts, In: in, Out: out, InOut: inOut, Weight: rounded(dtype, data)}
+	o := ref.Linear[float32]{Experts: experts, In: in, Out: out, InOut: inOut, Weight: vk.Round(dtype, data)}
 	l.Weight = c.bank(k, name, dtype, o.Weight, c.weightShape()...)
 	if bias {
 		o.Bias = k.Normal(dtype, experts*out)
@@ -120,7 +121,7 @@ func (c mlpCase) setUp(k *Kit) *mlpRun {
 func apartUp(l ref.Linear[float32]) ref.Linear[float32] {
 	l.Weight = moveOutputs(l.Weight, l, false)
 	if l.Bias != nil {
-		l.Bias = separate(l.Bias, l.Experts, l.Out/2, false)
+		l.Bias = ref.Separate(l.Bias, l.Experts, l.Out/2, false)
 	}
 	return l
 }
@@ -128,7 +129,7 @@ func apartUp(l ref.Linear[float32]) ref.Linear[float32] {
 // moveOutputs is separate for the outputs of weights in the storage order of l.
 func moveOutputs[E any](w []E, l ref.Linear[float32], back bool) []E {
 	if l.InOut {
-		return separate(w, l.Experts*l.In, l.Out/2, back)
+		return ref.Separate(w, l.Experts*l.In, l.Out/2, back)
 	}
 	out := make([]E, len(w))
 	size := l.Out * l.In
@@ -137,7 +138,7 @@ func moveOutputs[E any](w []E, l ref.Linear[float32], back bool) []E {
 		rows[i] = i
 	}
 	for e := range l.Experts {
-		for to, from := range separate(rows, 1, l.Out/2, back) {
+		for to, from := range ref.Separate(rows, 1, l.Out/2, back) {
 			copy(out[e*size+to*l.In:e*size+(to+1)*l.In], w[e*size+from*l.In:e*size+(from+1)*l.In])
 		}
 	}
@@ -156,7 +157,7 @@ func (r *mlpRun) result() ref.MLPResult {
 	k, cfg := r.k, r.cfg
 	in := r.xs
 	if r.jitter > 0 {
-		in = rounded(cfg.DType, ref.Jitter(r.xs, r.jitter, 7, 0, 0))
+		in = vk.Round(cfg.DType, ref.Jitter(r.xs, r.jitter, 7, 0, 0))
 	}
 	logits := ref.DenseLinear(r.oracle.Router, in, r.tokens)
 	if r.routed {
@@ -210,12 +211,24 @@ func (c mlpCase) forward(k *Kit) func() {
 
 // Frobenius compares a tensor as a whole: ‖got − want‖ / ‖want‖ ≤ tolerance.
 func (k *Kit) Frobenius(name string, t *vk.Tensor, want []float64, tolerance float64) {
-	got := k.Values(t)
+	k.relative(name, k.Values(t), want, tolerance, 0)
+}
+
+// relative compares arrays as a whole, in units of the norm of want, or of as many values of least where that is larger.
+func (k *Kit) relative(name string, got []float32, want []float64, tolerance, least float64) {
 	if len(got) != len(want) {
 		k.Fail(CheckError, name, "%d values, the oracle has %d", len(got), len(want))
 		return
 	}
 	k.found.wants[name] = want
+	square := float64(len(want)) * least * least
+	for _, w := range want {
+		square -= w * w
+	}
+	if square > 0 { // one more element on which both agree fills the norm up
+		fill := float32(math.Sqrt(square))
+		got, want = append(slices.Clone(got), fill), append(slices.Clone(want), float64(fill))
+	}
 	c := ref.Compare(got, want, nil)
 	if c.Frobenius <= tolerance || len(want) == 0 {
 		k.found.worst = max(k.found.worst, c.Frobenius/tolerance)
@@ -288,7 +301,7 @@ func (r *mlpRun) judgeGradients(targets map[string]target, dys []float32) {
 		"shared_up": g.Shared.Up.Weight.Y, "shared_down": g.Shared.Down.Weight.Y, "shared_gate": g.Shared.Gate.Weight.Y}
 	if r.cfg.Interleaved {
 		want["up"] = moveOutputs(want["up"], r.oracle.Up, true)
-		want["up_bias"] = separate(want["up_bias"], r.cfg.Experts, r.cfg.Hidden, true)
+		want["up_bias"] = ref.Separate(want["up_bias"], r.cfg.Experts, r.cfg.Hidden, true)
 	}
 	for name, t := range targets {
 		w := slices.Clone(want[name])

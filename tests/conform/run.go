@@ -77,11 +77,13 @@ func (e *execution) all() error {
 	if len(e.found.failures) > 0 {
 		return nil
 	}
-	if err := k.refill(); err != nil {
-		return err
-	}
-	if err := e.repeat(k, first, "submitted again"); err != nil {
-		return err
+	if !k.once {
+		if err := k.refill(); err != nil {
+			return err
+		}
+		if err := e.repeat(k, first, "submitted again"); err != nil {
+			return err
+		}
 	}
 	again, _, err := e.record(1)
 	if err != nil {

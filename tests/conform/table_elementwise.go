@@ -81,13 +81,13 @@ func (c activationCase) values(k *Kit, n int) []float32 {
 	for i := range out {
 		out[i] = float32(k.Rand.NormFloat64() * math.Exp(k.Rand.NormFloat64()))
 	}
-	return rounded(c.dtype, out)
+	return vk.Round(c.dtype, out)
 }
 
 // oracle computes h and dz.
 func (c activationCase) oracle(z, dh []float32) (h, dz ref.Result) {
 	if c.cfg.Interleaved {
-		z = separate(z, c.rows, c.width, false)
+		z = ref.Separate(z, c.rows, c.width, false)
 	}
 	clamp := ref.Clamp{Alpha: float64(c.cfg.Alpha), Limit: float64(c.cfg.Limit)}
 	switch {
@@ -99,27 +99,9 @@ func (c activationCase) oracle(z, dh []float32) (h, dz ref.Result) {
 		h, dz = ref.Activate(c.f, z), ref.ActivateBackward(c.f, z, dh)
 	}
 	if c.cfg.Interleaved {
-		dz.Y, dz.Abs = separate(dz.Y, c.rows, c.width, true), separate(dz.Abs, c.rows, c.width, true)
+		dz.Y, dz.Abs = ref.Separate(dz.Y, c.rows, c.width, true), ref.Separate(dz.Abs, c.rows, c.width, true)
 	}
 	return h, dz
-}
-
-// separate returns a matrix whose columns are in turn the gate's and up's with the gate's first, or the reverse way.
-func separate[E any](z []E, rows, hidden int, back bool) []E {
-	out := make([]E, len(z))
-	for r := range rows {
-		for c := range hidden {
-			for half := range 2 {
-				turn, apart := r*2*hidden+2*c+half, r*2*hidden+half*hidden+c
-				if back {
-					out[turn] = z[apart]
-				} else {
-					out[apart] = z[turn]
-				}
-			}
-		}
-	}
-	return out
 }
 
 func (c activationCase) forward(k *Kit) func() {
@@ -191,10 +173,10 @@ func convert(k *Kit, from, to vk.DType, n int, values string, odd bool) func() {
 			}
 		}
 	}
-	data = rounded(from, data)
+	data = vk.Round(from, data)
 	dst := k.Output("dst", to, n)
 	k.must(moe.Convert(k.Rec, k.Floats("src", from, data, n), dst))
-	return func() { k.Close("dst", dst, ref.Widen(rounded(to, data)), nil) }
+	return func() { k.Close("dst", dst, ref.Widen(vk.Round(to, data)), nil) }
 }
 
 // jitterCases multiply by random numbers; results are the oracle's bits on a device that rounds to nearest, and within two
@@ -245,7 +227,7 @@ func activationUnusual(add func(Case)) {
 }
 
 func (c activationCase) unusual(k *Kit) func() {
-	z := rounded(c.dtype, []float32{float32(math.NaN()), 0, float32(math.Copysign(0, -1)), 30, -30, 88, -88, 7, -7, 7.5, 200, -200, 1})
+	z := vk.Round(c.dtype, []float32{float32(math.NaN()), 0, float32(math.Copysign(0, -1)), 30, -30, 88, -88, 7, -7, 7.5, 200, -200, 1})
 	c.width = len(z)
 	if c.cfg.Function.Gated() {
 		for i := range c.width {

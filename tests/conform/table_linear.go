@@ -110,6 +110,39 @@ func linearCoopMat(add func(Case)) {
 	}
 }
 
+// linearDecode are a few rows per expert on the path that reads weights in whole pieces of 16 bytes.
+func linearDecode(add func(Case)) {
+	shapes := []shape{{1, 1, 1, 8, 1}, {8, 2, 1, 264, 40}, {4, 2, 3, 24, 17}, {16, 4, 8, 1032, 30}, {3, 2, 37, 64, 33}, {64, 8, 9, 136, 5}}
+	options := []string{"plain", "bias", "gates", "bias_gates", "banks_bias", "exact_bias_gates", "accumulate"}
+	emit := func(c linearCase, types string, l int, option string, required bool) {
+		c.path, c.layout = moe.PathDecode, layouts[l].layout
+		c = c.withOption(option)
+		add(Case{Name: linearName("forward", c, types, layouts[l].name, option), Record: c.forward, Required: required})
+	}
+	for d, dtype := range storages {
+		for l := range layouts {
+			for i, s := range shapes {
+				for j, sp := range spreads {
+					c := uniform(dtype)
+					c.shape, c.spread = s, sp
+					emit(c, dtype.String(), l, options[(i+j+l)%len(options)], (l+d)%3 == i%3 && i > 0 && i < 4 && j == (l+i)%len(spreads))
+				}
+			}
+			for mask := 1; mask < 4 && dtype != vk.F32; mask++ { // rows in f32, in or out or both
+				c := uniform(dtype)
+				if mask&1 != 0 {
+					c.x = vk.F32
+				}
+				if mask&2 != 0 {
+					c.y = vk.F32
+				}
+				c.shape, c.spread = shapes[1+(l+mask)%4], spreads[(l+mask)%len(spreads)]
+				emit(c, fmt.Sprintf("%v_%v_%v", c.x, c.w, c.y), l, "exact_bias_gates", l == mask)
+			}
+		}
+	}
+}
+
 var gradients = []string{"dx", "dw", "db", "dgates", "all"}
 
 func linearBackward(add func(Case)) {
@@ -146,7 +179,8 @@ func linearBackward(add func(Case)) {
 					if option == "exact" {
 						c.spread = spreads[l%3]
 					}
-					emit(c, dtype, l, op, option, op == "all" && (j == l || j == l+5))
+					required := op == "all" && (j == l || j == l+5) || op == "db" && option == "wide_accumulate" && l == 0
+					emit(c, dtype, l, op, option, required)
 				}
 			}
 		}
@@ -157,7 +191,21 @@ func linearBackward(add func(Case)) {
 // weights.
 func linearCoopMatBackward(add func(Case)) {
 	options := []string{"plain", "inout", "gates", "inout_gates", "accumulate", "banks_gates"}
+	emit := func(c linearCase, layout int, op, option string, required bool) {
+		c.path, c.layout = moe.PathCoopMat, layouts[layout].layout
+		c = c.withOption(option)
+		c.bias = c.bias || op == "all"
+		add(Case{Name: linearName("backward_"+op, c, c.w.String(), layouts[layout].name, option), Needs: []vk.Feature{vk.FeatureCoopMat},
+			Required: required, Record: func(k *Kit) func() { return c.backward(k, op) }})
+	}
 	for _, dtype := range storages[1:] {
+		for l := range layouts {
+			for i, option := range []string{"wide", "wide_gates", "wide_accumulate"} { // 16-bit weights whose gradients are f32
+				c := uniform(dtype)
+				c.shape, c.spread = coopMatShapes[1+(l+i)%3], spreads[(l+i)%len(spreads)]
+				emit(c, l, "dw", option, l == i && i > 0)
+			}
+		}
 		for o, op := range []string{"dx", "dw", "all"} {
 			for l := range layouts {
 				for i, s := range coopMatShapes[1:] {
@@ -165,14 +213,9 @@ func linearCoopMatBackward(add func(Case)) {
 						if (i+j+l+o)%3 != 0 {
 							continue
 						}
-						option := options[(i+2*j+l)%len(options)]
 						c := uniform(dtype)
-						c.path, c.shape, c.spread, c.layout = moe.PathCoopMat, s, sp, layouts[l].layout
-						c = c.withOption(option)
-						c.bias = c.bias || op == "all"
-						add(Case{Name: linearName("backward_"+op, c, dtype.String(), layouts[l].name, option),
-							Needs: []vk.Feature{vk.FeatureCoopMat}, Required: i == 1 && j < 3,
-							Record: func(k *Kit) func() { return c.backward(k, op) }})
+						c.shape, c.spread = s, sp
+						emit(c, l, op, options[(i+2*j+l)%len(options)], i == 1 && j < 3)
 					}
 				}
 			}

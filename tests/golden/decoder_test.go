@@ -20,6 +20,7 @@ type wholeModel struct {
 	ref.Decoder
 	ids   []int32
 	grads map[string][]float64 // of the blocks' parameters, once the model has run, under the names of the recorded ones
+	all   Gradients            // of all parameters of the blocks, under names that tell them apart
 
 	expected, expectedGrads *safetensors.File
 }
@@ -27,15 +28,21 @@ type wholeModel struct {
 // openWhole builds the oracle of a recorded model from its checkpoint.
 func openWhole(t *testing.T, name string) *wholeModel {
 	t.Helper()
-	dir := filepath.Join(dataDir, name)
+	return openWeights(t, name, filepath.Join(dataDir, name))
+}
+
+// openWeights builds the oracle of a recorded model from another checkpoint of it, in dir.
+func openWeights(t *testing.T, name, dir string) *wholeModel {
+	t.Helper()
 	file := func(name string) *safetensors.File {
-		f, err := safetensors.Open(filepath.Join(dir, name))
+		f, err := safetensors.Open(name)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, f.Close()) })
 		return f
 	}
-	weights := file(safetensors.SingleFile)
-	m := &wholeModel{grads: map[string][]float64{}, expected: file(expectedFile), expectedGrads: file(gradsFile)}
+	weights, records := file(filepath.Join(dir, safetensors.SingleFile)), filepath.Join(dataDir, name)
+	m := &wholeModel{grads: map[string][]float64{}, all: Gradients{},
+		expected: file(filepath.Join(records, expectedFile)), expectedGrads: file(filepath.Join(records, gradsFile))}
 	checkpoint, err := model.Open(dir)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, checkpoint.Close()) })
@@ -93,7 +100,8 @@ func (m *wholeModel) attention(t *testing.T, c *model.Checkpoint, layer int) ref
 		return out, func(dOut []float64) []float64 {
 			dX, grads := o.Backward(x, dOut)
 			for name, g := range grads {
-				m.grads[attentionPrefix(c, layer)+name] = g
+				m.grads[attentionPrefix(c, layer)+name] = g.Grad
+				m.all[attentionPrefix(c, layer)+name] = g
 			}
 			return dX
 		}
@@ -123,12 +131,41 @@ func (m *wholeModel) mlp(t *testing.T, c *model.Checkpoint, layer int) ref.Decod
 		res := ref.Forward(o, x, len(m.ids))
 		return res.Out.Y, func(dOut []float64) []float64 {
 			g := ref.MLPBackward(o, x, res, dOut)
+			prefix := fmt.Sprintf("model.layers.%d.", layer)
 			if !c.Config.Dense(layer) {
-				m.grads[fmt.Sprintf("model.layers.%d.%s", layer, router)] = g.Router.Weight.Y
+				m.grads[prefix+router] = g.Router.Weight.Y
+				m.all.linear(prefix+"mlp.router", o.Router, g.Router)
+			}
+			m.all.linear(prefix+"mlp.up", o.Up, g.Up)
+			m.all.linear(prefix+"mlp.down", o.Down, g.Down)
+			m.all.vector(prefix+"mlp.output.bias", o.OutputBias, g.OutputBias)
+			if o.Shared != nil {
+				m.all.linear(prefix+"mlp.shared_up", o.Shared.Up, g.Shared.Up)
+				m.all.linear(prefix+"mlp.shared_down", o.Shared.Down, g.Shared.Down)
+				if o.Shared.Gate != nil {
+					m.all.linear(prefix+"mlp.shared_gate", *o.Shared.Gate, g.Shared.Gate)
+				}
 			}
 			return g.X
 		}
 	}
+}
+
+// A plainGradient is that of a parameter outside the blocks.
+type plainGradient struct{ value, grad []float64 }
+
+// plain are the gradients of the parameters outside the blocks.
+func (m *wholeModel) plain(res ref.DecoderResult) map[string]plainGradient {
+	all := map[string]plainGradient{"model.embed_tokens.weight": {m.Embedding, res.Embedding}, "model.norm.weight": {m.Norm, res.Norm}}
+	if m.Head != nil {
+		all["lm_head.weight"] = plainGradient{m.Head, res.Head}
+	}
+	for l, r := range res.Layers {
+		prefix, layer := fmt.Sprintf("model.layers.%d.", l), m.Layers[l]
+		all[prefix+"input_layernorm.weight"] = plainGradient{layer.MixNorm, r.DMixNorm}
+		all[prefix+"post_attention_layernorm.weight"] = plainGradient{layer.MLPNorm, r.DMLPNorm}
+	}
+	return all
 }
 
 // TestOracleReproducesWholeModels runs the recorded models from tokens to loss and back, in float64 from the oracles of the
@@ -145,13 +182,8 @@ func TestOracleReproducesWholeModels(t *testing.T) {
 			require.NoError(t, err)
 			require.InDelta(t, float64(loss[0]), res.Loss, 1e-6)
 
-			m.grads["model.embed_tokens.weight"], m.grads["model.norm.weight"] = res.Embedding, res.Norm
-			if m.Head != nil {
-				m.grads["lm_head.weight"] = res.Head
-			}
-			for l, layer := range res.Layers {
-				prefix := fmt.Sprintf("model.layers.%d.", l)
-				m.grads[prefix+"input_layernorm.weight"], m.grads[prefix+"post_attention_layernorm.weight"] = layer.DMixNorm, layer.DMLPNorm
+			for name, p := range m.plain(res) {
+				m.grads[name] = p.grad
 			}
 			worst := 0.0
 			for name, got := range m.grads {

@@ -86,3 +86,27 @@ func gateFirst(l ref.Linear[float32]) ref.Linear[float32] {
 	}
 	return out
 }
+
+// Gradients are those of an oracle's block, by the names of its parameters.
+type Gradients map[string]Gradient
+
+// A Gradient is that of one parameter, whose values the oracle computes from.
+type Gradient struct {
+	Value []float32
+	Grad  []float64
+}
+
+// linear adds the gradients of a map.
+func (g Gradients) linear(name string, l ref.Linear[float32], grads ref.LinearGrads) {
+	g[name+".weight"] = Gradient{l.Weight, grads.Weight.Y}
+	if l.Bias != nil {
+		g[name+".bias"] = Gradient{l.Bias, grads.Bias.Y}
+	}
+}
+
+// vector adds the gradient of a vector, if there is one.
+func (g Gradients) vector(name string, value []float32, grad []float64) {
+	if grad != nil {
+		g[name] = Gradient{value, grad}
+	}
+}

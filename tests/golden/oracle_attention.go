@@ -121,30 +121,19 @@ func (o AttentionOracle) Forward(x []float64) (out []float64, ids []int32) {
 
 // Backward returns the gradients at x [T,D] from dOut [T,D]: that of x, and those of the parameters under the names that
 // public checkpoints give them within the block.
-func (o AttentionOracle) Backward(x, dOut []float64) (dX []float64, grads map[string][]float64) {
-	grads = map[string][]float64{}
-	linear := func(name string, l ref.Linear[float32], g ref.LinearGrads) {
-		grads[name+".weight"] = g.Weight.Y
-		if l.Bias != nil {
-			grads[name+".bias"] = g.Bias.Y
-		}
-	}
-	vector := func(name string, g []float64) {
-		if g != nil {
-			grads[name] = g
-		}
-	}
+func (o AttentionOracle) Backward(x, dOut []float64) (dX []float64, grads Gradients) {
+	grads = Gradients{}
 	switch {
 	case o.SelfAttention != nil:
 		s := *o.SelfAttention
 		g := ref.SelfAttentionBackward(s, x, ref.SelfAttentionForward(s, x), dOut)
-		linear("q_proj", s.Query, g.Query)
-		linear("k_proj", s.Key, g.Key)
-		linear("v_proj", s.Value, g.Value)
-		linear("o_proj", s.Output, g.Output)
-		vector("q_norm.weight", g.QueryNorm)
-		vector("k_norm.weight", g.KeyNorm)
-		vector("sinks", g.Sinks)
+		grads.linear("q_proj", s.Query, g.Query)
+		grads.linear("k_proj", s.Key, g.Key)
+		grads.linear("v_proj", s.Value, g.Value)
+		grads.linear("o_proj", s.Output, g.Output)
+		grads.vector("q_norm.weight", s.QueryNorm, g.QueryNorm)
+		grads.vector("k_norm.weight", s.KeyNorm, g.KeyNorm)
+		grads.vector("sinks", s.Attention.Sinks, g.Sinks)
 		return g.X, grads
 	case o.MLA != nil:
 		m := *o.MLA
@@ -152,23 +141,23 @@ func (o AttentionOracle) Backward(x, dOut []float64) (dX []float64, grads map[st
 		query := "q_proj"
 		if m.QueryDown != nil {
 			query = "q_b_proj"
-			linear("q_a_proj", *m.QueryDown, g.QueryDown)
-			vector("q_a_layernorm.weight", g.QueryNorm)
+			grads.linear("q_a_proj", *m.QueryDown, g.QueryDown)
+			grads.vector("q_a_layernorm.weight", m.QueryNorm, g.QueryNorm)
 		}
-		linear(query, m.QueryUp, g.QueryUp)
-		linear("kv_a_proj_with_mqa", m.KVDown, g.KVDown)
-		vector("kv_a_layernorm.weight", g.KVNorm)
-		linear("kv_b_proj", m.KVUp, g.KVUp)
-		linear("o_proj", m.Output, g.Output)
+		grads.linear(query, m.QueryUp, g.QueryUp)
+		grads.linear("kv_a_proj_with_mqa", m.KVDown, g.KVDown)
+		grads.vector("kv_a_layernorm.weight", m.KVNorm, g.KVNorm)
+		grads.linear("kv_b_proj", m.KVUp, g.KVUp)
+		grads.linear("o_proj", m.Output, g.Output)
 		return g.X, grads
 	}
 	m := *o.Mixture
 	g := ref.MixtureOfAttentionBackward(m, x, ref.MixtureOfAttentionForward(m, x), dOut)
-	linear("experts.router.layer", m.Router, g.Router)
-	linear("experts.input_linear", m.Query, g.Query)
-	linear("experts.output_linear", m.Output, g.Output)
-	linear("kv_proj", m.KeyValue, g.KeyValue)
-	vector("experts.bias", g.Bias)
-	vector("sinks", g.Sinks)
+	grads.linear("experts.router.layer", m.Router, g.Router)
+	grads.linear("experts.input_linear", m.Query, g.Query)
+	grads.linear("experts.output_linear", m.Output, g.Output)
+	grads.linear("kv_proj", m.KeyValue, g.KeyValue)
+	grads.vector("experts.bias", m.Bias, g.Bias)
+	grads.vector("sinks", m.Attention.Sinks, g.Sinks)
 	return g.X, grads
 }

@@ -1,0 +1,153 @@
+"""What the scripts that time peers share: their arguments, random layers, clocks, and JSON for vkmoe-bench --peer.
+
+A script is called as
+
+    python3 bench/peers/SCRIPT.py [--op OPERATION] [--dtype DTYPE] [--reps N] [CASE EXPERTS K IN OUT TOKENS ACTIVATION …]
+
+seven words for each case of cmd/vkmoe-bench. It prints one JSON object, and what it cannot do on standard error. A time is that
+of one run in microseconds between two CUDA events: of a captured graph of runs where the peer allows that, else of as many queued
+runs, after at least 0.3 s of warm-up. Inputs, weights and choices are random, as vkmoe-bench's are.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Case:
+    """A layer and its tokens; of an MLP, width is that of the model and out the hidden width."""
+
+    name: str
+    experts: int
+    k: int
+    width: int
+    out: int
+    tokens: int
+    activation: str
+
+    @property
+    def gated(self):
+        return self.activation == "SwiGLU"
+
+
+class Skip(Exception):
+    """Says why a case cannot be timed."""
+
+
+def arguments(operations):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--op", default="forward", choices=operations)
+    parser.add_argument("--dtype", default="bf16", choices=list(DTYPES))
+    parser.add_argument("--reps", type=int, default=30)
+    parser.add_argument("words", nargs="*")
+    parsed = parser.parse_args()
+    if len(parsed.words) % 7 != 0:
+        parser.error("want CASE EXPERTS K IN OUT TOKENS ACTIVATION, again and again")
+    if not torch.cuda.is_available():
+        sys.exit("no CUDA device")
+    if parsed.dtype == "f32":  # as vkmoe, which never rounds f32 operands
+        torch.backends.cuda.matmul.allow_tf32 = False
+    parsed.cases = []
+    for at in range(0, len(parsed.words), 7):
+        name, *numbers, activation = parsed.words[at : at + 7]
+        parsed.cases.append(Case(name, *map(int, numbers), activation))
+    return parsed
+
+
+def uniform(*shape, scale, dtype):
+    return torch.empty(*shape, device="cuda", dtype=torch.float32).uniform_(-scale, scale).to(dtype)
+
+
+def bank(experts, rows, columns, dtype):
+    """Random weights [experts, rows, columns], made expert by expert."""
+    weights = torch.empty(experts, rows, columns, device="cuda", dtype=dtype)
+    for e in range(experts):
+        weights[e] = uniform(rows, columns, scale=2 / math.sqrt(columns), dtype=dtype)
+    return weights
+
+
+def choices(case):
+    """Random distinct experts [tokens, k] for each token."""
+    return torch.rand(case.tokens, case.experts, device="cuda").topk(case.k).indices
+
+
+def clock(run, reps, graph=True):
+    """Median, least and 90th percentile of a run's time in microseconds, and whether it was captured."""
+    start = time.monotonic()
+    while time.monotonic() - start < 0.3:
+        run()
+        torch.cuda.synchronize()
+    inner, captured = 10, False
+    replay = lambda: [run() for _ in range(inner)]
+    if graph:
+        try:
+            g = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(g):
+                for _ in range(inner):
+                    run()
+            replay, captured = g.replay, True
+        except RuntimeError as why:
+            torch.cuda.synchronize()
+            print(f"without a graph: {str(why).splitlines()[0]}", file=sys.stderr)
+    times = []
+    for _ in range(reps):
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record()
+        replay()
+        after.record()
+        torch.cuda.synchronize()
+        times.append(before.elapsed_time(after) * 1000 / inner)
+    times.sort()
+    return {"min_us": times[0], "median_us": times[len(times) // 2], "p90_us": times[len(times) * 9 // 10], "graph": captured}
+
+
+def extra_memory(run):
+    """Bytes that a run takes at most beside what is there, in MB (10⁶)."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    kept = run()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    del kept
+    return peak / 1e6
+
+
+def relative(got, want):
+    return (torch.linalg.norm(got.double() - want.double()) / torch.linalg.norm(want.double())).item()
+
+
+def report(peer, version, parsed, measure):
+    """Times every case by measure(case), and prints the JSON object."""
+    results = []
+    for case in parsed.cases:
+        try:
+            torch.manual_seed(case.tokens)
+            results.append({"operation": parsed.op, "case": case.name} | measure(case))
+            print(case.name, results[-1], file=sys.stderr, flush=True)
+        except (Skip, torch.OutOfMemoryError, RuntimeError, AssertionError) as why:
+            print(f"{case.name}: {type(why).__name__}: {str(why).splitlines()[0] if str(why) else ''}", file=sys.stderr, flush=True)
+        torch.cuda.empty_cache()
+    props = torch.cuda.get_device_properties(0)
+    json.dump(
+        {
+            "peer": peer,
+            "version": version,
+            "device": props.name,
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "dtype": parsed.dtype,
+            "results": results,
+        },
+        sys.stdout,
+        indent="\t",
+    )
+    print()
