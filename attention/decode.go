@@ -63,6 +63,7 @@ func (l *SelfAttention) Decode(rec *vk.Recorder, cache *KVCache, x, y *vk.Tensor
 }
 
 // Decode records y = MLA(x) for rows that continue the sequences of a cache, as SelfAttention.Decode does.
+// Errors: see the package.
 func (l *MLA) Decode(rec *vk.Recorder, cache *KVCache, x, y *vk.Tensor, seq Sequences) error {
 	const op = "MLA.Decode"
 	c := l.Config

@@ -15,6 +15,7 @@ import (
 // with n the length of weight [n], which divides the width of x and y [T,width]: with width = n it is the usual norm of a row,
 // else that of each of width/n heads. x and y are F32, F16 or BF16, the same; weight is that or F32. y may be x, exactly, or is
 // apart from it. Sums are in f32.
+// Errors: see the package.
 func RMSNorm(rec *vk.Recorder, x, weight *vk.Tensor, eps float32, y *vk.Tensor) error {
 	const op = "RMSNorm"
 	tokens, heads, width, err := normShape(op, x, weight)
@@ -39,6 +40,7 @@ func normShape(op string, x, weight *vk.Tensor) (tokens, heads, width int, err e
 }
 
 // RMSNormHeads is RMSNorm of `heads` heads for each of tokens tokens, anywhere in tensors, each as wide as weight [n].
+// Errors: see the package.
 func RMSNormHeads(rec *vk.Recorder, tokens, heads int, x Heads, weight *vk.Tensor, eps float32, y Heads) error {
 	const op = "RMSNormHeads"
 	dev := rec.Device()

@@ -12,7 +12,7 @@ type RMSNormGrads struct {
 	X      *vk.Tensor // shape and dtype of x; it may be dy and, without AccumulateX, x, each exactly
 	Weight *vk.Tensor // [n], of the dtype of x or F32
 
-	AccumulateX, AccumulateWeight bool
+	AccumulateX, AccumulateWeight bool // add to what X and Weight hold
 }
 
 // RMSNormBackward records the gradients of RMSNorm at x [T,width] from dy, the gradient of y. With s = 1/√(Σ x²/n + eps):
@@ -21,6 +21,7 @@ type RMSNormGrads struct {
 //	dw_c = Σ dy_c·x_c·s      over all rows, in a fixed order
 //
 // It takes 4·T·width/n bytes of scratch, with Weight and 4·n·⌈T·width/(512·n)⌉ more, and releases them.
+// Errors: see the package.
 func RMSNormBackward(rec *vk.Recorder, x, weight *vk.Tensor, eps float32, dy *vk.Tensor, g RMSNormGrads) error {
 	const op = "RMSNormBackward"
 	tokens, heads, width, err := normShape(op, x, weight)
@@ -42,13 +43,14 @@ func RMSNormBackward(rec *vk.Recorder, x, weight *vk.Tensor, eps float32, dy *vk
 
 // RMSNormHeadsGrads are RMSNormGrads of heads anywhere in tensors; X without a tensor is not computed.
 type RMSNormHeadsGrads struct {
-	X      Heads
-	Weight *vk.Tensor
+	X      Heads      // of the dtype of x; it may be the heads of dy and, without AccumulateX, those of x
+	Weight *vk.Tensor // [n], of the dtype of x or F32
 
-	AccumulateX, AccumulateWeight bool
+	AccumulateX, AccumulateWeight bool // add to what X and Weight hold
 }
 
 // RMSNormHeadsBackward is RMSNormBackward of RMSNormHeads.
+// Errors: see the package.
 func RMSNormHeadsBackward(rec *vk.Recorder, tokens, heads int, x Heads, weight *vk.Tensor, eps float32, dy Heads,
 	g RMSNormHeadsGrads) error {
 	const op = "RMSNormHeadsBackward"

@@ -115,12 +115,14 @@ func (r *RoPE) Close() error {
 // first Config.Width elements of a head turn, the others are copied. y may be x, exactly, or is apart from it; both are F32,
 // F16 or BF16, the same. Positions are checked where they are made (MakePositions, CheckPositions): one outside the table makes
 // NaN here.
+// Errors: see the package.
 func (r *RoPE) Rotate(rec *vk.Recorder, positions *vk.Tensor, heads, width int, x, y Heads) error {
 	return r.record(rec, "RoPE.Rotate", [2]string{"x", "y"}, positions, heads, width, x, y, false)
 }
 
 // RotateBackward records dx = the gradient of Rotate's x from dy: the same rotation backwards, RotationFactor and all. dx may
 // be dy, exactly, or is apart from it.
+// Errors: see the package.
 func (r *RoPE) RotateBackward(rec *vk.Recorder, positions *vk.Tensor, heads, width int, dy, dx Heads) error {
 	return r.record(rec, "RoPE.RotateBackward", [2]string{"dy", "dx"}, positions, heads, width, dy, dx, true)
 }

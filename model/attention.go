@@ -12,6 +12,7 @@ import (
 
 // An Attention is the attention of one layer; one of the three is set.
 type Attention struct {
+	// Each is nil but one.
 	SelfAttention *attention.SelfAttention
 	MLA           *attention.MLA
 	Mixture       *attention.Mixture

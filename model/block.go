@@ -108,9 +108,9 @@ func linearWeights(name string, l *moe.ParallelLinear, array, bias *[]float32, g
 // A NamedTensor is a tensor of a checkpoint and where its values are on the device: in one or several tensors, one behind the
 // other, since a bank of experts may lie in several.
 type NamedTensor struct {
-	Name  string
-	Shape []int
-	Parts []*vk.Tensor
+	Name  string       // in the checkpoint
+	Shape []int        // in the checkpoint
+	Parts []*vk.Tensor // whose elements together are the tensor's
 	Grads []*vk.Tensor // of the same lengths; nil where there is no gradient
 
 	// Quantized is the bank of quantized weights whose elements from At on these are, in place of Parts; nil for others.

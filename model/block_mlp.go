@@ -81,9 +81,9 @@ func (b *mlpBlock) backward(rec *vk.Recorder, saved blockSaved, x, dy, dx, dLogi
 
 // A DenseConfig describes an MLP without experts: y = Down·f(Up·x). A gated activation has the gate rows of Up first.
 type DenseConfig struct {
-	Width, Hidden int // D, H
-	Activation    moe.Activation
-	DType         vk.DType
+	Width, Hidden int              // D, H
+	Activation    moe.Activation   // f
+	DType         vk.DType         // of weights, x and y: F32, F16 or BF16
 	Weights       moe.WeightFormat // of the matrices
 }
 

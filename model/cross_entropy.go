@@ -92,6 +92,7 @@ func checkCrossEntropy(rec *vk.Recorder, op string, logits, targets, losses, gra
 }
 
 // CountTargets records count[0] = the number of targets I32 [T] in [0, vocabulary), count being U32 [1].
+// Errors: see the package.
 func CountTargets(rec *vk.Recorder, targets, count *vk.Tensor, vocabulary int) error {
 	const op = "CountTargets"
 	err := check.Rank(op, "targets", targets, 1)
@@ -119,6 +120,7 @@ func CountTargets(rec *vk.Recorder, targets, count *vk.Tensor, vocabulary int) e
 }
 
 // MeanLoss records mean[0] = Σ losses / count[0] for losses F32 [T], count U32 [1] and mean F32 [1]; 0 where count is 0.
+// Errors: see the package.
 func MeanLoss(rec *vk.Recorder, losses, count, mean *vk.Tensor) error {
 	const op = "MeanLoss"
 	err := check.Rank(op, "losses", losses, 1)
@@ -165,6 +167,7 @@ type HeadLoss struct {
 // gradients. It goes over chunks of rows: the logits of one, their losses, their gradient in the same place, and its part
 // of dX and dW. The matrix of all probabilities never exists. Besides the chunk, V·rows·4 bytes (6 in 16 bits) of scratch,
 // it takes 4·T + 4. losses are F32 [T], scratch of rec.
+// Errors: see the package.
 func HeadCrossEntropy(rec *vk.Recorder, head *moe.ParallelLinear, x, targets, mean *vk.Tensor, h HeadLoss) (losses *vk.Tensor, err error) {
 	const op = "HeadCrossEntropy"
 	cfg := head.Config

@@ -37,6 +37,7 @@ type DecoderLosses struct {
 // Loss records the cross-entropy of targets I32 [T] under the model, with those of its routers, and, unless o.NoGrads, the
 // gradient of their sum with respect to every parameter, into the tensors of NewGrads. A target outside the vocabulary is
 // ignored. In one recorder, nothing comes back to the host; the recorder may be submitted again.
+// Errors: see the package.
 func (d *Decoder) Loss(rec *vk.Recorder, in Batch, targets *vk.Tensor, o LossPass) (*DecoderLosses, error) {
 	if !o.NoGrads && d.normGrad == nil {
 		return nil, rec.Fail(&vk.ShapeError{Op: "Decoder.Loss", Arg: "gradients", Want: "NewGrads before", Got: "none"})

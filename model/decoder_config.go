@@ -12,11 +12,13 @@ import (
 // A LayerConfig describes one layer: one of the three kinds of attention, and an MLP with or without experts. Their Width,
 // DType and Weights are the decoder's.
 type LayerConfig struct {
+	// One of the three is set.
 	SelfAttention *attention.SelfAttentionConfig
 	MLA           *attention.MLAConfig
 	Mixture       *attention.MixtureConfig
 	RoPE          *attention.RoPEConfig // nil for none
 
+	// One of the two is set.
 	MLP   *moe.MLPConfig
 	Dense *DenseConfig
 }
@@ -29,17 +31,17 @@ type LayerConfig struct {
 //
 // norm is RMSNorm. A scale of 0 means 1.
 type DecoderConfig struct {
-	Type       string // model_type by whose names tensors are loaded and saved
-	Vocabulary int    // V
-	Width      int    // D
-	Epsilon    float32
-	Tied       bool // the head is the embedding
-	Layers     []LayerConfig
+	Type       string        // model_type by whose names tensors are loaded and saved
+	Vocabulary int           // V
+	Width      int           // D
+	Epsilon    float32       // of the norms
+	Tied       bool          // the head is the embedding
+	Layers     []LayerConfig // from the embedding to the head
 
-	EmbeddingScale, ResidualScale, LogitScale float32
+	EmbeddingScale, ResidualScale, LogitScale float32 // 0 means 1
 
-	Positions int // the longest sequence
-	DType     vk.DType
+	Positions int      // the longest sequence, in tokens
+	DType     vk.DType // storage of weights and rows: F32, F16 or BF16
 	// Weights is how the matrices of the MLPs are stored, those of experts, shared experts and dense ones. A decoder with quantized
 	// ones is for inference: NewGrads and Initialize fail with a *moe.ConfigError.
 	Weights moe.WeightFormat

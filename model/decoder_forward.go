@@ -136,6 +136,7 @@ func (d *Decoder) forward(rec *vk.Recorder, i int, h *vk.Tensor, seq attention.S
 }
 
 // Logits records the whole model on a batch of T tokens and returns its logits, F32 [T,V], scratch of rec.
+// Errors: see the package.
 func (d *Decoder) Logits(rec *vk.Recorder, in Batch) (*vk.Tensor, error) {
 	in, release, err := d.place(rec, in)
 	if err != nil {

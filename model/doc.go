@@ -41,9 +41,9 @@ import (
 
 // A ConfigError is a defect of a config.json.
 type ConfigError struct {
-	Path   string
+	Path   string // of the file
 	Field  string // "" when the file as a whole is at fault
-	Detail string
+	Detail string // what is wrong, in words
 }
 
 func (e *ConfigError) Error() string {
@@ -79,8 +79,8 @@ const (
 
 // A TensorError is a tensor that a checkpoint lacks, holds beyond its configuration, or holds in another shape.
 type TensorError struct {
-	Path      string
-	Tensor    string
+	Path      string // of the checkpoint's folder or file
+	Tensor    string // its name
 	Fault     TensorFault
 	Want, Got []int // shapes, for MisShaped
 }

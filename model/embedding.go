@@ -24,6 +24,7 @@ const maxSoftwareTokens = 65535
 
 // Embed records y[t] = scale·table[ids[t]] for ids I32 [T], table [V,D] and y [T,D] of one storage dtype. An id outside
 // [0, V) gives a row of zeros.
+// Errors: see the package.
 func Embed(rec *vk.Recorder, table, ids, y *vk.Tensor, scale float32) error {
 	const op = "Embed"
 	err := check.First(check.Storage(op, "table", table), check.Rank(op, "table", table, 2), check.Rank(op, "ids", ids, 1))
@@ -61,6 +62,7 @@ func Embed(rec *vk.Recorder, table, ids, y *vk.Tensor, scale float32) error {
 // ids I32 [T], dy [T,D] of a storage dtype, dTable [V,D] of the same or F32. Ids outside [0, V) take no part. It takes 8·T
 // bytes of scratch, and 4·V·D to overwrite a 16-bit dTable that does not consist of whole words. A device that computes on the
 // CPU takes at most 65,535 tokens.
+// Errors: see the package.
 func EmbedBackward(rec *vk.Recorder, ids, dy, dTable *vk.Tensor, scale float32, accumulate bool) error {
 	const op = "EmbedBackward"
 	if err := checkEmbedBackward(rec, op, ids, dy, dTable); err != nil {

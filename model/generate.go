@@ -21,9 +21,9 @@ type cached interface {
 
 // A GeneratorConfig says how much a Generator holds and how it draws tokens. Sampling.Step is the Generator's own.
 type GeneratorConfig struct {
-	Sequences int // that are continued together, B
-	Capacity  int // tokens of each, prompt and all; at most the decoder's Positions
-	Sampling  SamplingConfig
+	Sequences int            // that are continued together, B
+	Capacity  int            // tokens of each, prompt and all; at most the decoder's Positions
+	Sampling  SamplingConfig // of every token
 }
 
 // A Generator continues sequences token by token. The keys and values of all tokens so far stay in a cache, so that a new

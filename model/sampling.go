@@ -15,8 +15,8 @@ type SamplingConfig struct {
 	TopK        int     // draw from the k most probable only; 0 for all
 	TopP        float32 // and of those from the fewest that hold this share of the probability; 0 or 1 for all
 
-	Seed   uint64
-	Stream uint32
+	Seed   uint64 // of the random numbers
+	Stream uint32 // tells draws of one seed apart
 
 	// Step U32 [1] is read when the recorder runs, so that a recording which is submitted again draws anew; nil means 0.
 	Step *vk.Tensor
@@ -40,6 +40,7 @@ const samplingThreads = 128
 // Sample records ids[b] = a token drawn from row b of logits F32 [B,V], ids being I32 [B]. The number by which it is drawn
 // comes from Philox-4×32-10 and depends on seed, stream, step and row only. Ties rank by id, the lower one first; NaN ranks
 // last; a row without a distribution (all −Inf or NaN) gives its largest logit.
+// Errors: see the package.
 func Sample(rec *vk.Recorder, logits, ids *vk.Tensor, cfg SamplingConfig) error {
 	const op = "Sample"
 	err := check.First(cfg.Validate(), check.Rank(op, "logits", logits, 2))

@@ -14,6 +14,7 @@ const addThreads = 64 // work-group size of scaled_add; each invocation takes 4 
 
 // ScaledAdd records y = alpha·a + beta·b for tensors of one shape and storage dtype, or y = alpha·a where b is nil: residual
 // connections with Granite's multipliers, scalings, sums of gradients. y may be a or b, but not overlap them otherwise.
+// Errors: see the package.
 func ScaledAdd(rec *vk.Recorder, a, b, y *vk.Tensor, alpha, beta float32) error {
 	const op = "ScaledAdd"
 	err := check.Storage(op, "a", a)

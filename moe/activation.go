@@ -65,8 +65,8 @@ func (a Activation) columns(hidden int) int {
 
 // An ActivationConfig is an activation with everything that its evaluation depends on.
 type ActivationConfig struct {
-	Function    Activation
-	Interleaved bool // z's even columns are the gate and its odd ones up, as gpt-oss has them; only for gated functions
+	Function    Activation // f
+	Interleaved bool       // z's even columns are the gate and its odd ones up, as gpt-oss has them; only for gated functions
 
 	// Alpha and Limit are those of ClampedSwiGLU; 0 means gpt-oss's 1.702 and 7.
 	Alpha, Limit float32
@@ -103,6 +103,7 @@ func (c ActivationConfig) constants() (alpha, limit float32) {
 
 // Activate records h = f(z) for h [rows,H] and z [rows,H], or [rows,2H] for a gated activation, gate columns first; both
 // F32, F16 or BF16. The functions are evaluated in f32 by polynomials of our own, within a few ulp of |z| on every device.
+// Errors: see the package.
 func Activate(rec *vk.Recorder, a Activation, z, h *vk.Tensor) error {
 	return activate(rec, "Activate", ActivationConfig{Function: a}, z, h)
 }

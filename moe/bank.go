@@ -158,6 +158,7 @@ func (b *ExpertBank) Parts() []*vk.Tensor { return slices.Clone(b.parts) }
 
 // Expert returns the block of one expert as a tensor, to upload or download it by itself. It shares the bank's memory
 // and needs no Close. In a quantized format it is U32 [words], laid out as WeightFormat says.
+// An expert outside [0, E) is a *vk.ShapeError.
 func (b *ExpertBank) Expert(e int) (*vk.Tensor, error) {
 	if e < 0 || e >= b.shape[0] {
 		return nil, &vk.ShapeError{Op: "ExpertBank.Expert", Arg: "expert", Want: fmt.Sprintf("0 to %d", b.shape[0]-1),
@@ -235,6 +236,7 @@ func UploadBank[S vk.Scalar](ctx context.Context, b *ExpertBank, data []S) error
 
 // UploadBankAt uploads data as the elements of a bank in a quantized format from the at-th on, in the order of its shape: whole
 // rows of In values, or whole experts where that is [E,In,Out]. Otherwise it is UploadBank.
+// Errors are those of UploadBank, and a *vk.ShapeError for a bank in another format or a range that is not whole.
 func UploadBankAt[S vk.Scalar](ctx context.Context, b *ExpertBank, at int, data []S) error {
 	if b.format == WeightsFull {
 		return &vk.ShapeError{Op: "UploadBankAt", Arg: "bank", Want: "one in a quantized format", Got: b.String()}
@@ -243,7 +245,7 @@ func UploadBankAt[S vk.Scalar](ctx context.Context, b *ExpertBank, at int, data 
 }
 
 // DownloadBank returns the contents of all experts in order, as vk.Download does of a tensor. Of a bank in a quantized format it
-// returns, as float32 only, the values that the codes stand for.
+// returns, as float32 only, the values that the codes stand for. Errors are vk.Download's, and a *vk.ShapeError for another type.
 func DownloadBank[S vk.Scalar](ctx context.Context, b *ExpertBank) ([]S, error) {
 	if b.format != WeightsFull {
 		values, err := DownloadBankAt(ctx, b, 0, b.Elements())

@@ -36,7 +36,7 @@ func residentBytes(t *testing.T) int {
 // recording as often: process memory, device memory and live objects stay where they were after the first 100.
 func TestTenThousandForwardPassesGrowNothing(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("reads /proc")
+		t.Skip("needs /proc")
 	}
 	passes := 10000
 	if testing.Short() {

@@ -12,8 +12,8 @@ import (
 // the stream and the step only, so a backward pass finds those of the forward pass again.
 type JitterConfig struct {
 	Eps    float32 // 0 to 1: the numbers are uniform in [1 − Eps, 1 + Eps)
-	Seed   uint64
-	Stream uint32 // tells layers of one model apart
+	Seed   uint64  // of the run
+	Stream uint32  // tells layers of one model apart
 
 	// Step U32 [1] is read when the recorder runs, so that a recording which is submitted again can use other numbers. nil
 	// means step 0, and then every submission uses the same.
@@ -23,11 +23,13 @@ type JitterConfig struct {
 // Jitter records y = x ∘ u for x and y of one shape and storage dtype, with u uniform in [1 − Eps, 1 + Eps): the noise that the Switch
 // Transformer multiplies a router's input by in training (arXiv 2101.03961, section 2.2), and Mixtral's
 // router_jitter_noise. The random integers come from Philox-4×32-10 (Salmon et al., SC 2011).
+// Errors: see the package.
 func Jitter(rec *vk.Recorder, x, y *vk.Tensor, cfg JitterConfig) error {
 	return recordJitter(rec, "Jitter", [2]string{"x", "y"}, x, y, cfg, false)
 }
 
 // JitterBackward records dx = dy ∘ u, or dx += dy ∘ u, with the u of Jitter under the same configuration and step.
+// Errors: see the package.
 func JitterBackward(rec *vk.Recorder, dy, dx *vk.Tensor, cfg JitterConfig, accumulate bool) error {
 	return recordJitter(rec, "JitterBackward", [2]string{"dy", "dx"}, dy, dx, cfg, accumulate)
 }

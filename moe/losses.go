@@ -41,9 +41,9 @@ func (f BalanceForm) String() string {
 
 // A LossConfig holds the coefficients of the auxiliary losses of a model's routers.
 type LossConfig struct {
-	Form    BalanceForm
-	Balance float32 // coefficient of the load balancing loss (router_aux_loss_coef)
-	Z       float32 // coefficient of the router z-loss, mean (ln Σ_e e^logit)² (ST-MoE, arXiv 2202.08906, equation 5)
+	Form    BalanceForm // of the load balancing loss
+	Balance float32     // coefficient of the load balancing loss (router_aux_loss_coef)
+	Z       float32     // coefficient of the router z-loss, mean (ln Σ_e e^logit)² (ST-MoE, arXiv 2202.08906, equation 5)
 }
 
 func (c LossConfig) validate() error {
@@ -57,7 +57,7 @@ func (c LossConfig) validate() error {
 
 // A RoutedLayer is one layer's part in the losses.
 type RoutedLayer struct {
-	Routing *Routing
+	Routing *Routing   // what Route made of Logits
 	Logits  *vk.Tensor // F32 [T,E]
 	DLogits *vk.Tensor // F32 [T,E]: receives the gradient; nil for none
 }

@@ -9,16 +9,16 @@ import (
 
 // An MLPConfig describes a sparse mixture of two-layer experts.
 type MLPConfig struct {
-	Experts    int // E
-	TopK       int // K
-	Width      int // D
-	Hidden     int // H, of one expert
-	Activation Activation
-	Mode       RouterMode
-	RouterBias bool // the router has a bias
-	Bias       bool // the experts have biases
-	OutputBias bool // a bias is added after the weighted sum (JetMoE)
-	InOut      bool // expert weights are stored [E,In,Out] instead of [E,Out,In]
+	Experts    int        // E
+	TopK       int        // K
+	Width      int        // D
+	Hidden     int        // H, of one expert
+	Activation Activation // f of the experts, shared ones included
+	Mode       RouterMode // how the router's logits become gates
+	RouterBias bool       // the router has a bias
+	Bias       bool       // the experts have biases
+	OutputBias bool       // a bias is added after the weighted sum (JetMoE)
+	InOut      bool       // expert weights are stored [E,In,Out] instead of [E,Out,In]
 
 	// DType is the storage of weights, biases, input, output and intermediates: F32, F16 or BF16. Router logits, gates and
 	// sums are F32 always.
@@ -90,7 +90,7 @@ func (c MLPConfig) checkRouter() error {
 //
 // (arXiv 2403.08245, section 3.1). Up maps D to H values, or to 2H for a gated activation, gate rows first or Interleaved.
 type MLP struct {
-	Config MLPConfig
+	Config MLPConfig       // as NewMLP was given it; not to be changed
 	Router *ParallelLinear // one expert, D → E
 	Up     *ParallelLinear // D → H or 2H
 	Down   *ParallelLinear // H → D

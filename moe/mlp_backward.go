@@ -22,14 +22,15 @@ func (w WeightGrads) linear(g MLPGrads) LinearGrads {
 type MLPGrads struct {
 	X        *vk.Tensor  // [T,D]; it may be the forward's y
 	Router   WeightGrads // all nil when the caller chose the experts
-	Up, Down WeightGrads
-	Gates    *vk.Tensor // F32 [T,K]: of the routing's gates
-	Logits   *vk.Tensor // F32 [T,E]: of the router's logits
+	Up, Down WeightGrads // of the routed experts
+	Gates    *vk.Tensor  // F32 [T,K]: of the routing's gates
+	Logits   *vk.Tensor  // F32 [T,E]: of the router's logits
 
 	SharedUp, SharedDown, SharedGate WeightGrads // all nil without shared experts
 	OutputBias                       *ExpertBank // [1,D], of the layer's dtype or F32
 
-	AccumulateX, AccumulateWeights bool
+	AccumulateX       bool // adds to what X holds
+	AccumulateWeights bool // adds to what the gradients of weights and biases hold
 	// AccumulateLogits adds to what Logits holds, for example the gradients of router losses, before they go on to the
 	// router's weights and X.
 	AccumulateLogits bool

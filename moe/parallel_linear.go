@@ -31,9 +31,9 @@ func (l Layout) String() string {
 
 // A ParallelLinearConfig describes E linear maps of In to Out values.
 type ParallelLinearConfig struct {
-	Experts int // E, 1 to 1,024; a dense layer has one
-	In, Out int
-	Bias    bool
+	Experts int      // E, 1 to 1,024; a dense layer has one
+	In, Out int      // values of a row of x and of y
+	Bias    bool     // b is added, [E,Out]
 	InOut   bool     // weights are stored [E,In,Out], as gpt-oss has them, instead of [E,Out,In]
 	DType   vk.DType // of weights and biases: F32, F16 or BF16; beside quantized weights, of biases, x and y
 	// Weights is how the matrices are stored. Quantized ones serve Forward and Dense only: what asks for gradients fails with a
@@ -154,7 +154,7 @@ func (l *ParallelLinear) Close() error {
 
 // LinearOptions say how ParallelLinear reads and writes.
 type LinearOptions struct {
-	In, Out Layout
+	In, Out Layout     // the order of the rows of x and of y
 	Gates   *vk.Tensor // F32 [T,K]: weights of the results, nil for none
 
 	Accumulate bool // add to y instead of overwriting it
@@ -202,6 +202,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 
 // Dense records y = x·Wᵀ + b for x [rows,In] and y [rows,Out] of dtypes as in Forward; the layer must have one
 // expert. Routers are made of it.
+// Errors: see the package.
 func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
 	return l.dense(rec, x, y, LinearOptions{})
 }

@@ -13,6 +13,7 @@ import (
 // +Inf, or whose logits are all −Inf (the K chosen ones for TopKSoftmax), has NaN gates; other −Inf logits have gate 0, and
 // gates smaller than e^−87 times the largest are 0. In the sigmoid modes a row has NaN gates when a logit or a corrected
 // score is NaN, and only then; scores below e^−87 are 0.
+// Errors: see the package.
 func TopK(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (ids, gates *vk.Tensor, err error) {
 	tokens, experts, err := matrix("TopK", "logits", logits)
 	if err == nil {

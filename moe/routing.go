@@ -16,7 +16,7 @@ import (
 //
 // A slot whose id names no expert (which only ids of the caller can) is in no group: its Inverse is −1.
 type Routing struct {
-	Tokens, K, Experts int
+	Tokens, K, Experts int // T, choices per token, E
 
 	// Router is how Route chose, nil when the caller did.
 	Router *RouterConfig
@@ -29,8 +29,8 @@ type Routing struct {
 
 	// Each expert's rows are cut into tiles of BlockM rows; only an expert's last tile is ragged. The host does not know
 	// how many there are, only that TileBound suffices.
-	BlockM    int
-	TileBound int
+	BlockM    int        // rows of a tile
+	TileBound int        // most tiles that there can be
 	Tiles     *vk.Tensor // I32 [TileBound,2]: expert and first grouped position
 	TileArgs  *vk.Tensor // U32 [4]: work-group counts for an indirect dispatch of one work-group per tile; number of tiles
 }
@@ -42,6 +42,7 @@ func (r *Routing) Slots() int { return r.Tokens * r.K }
 //
 // It takes 4·(4·T·K + 2·tiles + blocks·(E+2) + E + 9) bytes of scratch: tiles = ⌈T·K/BlockM⌉ + min(E,T·K), and blocks
 // at most 128 or, for many experts, 16,384/(E+2), unless that is below 32.
+// Errors: see the package.
 func Route(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (*Routing, error) {
 	ids, gates, err := TopK(rec, logits, cfg)
 	if err != nil {

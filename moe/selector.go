@@ -11,11 +11,11 @@ import (
 // A Tile is how scatter2scatter cuts its output: a work-group computes BM rows × BN columns, BK inputs at a time, each
 // invocation TM × TN of them.
 type Tile struct {
-	BM int `json:"bm"`
-	BN int `json:"bn"`
-	BK int `json:"bk"`
-	TM int `json:"tm"`
-	TN int `json:"tn"`
+	BM int `json:"bm"` // rows of y of a work-group
+	BN int `json:"bn"` // columns of y of a work-group
+	BK int `json:"bk"` // columns of x in shared memory at a time
+	TM int `json:"tm"` // rows of an invocation
+	TN int `json:"tn"` // columns of an invocation
 }
 
 func (t Tile) String() string {

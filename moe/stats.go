@@ -15,7 +15,7 @@ import (
 // divided by the sum of all E scores (DeepSeek-V3, arXiv 2412.19437, equation 19). A row of logits that holds a NaN or
 // +Inf, or nothing but −Inf, makes every element of Sums NaN.
 type RouterSums struct {
-	Tokens, K, Experts int
+	Tokens, K, Experts int // T, choices per token, E
 
 	Sums   *vk.Tensor // F32 [E+2]: Σ_t p of each expert; Σ_t −Σ_e p·ln p; Σ_t (ln Σ_e e^logit)²
 	Counts *vk.Tensor // U32 [E+1]: choices of each expert; of all experts
@@ -24,6 +24,7 @@ type RouterSums struct {
 // CollectStats records the statistics of a routing and its logits F32 [T,E] in two passes. Probabilities follow the mode of
 // Routing.Router; a routing of the caller's ids has those of a softmax. Sums and Counts are scratch of rec, beside
 // 4·blocks·(E+2) bytes that are released; there are at most 1,024 blocks up to T = 786,432, and at most T/768 + 1.
+// Errors: see the package.
 func CollectStats(rec *vk.Recorder, r *Routing, logits *vk.Tensor) (*RouterSums, error) {
 	const op = "CollectStats"
 	if err := checkRouted(rec.Device(), op, r, logits); err != nil {
@@ -110,7 +111,7 @@ func (s *RouterSums) collect(rec *vk.Recorder, r *Routing, logits *vk.Tensor) er
 
 // RouterStats are a router's statistics for display. Entropies are in nats, at most ln E.
 type RouterStats struct {
-	Tokens, K, Experts int
+	Tokens, K, Experts int // T, choices per token, E
 
 	Choices         []int     // [E] how many slots chose each expert
 	MeanProbability []float64 // [E] mean over the tokens, whose sum is 1
@@ -121,6 +122,7 @@ type RouterStats struct {
 }
 
 // Read waits for the device and returns the statistics of the recorder's last run. Without tokens all are 0.
+// Errors are vk.Download's.
 func (s *RouterSums) Read(ctx context.Context) (*RouterStats, error) {
 	sums, err := vk.Download[float32](ctx, s.Sums)
 	if err != nil {

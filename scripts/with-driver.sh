@@ -7,7 +7,7 @@
 #   radv:FAMILY                    AMD's compiler without hardware (polaris10, vega10, navi10, navi21, navi31, gfx1201)
 #   system                         whatever the system has
 #
-# With VKMOE_VALIDATION set, the Vulkan loader is also told of a current validation layer.
+# The Vulkan loader is also told of a current validation layer, where drivers.sh has unpacked one or VKMOE_VALIDATION is set.
 # It suits go's -exec flag: go test -exec "scripts/with-driver.sh swiftshader" ./vk
 set -euo pipefail
 
@@ -43,6 +43,8 @@ radv:*)
 esac
 if [ -n "${VKMOE_VALIDATION:-}" ]; then
 	"$here/drivers.sh" validation >/dev/null
+fi
+if [ -d "$drivers/validation" ]; then
 	VK_LAYER_PATH=$(cd "$drivers/validation" && pwd)
 	# Debian 12's Vulkan loader would refuse the instance extensions of a layer newer than itself.
 	export VK_LAYER_PATH VK_LOADER_DISABLE_INST_EXT_FILTER=1

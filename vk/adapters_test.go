@@ -239,7 +239,7 @@ func residentBytes(t *testing.T) int {
 
 func TestListingDoesNotGrow(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("reads /proc")
+		t.Skip("needs /proc")
 	}
 	realAdapters(t)
 	list := func(times int) {

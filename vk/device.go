@@ -186,6 +186,7 @@ func (d *Device) Caps() *Capabilities { return &d.adapter.Caps }
 func (d *Device) SetTimestamps(on bool) { d.timestamps.Store(on) }
 
 // Wait blocks until everything submitted so far has finished or ctx ends.
+// It fails with ctx's error, or where the device is closed or lost (ErrClosed, ErrDeviceLost).
 func (d *Device) Wait(ctx context.Context) error {
 	if err := d.usable(); err != nil {
 		return err

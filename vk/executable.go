@@ -40,9 +40,9 @@ import (
 
 // An Executable is what a driver's compiler made of a pipeline.
 type Executable struct {
-	Name         string
-	SubgroupSize uint32
-	Statistics   []Statistic
+	Name         string      // the driver's, for example "Compute Shader"
+	SubgroupSize uint32      // invocations of a subgroup; 0 where the driver does not say
+	Statistics   []Statistic // in the driver's order
 }
 
 // A Statistic is one number that a driver tells about an executable, under the driver's own name: registers, spilled

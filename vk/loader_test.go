@@ -60,7 +60,7 @@ func TestLoaderIsNoLibrary(t *testing.T) {
 
 func TestLibraryWithoutVulkan(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("names a Linux library")
+		t.Skip("needs a Linux library")
 	}
 	if inChild(t, loaderVariable+"=libm.so.6") {
 		_, err := Adapters()

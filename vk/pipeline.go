@@ -18,8 +18,8 @@ import (
 // size it requires (0 for the driver's choice).
 type PipelineSpec struct {
 	Kernel       *Kernel
-	Spec         []uint32
-	SubgroupSize uint32
+	Spec         []uint32 // in the order of Kernel.Spec
+	SubgroupSize uint32   // invocations
 }
 
 // pipelineKey is a PipelineSpec that can be compared.

@@ -61,6 +61,7 @@ type Dispatch struct {
 }
 
 // NewRecorder makes an empty recorder.
+// It fails where the device is closed or lost (ErrClosed, ErrDeviceLost).
 func (d *Device) NewRecorder() (*Recorder, error) {
 	if err := d.usable(); err != nil {
 		return nil, err
@@ -286,6 +287,8 @@ func (r *Recorder) segment(flops float64) (vkHandle, bool) {
 
 // Submit puts the recording on the device's queue, in one vkQueueSubmit, and returns without waiting. It may be called
 // again at once; the submissions run one after the other.
+// It fails with the recorder's error (Err), with ErrClosed or ErrCompileOnly, or with a
+// *ResultError such as one that is ErrDeviceLost.
 func (r *Recorder) Submit() (*Pending, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -334,6 +337,7 @@ func (r *Recorder) ready() error {
 }
 
 // Run submits the recording and waits for it.
+// Errors are those of Submit and of Pending.Wait.
 func (r *Recorder) Run(ctx context.Context) error {
 	p, err := r.Submit()
 	if err != nil {

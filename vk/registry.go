@@ -103,7 +103,8 @@ func formatStack(pcs []uintptr) string {
 // A LeakError lists what was still open when its device was closed.
 type LeakError struct{ Objects []Leak }
 
-// A Leak is one object that was never closed. Stack says where it was made when Options.TraceLeaks was set.
+// A Leak is one object that was never closed: its Kind ("tensor", "recorder", …), What it is, and, when Options.TraceLeaks was
+// set, the Stack that made it.
 type Leak struct{ Kind, What, Stack string }
 
 func (e *LeakError) Error() string {

@@ -158,6 +158,7 @@ func (t *Tensor) View(offset int, shape ...int) (*Tensor, error) {
 }
 
 // Reshape returns a view of all of t with another shape of as many elements.
+// Another number of elements is a *ShapeError.
 func (t *Tensor) Reshape(shape ...int) (*Tensor, error) {
 	n, err := countElements("Reshape", shape)
 	if err != nil {

@@ -24,8 +24,8 @@ type timer struct {
 
 // A Timing is the GPU time of one recorded command.
 type Timing struct {
-	Label    string
-	Duration time.Duration
+	Label    string        // Dispatch.Label, the kernel's name, or "fill" and the like
+	Duration time.Duration // to the end of the command from that of the one before
 }
 
 // begin starts a segment's clock.

@@ -82,6 +82,23 @@ func (p peerCommands) run(ctx context.Context, f *runFlags, chosen []benchCase) 
 	return reports, nil
 }
 
+// keep adds what peers took in a round, of each case the lesser.
+func (r *report) keep(peers []peerReport) {
+	if r.Peers == nil {
+		r.Peers = peers
+		return
+	}
+	for i, p := range peers {
+		for _, again := range p.Results {
+			if old := r.Peers[i].find(again.Operation, again.Case); old == nil {
+				r.Peers[i].Results = append(r.Peers[i].Results, again)
+			} else if again.Median < old.Median {
+				*old = again
+			}
+		}
+	}
+}
+
 // find is the peer's result of a case, or nil.
 func (r *peerReport) find(operation, name string) *peerResult {
 	for i, p := range r.Results {

@@ -25,7 +25,7 @@ func TestPeersAreTimedOnTheSameCases(t *testing.T) {
 	command, arguments := fakePeer(t, `echo '{"peer": "Other", "version": "1", "dtype": "f32", "results": [
 		{"operation": "forward", "case": "small/64", "median_us": 1e9}]}'`)
 	file := filepath.Join(t.TempDir(), "bench.json")
-	args := []string{"--dtype", "f32", "--reps", "1", "--json", file, "--peer", command, "small/64"}
+	args := []string{"--dtype", "f32", "--reps", "1", "--json", file, "--rounds", "2", "--peer", command, "small/64"}
 	require.NoError(t, run(t.Context(), args))
 	asked, err := os.ReadFile(arguments)
 	require.NoError(t, err)
@@ -40,12 +40,16 @@ func TestPeersAreTimedOnTheSameCases(t *testing.T) {
 	require.Positive(t, r.Ceilings.Copy)
 	require.Positive(t, r.Results[0].ShareOfPeak)
 	require.NotEmpty(t, r.Tuning)
+	r.keep([]peerReport{{Results: []peerResult{{Operation: "forward", Case: "small/64", Median: 5}, {Operation: "dw", Case: "small/64", Median: 6}}}})
+	r.keep([]peerReport{{Results: []peerResult{{Operation: "forward", Case: "small/64", Median: 7}}}})
+	require.Equal(t, 5.0, r.Peers[0].find("forward", "small/64").Median, "the least of the rounds")
+	require.Equal(t, 6.0, r.Peers[0].find("dw", "small/64").Median)
 
 	broken, _ := fakePeer(t, "echo no JSON")
-	require.ErrorContains(t, run(t.Context(), append(args[:7], broken, "small/64")), "no report")
+	require.ErrorContains(t, run(t.Context(), append(args[:9], broken, "small/64")), "no report")
 	failing, _ := fakePeer(t, "exit 3")
-	require.ErrorContains(t, run(t.Context(), append(args[:7], failing, "small/64")), "exit status 3")
-	require.Error(t, run(t.Context(), append(args[:7], " ", "small/64")))
+	require.ErrorContains(t, run(t.Context(), append(args[:9], failing, "small/64")), "exit status 3")
+	require.Error(t, run(t.Context(), append(args[:9], " ", "small/64")))
 }
 
 // results are a report's of operations on cases, all with the same time, rate and memory.

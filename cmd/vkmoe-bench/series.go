@@ -163,8 +163,14 @@ func (m *measurements) figures() []*figure {
 				continue
 			}
 			for pass, t := range map[string]momhaTime{"forward": x.Forward, "training": x.Training} {
-				at(figure{file: "momha-" + pass + "-" + r.DType, title: "mixture of attention, " + pass + " in " + r.DType,
-					x: "experts per token, of 32/k heads each", y: "ms", logX: true}).add(x.Layer, k, t.Median/1e3)
+				f := at(figure{file: "momha-" + pass + "-" + r.DType, title: "mixture of attention, " + pass + " in " + r.DType,
+					x: "experts per token, of 32/k heads each", y: "ms", logX: true})
+				f.add(x.Layer, k, t.Median/1e3)
+				for _, p := range m.peers {
+					if other := p.find(pass, x.Case); other != nil && x.Layer == "momha" {
+						f.add(p.Peer+" "+p.Version, k, other.Median/1e3)
+					}
+				}
 			}
 		}
 	}

@@ -37,12 +37,9 @@ func TestList(t *testing.T) {
 // TestARunGoesOn runs cases that crash, hang, end their process and lose their device between others that pass.
 func TestARunGoesOn(t *testing.T) {
 	needDevice(t)
-	if testing.Short() {
-		t.Skip("it waits for cases that hang")
-	}
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	code, stdout, stderr := runCommand(t, nil, "run", "selftest", "routing.group.e8_k2_t5", "--timeout", "15s", "--retries", "1", "--jobs", "1",
+	code, stdout, stderr := runCommand(t, nil, "run", "selftest", "routing.group.e8_k2_t5", "--retries", "1", "--jobs", "1",
 		"--json", path("r.json"), "--junit", path("r.xml"), "--html", path("r.html"), "--evidence", path("evidence"))
 	require.Equal(t, report.ExitFail, code, stdout+stderr)
 	r, err := report.Read(path("r.json"))
@@ -59,6 +56,9 @@ func TestARunGoesOn(t *testing.T) {
 		require.Equal(t, want, got[name].Status, "%s: %+v", name, got[name])
 	}
 	require.True(t, got["selftest.wild"].Status.Bad(), "%+v", got["selftest.wild"])
+	if wild := got["selftest.wild"]; wild.Status == conform.Crash {
+		require.FileExists(t, filepath.Join(wild.Evidence, "convert.f16_f32.spv"), "what is known of a case that crashes")
+	}
 	require.True(t, got["selftest.flaky"].Flaky)
 	require.Equal(t, []conform.Status{conform.Fail, conform.Pass}, got["selftest.flaky"].Attempts)
 	require.False(t, got["selftest.fail"].Flaky)
@@ -73,6 +73,9 @@ func TestARunGoesOn(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(page), r.Device.DriverUUID)
 
+	code, stdout, _ = runCommand(t, nil, "run", "selftest.hang", "--timeout", "10ms", "--retries", "0")
+	require.Equal(t, report.ExitFail, code)
+	require.Contains(t, stdout, "no result within 10ms")
 	code, stdout, _ = runCommand(t, nil, "report", path("r.json"))
 	require.Equal(t, report.ExitPass, code, "printing a report is no verdict")
 	require.Contains(t, stdout, "CRASH  selftest.crash")
@@ -176,9 +179,6 @@ func TestDiff(t *testing.T) {
 // TestEveryPlantedFaultIsCaught is the suite's own test.
 func TestEveryPlantedFaultIsCaught(t *testing.T) {
 	needDevice(t)
-	if testing.Short() {
-		t.Skip("half a minute")
-	}
 	path := filepath.Join(t.TempDir(), "r.json")
 	code, stdout, stderr := runCommand(t, nil, "run", "selftest.pass", "--faults", "--json", path)
 	require.Equal(t, 0, code, stdout+stderr)

@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"image/gif"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/vkmoe/vkmoe/internal/dashboard"
@@ -13,8 +14,8 @@ import (
 
 // The size of an animation, in pixels.
 const (
-	filmWidth  = 1040
-	filmHeight = 660
+	filmWidth  = 1280
+	filmHeight = 800
 )
 
 const (
@@ -94,8 +95,9 @@ func changed(a, b *image.RGBA) image.Rectangle {
 	return box
 }
 
-// paletteOf returns the commonest colours of a part of a picture, behind a transparent one, and a function that finds the
-// nearest to a colour among them.
+// paletteOf returns colours of a part of a picture, behind a transparent one, and a function that finds the nearest to a colour
+// among them. Of all colours that agree in the upper half of each channel, which are mostly the soft edges of letters, it takes the
+// commonest, and then of those the commonest.
 func paletteOf(img *image.RGBA, box image.Rectangle) (color.Palette, func(color.RGBA) uint8) {
 	counts := map[color.RGBA]int{}
 	for y := box.Min.Y; y < box.Max.Y; y++ {
@@ -103,13 +105,17 @@ func paletteOf(img *image.RGBA, box image.Rectangle) (color.Palette, func(color.
 			counts[img.RGBAAt(x, y)]++
 		}
 	}
-	var colors []color.RGBA
-	for c := range counts {
-		colors = append(colors, c)
-	}
-	slices.SortFunc(colors, func(a, b color.RGBA) int {
+	commoner := func(a, b color.RGBA) int {
 		return cmp.Or(counts[b]-counts[a], cmp.Compare(a.R, b.R), cmp.Compare(a.G, b.G), cmp.Compare(a.B, b.B))
-	})
+	}
+	buckets := map[color.RGBA]color.RGBA{}
+	for c := range counts {
+		upper := color.RGBA{R: c.R >> 4, G: c.G >> 4, B: c.B >> 4}
+		if best, ok := buckets[upper]; !ok || commoner(c, best) < 0 {
+			buckets[upper] = c
+		}
+	}
+	colors := slices.SortedFunc(maps.Values(buckets), commoner)
 	colors = colors[:min(len(colors), 255)]
 	palette, found := color.Palette{color.RGBA{}}, map[color.RGBA]uint8{}
 	for i, c := range colors {

@@ -162,6 +162,17 @@ func TestInterruptedRunIsSaved(t *testing.T) {
 	require.FileExists(t, filepath.Join(dir, pictureFile))
 }
 
+// A run without an end ends in time, and tells where it is.
+func TestLimit(t *testing.T) {
+	needDevice(t)
+	dir := t.TempDir()
+	code, stdout, stderr := demoRun(t, t.Context(), "--steps", "0", "--limit", "1ns", "--out", dir, "--prompt", "Light ")
+	require.Equal(t, exitPass, code, stderr)
+	require.Contains(t, stdout, "Light ")
+	require.FileExists(t, filepath.Join(dir, pictureFile))
+	require.LessOrEqual(t, len(readLog(t, filepath.Join(dir, logFile))), 3)
+}
+
 // A disk that is full while a file is written leaves the older file and nothing else, and says so.
 func TestNoSpace(t *testing.T) {
 	dir := t.TempDir()

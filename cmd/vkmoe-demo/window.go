@@ -33,19 +33,31 @@ type windowOptions struct {
 	Prompt string
 }
 
-// The window's size at first, in logical units; the time between two frames while something is going on and while nothing is;
-// and the time after which a frame that could not be shown is tried again.
+// The window's size at first, in logical units; the time between two frames while something is going on and while nothing is; the
+// least one, so that a moving mouse does not take what training could have; and the time after which a frame that could not
+// be shown is tried again.
 const (
 	windowWidth  = 1280
 	windowHeight = 800
 	liveWait     = time.Second / 25
 	idleWait     = time.Second / 2
+	leastWait    = time.Second / 50
 	missedWait   = time.Second / 50
+	failedWait   = 10 * time.Second // for which the window tells why the run failed
 )
+
+// A watched run is a *session.Session.
+type watched interface {
+	Snapshot() *dashboard.Snapshot
+	Do(dashboard.Action)
+	Report() string
+	Done() <-chan struct{}
+	Err() error
+}
 
 // A view is the window onto a session.
 type view struct {
-	s      *session.Session
+	s      watched
 	w      *window.Window
 	p      *present.Presenter
 	board  *dashboard.Dashboard
@@ -59,11 +71,13 @@ type view struct {
 	frames  int
 	rate    frameRate
 	closing bool
-	wrote   bool // the model was asked to write at the run's end
+	failed  time.Time // when the run was first seen to have failed
+	wrote   bool      // the model was asked to write at the run's end
 }
 
-// runWindow shows the session until the window is closed, o.Frames are drawn, the session ends or ctx does. It must be called
-// from the program's first goroutine. It leaves the session as it is.
+// runWindow shows the session until the window is closed, o.Frames are drawn, ctx ends, or the session does: at once or, where it
+// failed, when that has been shown for some seconds. It must be called from the program's first goroutine. It leaves the
+// session as it is.
 //
 // Errors: errNoWindow where no window could be opened, and vk.ErrDeviceLost where the device that draws was lost.
 func runWindow(ctx context.Context, s *session.Session, o windowOptions) error {
@@ -83,7 +97,7 @@ func runWindow(ctx context.Context, s *session.Session, o windowOptions) error {
 }
 
 // openView opens the window and what draws into it, on the device that computes if that can.
-func openView(s *session.Session, o windowOptions) (_ *view, err error) {
+func openView(s watched, o windowOptions) (_ *view, err error) {
 	v := &view{s: s, o: o, board: dashboard.New(), canvas: canvas.New(0, 0, 1), dirty: true}
 	if v.w, err = window.Open("vkmoe", windowWidth, windowHeight); err != nil {
 		return nil, err
@@ -122,12 +136,21 @@ func (v *view) close() error {
 
 // over reports whether the window is done.
 func (v *view) over(ctx context.Context) bool {
+	if v.closing || ctx.Err() != nil || v.o.Frames > 0 && v.frames >= v.o.Frames {
+		return true
+	}
 	select {
 	case <-v.s.Done():
-		return true
 	default:
+		return false
 	}
-	return v.closing || ctx.Err() != nil || v.o.Frames > 0 && v.frames >= v.o.Frames
+	if v.s.Err() == nil {
+		return true
+	}
+	if v.failed.IsZero() {
+		v.failed = time.Now()
+	}
+	return time.Since(v.failed) > failedWait
 }
 
 // turn takes what happened and draws a frame where one is due.
@@ -140,7 +163,11 @@ func (v *view) turn() error {
 		v.wrote = true
 		v.s.Do(dashboard.Action{Kind: dashboard.Write, Text: v.o.Prompt})
 	}
-	if !v.dirty && n.Serial == v.seen && time.Since(v.drawn) < v.beat(n) {
+	wait := v.beat(n)
+	if v.dirty || n.Serial != v.seen {
+		wait = leastWait
+	}
+	if time.Since(v.drawn) < wait {
 		return nil
 	}
 	return v.draw(n)
@@ -163,7 +190,7 @@ func (v *view) patience() time.Duration {
 	case v.missed:
 		return missedWait
 	case v.dirty:
-		return 0
+		return leastWait - time.Since(v.drawn)
 	}
 	// A snapshot may come at any time.
 	return min(max(v.beat(v.s.Snapshot())-time.Since(v.drawn), time.Millisecond), liveWait)

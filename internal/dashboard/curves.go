@@ -163,19 +163,23 @@ func (d *Dashboard) drawTimes(c *canvas.Canvas, s *Snapshot, r rect) {
 	}
 	slices.Sort(sums)
 	most = math.Min(most, 3*sums[len(sums)/2]) // a step in which the machine did other things does not set the scale
-	list := rect{r.x, r.y, math.Max(math.Min(r.w*0.6, 232), 150), r.h}
+	list := rect{r.x, r.y, math.Min(math.Max(r.w-90, 150), 206), r.h}
+	names := GroupNames
+	if list.w < 200 {
+		names = shortNames
+	}
 	plot := rect{list.x + list.w + 4, r.y, r.w - list.w - 4, r.h}
 	pitch := math.Min(math.Max(r.h/(Groups+1.5), 14), 26)
 	for i := range Groups {
 		g := Groups - 1 - i // as the bars are stacked
 		y := list.y + pitch*(float64(i)+0.75)
 		c.Rect(list.x, y-8, 9, 9, groupColors[g])
-		c.Text(list.x+14, y, c.Fit(GroupNames[g], smallFont, list.w-90), smallFont, canvas.Left, ink)
+		c.Text(list.x+14, y, c.Fit(names[g], smallFont, list.w-86), smallFont, canvas.Left, ink)
 		c.Text(list.x+list.w-34, y, milliseconds(mean[g]), smallFont, canvas.Right, ink)
 		c.Text(list.x+list.w-4, y, fmt.Sprintf("%.0f %%", 100*mean[g]/total), smallFont, canvas.Right, soft)
 	}
 	y := list.y + pitch*(Groups+0.9)
-	c.Text(list.x+14, y, "all, mean of "+fmt.Sprint(len(s.Times))+" steps", smallFont, canvas.Left, soft)
+	c.Text(list.x+14, y, c.Fit("all, mean of "+fmt.Sprint(len(s.Times)), smallFont, list.w-86), smallFont, canvas.Left, soft)
 	c.Text(list.x+list.w-34, y, milliseconds(total), headingFont, canvas.Right, ink)
 	if plot.w < 80 {
 		return

@@ -97,6 +97,9 @@ const (
 var GroupNames = [Groups]string{"ParallelLinear forward", "ParallelLinear dX", "ParallelLinear dW", "attention", "routing",
 	"norms, optimizer, rest"}
 
+// shortNames are GroupNames where there is little room.
+var shortNames = [Groups]string{"linear forward", "linear dX", "linear dW", "attention", "routing", "rest"}
+
 // A StepTime is the GPU time of a step by group, in seconds.
 type StepTime struct {
 	Step    int

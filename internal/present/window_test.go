@@ -28,6 +28,7 @@ type shown struct {
 	*present.Presenter
 	screen *xtest.Screen
 	canvas *canvas.Canvas
+	card   func(c *canvas.Canvas) // what is drawn
 	events []window.Event
 }
 
@@ -38,7 +39,7 @@ func open(t *testing.T, dpi int) *shown {
 	require.NoError(t, err)
 	t.Cleanup(screen.Stop)
 	t.Setenv("DISPLAY", screen.Display)
-	s := &shown{screen: screen, canvas: canvas.New(1, 1, 1)}
+	s := &shown{screen: screen, canvas: canvas.New(1, 1, 1), card: card}
 	xtest.OnMain(func() {
 		if s.Window, err = window.Open(title, 600, 400); err != nil {
 			return
@@ -63,7 +64,7 @@ func open(t *testing.T, dpi int) *shown {
 	return s
 }
 
-// draw draws one frame of the test card.
+// draw draws one frame.
 func (s *shown) draw(t *testing.T) (shown bool) {
 	t.Helper()
 	var err error
@@ -71,7 +72,7 @@ func (s *shown) draw(t *testing.T) (shown bool) {
 		s.events = append(s.events, s.Wait(10*time.Millisecond)...)
 		width, height := s.Pixels()
 		s.canvas.Reset(width, height, s.Scale())
-		card(s.canvas)
+		s.card(s.canvas)
 		shown, err = s.Draw(s.canvas)
 	})
 	require.NoError(t, err)
@@ -145,6 +146,32 @@ func TestWindowShowsTheCanvas(t *testing.T) {
 			s.requireShown(t)
 		})
 	}
+}
+
+// Glyphs of ever new sizes make the atlas grow while earlier frames still read it, and vertices make their buffers grow.
+func TestAtlasGrowsWhileItIsDrawn(t *testing.T) {
+	if !xtest.Alone(t) {
+		return
+	}
+	s := open(t, 96)
+	s.drawSize(t, 600, 400)
+	first := s.canvas.Atlas().Image().Rect.Dy()
+	lines := 1
+	s.card = func(c *canvas.Canvas) {
+		for i := range lines {
+			font := canvas.Font{Style: canvas.Mono, Size: 9 + float64(i)}
+			c.Text(float64(7*i%50), float64(20+13*i%370), "Qu. 31. Have not the small Particles of Bodies", font, canvas.Left, canvas.RGB(0x1040a0))
+		}
+	}
+	for lines = range 36 {
+		s.draw(t)
+	}
+	require.Greater(t, s.canvas.Atlas().Image().Rect.Dy(), first)
+	s.requireShown(t)
+
+	s.card = func(c *canvas.Canvas) { c.Clear(canvas.RGB(0x336699)) } // no triangle at all
+	require.True(t, s.draw(t))
+	s.requireShown(t)
 }
 
 func TestWindowIsResizedMovedMinimizedAndClosed(t *testing.T) {

@@ -37,8 +37,10 @@ func (s *Session) act(ctx context.Context, a dashboard.Action) error {
 	case dashboard.Pause:
 		if s.finished() {
 			s.unbounded, s.paused = true, false
-		} else {
-			s.paused = !s.paused
+			return nil
+		}
+		if s.paused = !s.paused; s.paused {
+			return s.look(work)
 		}
 	case dashboard.Step:
 		s.once, s.unbounded = true, s.unbounded || s.finished()

@@ -79,7 +79,7 @@ func (l *learner) allocate(ctx context.Context, dev *vk.Device) error {
 		Batch: s.Batch, Length: s.Length, GradDType: vk.F32, LossScale: l.v.lossScale(),
 		Adam:     train.AdamWConfig{Beta2: 0.98, Decay: 0.1, ClipNorm: 1},
 		Schedule: l.cfg.schedule(),
-		Router:   moe.LossConfig{Balance: 0.03},
+		Router:   moe.LossConfig{Form: moe.JetMoEBalance, Balance: 0.01},
 		Observe:  l.observe,
 	})
 	return err

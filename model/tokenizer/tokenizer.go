@@ -18,9 +18,9 @@ const File = "tokenizer.json"
 
 // A FormatError is a tokenizer.json that is damaged, or asks for what this package does not do.
 type FormatError struct {
-	Path   string
+	Path   string // of the file
 	Field  string // for example "pre_tokenizer.type"
-	Detail string
+	Detail string // what is wrong, in words
 }
 
 func (e *FormatError) Error() string {

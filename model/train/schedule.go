@@ -10,7 +10,7 @@ import (
 // A Schedule is a learning rate over the steps of a run: it rises linearly from 0 for Warmup steps, then falls along half a
 // cosine until it reaches Floor times the peak at step Steps, and stays there. Without Steps it stays at the peak.
 type Schedule struct {
-	Peak   float64
+	Peak   float64 // the largest rate
 	Warmup int     // steps
 	Steps  int     // of the whole run; 0 for no decay
 	Floor  float64 // share of the peak, 0 to 1

@@ -10,15 +10,15 @@ import (
 // A State is all that a run has learned, in host memory and independent of dtype, batch and number of choices: with it a
 // trainer of another such configuration, or on another device, goes on from there.
 type State struct {
-	Steps  int
-	Params []ParamState
+	Steps  int          // that were made
+	Params []ParamState // in the trainer's order
 }
 
 // A ParamState is one parameter with the optimizer's means. Value is the master copy where there is one, so that no precision
 // is lost on the way through a 16-bit model.
 type ParamState struct {
-	Name        string
-	Value, M, V []float32
+	Name        string    // Param.Name
+	Value, M, V []float32 // the parameter, and the means of its gradient and of that squared
 }
 
 // A StateError is a state of other parameters than the trainer's.

@@ -18,10 +18,10 @@ type Config struct {
 	Length int // of each sequence
 	Micro  int // batches whose gradients are added up for a step; 0 means 1
 
-	Adam      AdamWConfig // its GradScale is LossScale's
-	Schedule  Schedule
-	Router    moe.LossConfig
-	Recompute bool // see model.LossPass
+	Adam      AdamWConfig    // its GradScale is LossScale's
+	Schedule  Schedule       // of the learning rate
+	Router    moe.LossConfig // the routers' losses
+	Recompute bool           // see model.LossPass
 
 	// GradDType is the storage of the gradients: F32, or that of the decoder. LossScale multiplies them on their way, so that
 	// 16-bit ones do not vanish; 0 means 1.
@@ -35,11 +35,11 @@ type Config struct {
 // An Observation is a router of a pass that is being recorded: of batch Micro of a step, or of Trainer.Loss.
 type Observation struct {
 	Recorder *vk.Recorder
-	Judging  bool // Trainer.Loss
-	Micro    int
-	Layer    int
-	Block    model.Block
-	Routing  *moe.Routing
+	Judging  bool         // Trainer.Loss
+	Micro    int          // which batch of the step
+	Layer    int          // of the decoder
+	Block    model.Block  // attention or MLP
+	Routing  *moe.Routing // the recorder's, with the router's choice once it has run
 }
 
 // maxMicro bounds Micro: the losses of a step come back in one small copy.
@@ -231,7 +231,7 @@ func (t *Trainer) watch(rec *vk.Recorder) error {
 
 // Stats are what a step reports.
 type Stats struct {
-	Step     int
+	Step     int     // from 1 on
 	Rate     float64 // the learning rate
 	Loss     float64 // mean cross-entropy in nats per token, before the step
 	Balance  float64 // the routers' load balancing loss, 0 without
@@ -240,8 +240,9 @@ type Stats struct {
 
 // A TokenError is a token that the model does not have.
 type TokenError struct {
-	Index, Vocabulary int
-	ID                int32
+	Index      int // in the step's ids
+	Vocabulary int // V
+	ID         int32
 }
 
 func (e *TokenError) Error() string {

@@ -11,8 +11,8 @@ import (
 // every token. Which ones follows from the seed and the number of the step alone, so that a run which is resumed sees what it
 // would have seen.
 type Windows struct {
-	Tokens []int32
-	Seed   uint64
+	Tokens []int32 // the text's ids
+	Seed   uint64  // of the windows' places
 }
 
 // Batch returns ids and targets of n windows of length tokens for a step. It fails with a *moe.ConfigError where the text is

@@ -63,9 +63,10 @@ func TestCheckStemsSeesEveryChange(t *testing.T) {
 
 func TestGenerateStems(t *testing.T) {
 	c, err := findUserCompiler(root)
-	if err != nil {
-		t.Skip(err)
+	if err != nil && os.Getenv("VKMOE_REQUIRE_GLSLANG") != "1" {
+		t.Skip("needs a compiler: ", err)
 	}
+	require.NoError(t, err)
 	path, err := filepath.Abs(c.path)
 	require.NoError(t, err)
 	t.Setenv("VKMOE_GLSLANG", path)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -21,6 +22,9 @@ type Case struct {
 	// Needs are features without which the device cannot be asked for the case.
 	Needs []vk.Feature
 
+	// Limit is how long the case may take where that is less than the run's limit; 0 leaves it at that.
+	Limit time.Duration
+
 	// Record makes the case's tensors and records its work into k.Rec. What it returns is called once after the run and
 	// reports through k what is wrong. It may be nil for a case that only has to run.
 	Record func(k *Kit) func()
@@ -31,13 +35,13 @@ type family func(add func(Case))
 
 // families lists every operation of the suite. An operation is added here.
 var families = []family{
-	linearForward, linearMixed, linearDecode, linearCoopMat, linearBackward, linearCoopMatBackward, linearAuto, denseLinear,
+	linearForward, linearMixed, linearDecode, linearQuantized, linearCoopMat, linearBackward, linearCoopMatBackward, linearAuto, denseLinear,
 	routingCases, topKCases, topKUnusual, topKBackwardCases,
 	activationCases, activationUnusual, combineCases, convertCases, jitterCases,
 	statsCases, lossCases, mlpForward, mlpBackward,
 	flashCases, normCases, ropeCases,
 	selfAttentionCases, mlaCases, mixtureCases, cacheCases,
-	embeddingCases, crossEntropyCases, scaledAddCases, samplingCases, adamCases,
+	embeddingCases, crossEntropyCases, scaledAddCases, samplingCases, adamCases, quantizeCases, ceilingCases,
 	selfTests,
 }
 

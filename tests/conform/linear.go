@@ -24,6 +24,8 @@ type linearCase struct {
 	odd   bool // no operand is aligned to more than its element
 	exact bool // data whose sums are exact in f32, so that the result has to be too
 	wide  bool // gradients of 16-bit weights in f32
+
+	format moe.WeightFormat // of the forward pass only
 }
 
 // withOption sets what the last word of a case's name says.
@@ -115,7 +117,13 @@ func (c linearCase) setUp(k *Kit) linearRun {
 		Weight: c.values(k, c.w, c.experts*c.in*c.out)}
 	run.layer = &moe.ParallelLinear{Config: moe.ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, Bias: c.bias,
 		InOut: c.inOut, DType: c.w, Path: c.path}}
-	run.layer.Weight = c.bank(k, "weight", c.w, run.weights.Weight, c.weightShape()...)
+	if c.format == moe.WeightsFull {
+		run.layer.Weight = c.bank(k, "weight", c.w, run.weights.Weight, c.weightShape()...)
+	} else {
+		run.layer.Config.Weights, run.layer.Config.Bias = c.format, false
+		run.layer = k.quantized(run.layer.Config, run.weights.Weight, c.w)
+		run.layer.Config.Bias = c.bias
+	}
 	if c.bias {
 		run.weights.Bias = c.values(k, c.w, c.experts*c.out)
 		run.layer.Bias = c.bank(k, "bias", c.w, run.weights.Bias, c.experts, c.out)
@@ -136,8 +144,16 @@ func (c linearCase) forward(k *Kit) func() {
 	y := c.target(k, "y", c.y, true, c.slots(), c.out)
 	k.must(run.layer.Forward(k.Rec, run.routing, run.x, y.t, run.opts))
 	return func() {
+		terms := c.in
+		if c.format != moe.WeightsFull {
+			k.judgeCodes(run.layer, run.weights.Weight)
+			var err error
+			run.weights.Weight, err = moe.DownloadBank[float32](k.Ctx, run.layer.Weight)
+			k.must(err)
+			terms += 2 // roundings: that of the scale, and that of the oracle's weights to f32
+		}
 		want := ref.Scatter2scatter(run.weights, run.xs, run.want, c.layout, run.gates)
-		y.judge(k, "y", want, want.Bound(refTypes[c.y], c.in), c.exact)
+		y.judge(k, "y", want, want.Bound(refTypes[c.y], terms), c.exact)
 	}
 }
 

@@ -18,6 +18,7 @@ type Options struct {
 	Seed     uint64 // base seed
 	Evidence string // folder that a failing case leaves its evidence in; empty for none
 	Attempt  int    // how often the case was run before
+	Before   bool   // leave inputs and kernels there before the run too, for a case that may take the process with it
 }
 
 // Run runs one case on a device and judges it. Errors of the device's loss are Lost, of missing features Unsupported,
@@ -61,6 +62,11 @@ func (e *execution) all() error {
 	k, judge, err := e.record(0)
 	if err != nil {
 		return err
+	}
+	if e.o.Before && e.o.Evidence != "" {
+		if err := e.keep(&Result{Name: e.c.Name, Status: Crash, Reason: "as it was before the run"}); err != nil {
+			return err
+		}
 	}
 	if err := e.run(k); err != nil {
 		return err

@@ -24,16 +24,21 @@ var columns = []struct {
 	title string
 	in    func(parts []string) bool
 }{
-	{"f32", func(p []string) bool { return !coopmat(p) && !holds(p, "f16") && !holds(p, "bf16") }},
-	{"f16", func(p []string) bool { return !coopmat(p) && holds(p, "f16") }},
-	{"bf16", func(p []string) bool { return !coopmat(p) && holds(p, "bf16") }},
-	{"coopmat f16", func(p []string) bool { return coopmat(p) && slices.Contains(p, "f16") }},
-	{"coopmat bf16", func(p []string) bool { return coopmat(p) && slices.Contains(p, "bf16") }},
+	{"f32", func(p []string) bool { return plain(p) && !holds(p, "f16") && !holds(p, "bf16") }},
+	{"f16", func(p []string) bool { return plain(p) && holds(p, "f16") }},
+	{"bf16", func(p []string) bool { return plain(p) && holds(p, "bf16") }},
+	{"int8 and 4-bit weights", func(p []string) bool { return quantized(p) && !coopmat(p) }},
+	{"coopmat f16", func(p []string) bool { return coopmat(p) && holds(p, "f16") }},
+	{"coopmat bf16", func(p []string) bool { return coopmat(p) && holds(p, "bf16") }},
 }
+
+func plain(parts []string) bool { return !coopmat(parts) && !quantized(parts) }
+
+func quantized(parts []string) bool { return holds(parts, "int8") || holds(parts, "q4") }
 
 func coopmat(parts []string) bool { return slices.Contains(parts, "coopmat") }
 
-// holds finds a dtype in the parts of a name: bf16, or f32_bf16 and the like.
+// holds finds a dtype or format in the parts of a name: bf16, or f32_bf16 and the like.
 func holds(parts []string, dtype string) bool {
 	return slices.ContainsFunc(parts, func(part string) bool { return slices.Contains(strings.Split(part, "_"), dtype) })
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -121,9 +123,12 @@ func (p *Pool) retry(results []conform.Result) {
 		}
 		r.Attempts = []conform.Status{r.Status}
 		for attempt := 1; attempt <= p.Retries; attempt++ {
-			w := &worker{pool: p}
+			w := &worker{pool: p, before: r.Status == conform.Crash || r.Status == conform.Timeout}
 			again := w.run(r.Name, attempt)
 			w.end()
+			if w.before {
+				r.Evidence = p.evidence(r.Name)
+			}
 			r.Attempts = append(r.Attempts, again.Status)
 			r.Flaky = r.Flaky || again.Status != r.Status
 			if again.Status == conform.Timeout {
@@ -131,6 +136,15 @@ func (p *Pool) retry(results []conform.Result) {
 			}
 		}
 	}
+}
+
+// evidence is the folder that a case which ended its process left, empty where it got no further than to be recorded.
+func (p *Pool) evidence(name string) string {
+	dir := filepath.Join(p.Evidence, name)
+	if _, err := os.Stat(dir); p.Evidence == "" || err != nil {
+		return ""
+	}
+	return dir
 }
 
 func (p *Pool) warn(format string, a ...any) {
@@ -143,6 +157,7 @@ func (p *Pool) warn(format string, a ...any) {
 type worker struct {
 	pool    *Pool
 	process *process
+	before  bool // Request's Before
 }
 
 // run runs one case and tells what became of it.
@@ -158,11 +173,15 @@ func (w *worker) run(name string, attempt int) conform.Result {
 		}
 		w.process = proc
 	}
+	limit := p.Timeout
+	if c, found := conform.Find(name); found && c.Limit > 0 {
+		limit = min(limit, c.Limit)
+	}
 	var r conform.Result
 	begin := time.Now()
-	err := w.process.ask(Request{name, p.Seed, p.Evidence, attempt})
+	err := w.process.ask(Request{name, p.Seed, p.Evidence, attempt, w.before})
 	if err == nil {
-		err = w.process.answer(&r, p.Timeout)
+		err = w.process.answer(&r, limit)
 	}
 	if err == nil {
 		if r.Status == conform.Lost {
@@ -177,7 +196,7 @@ func (w *worker) run(name string, attempt int) conform.Result {
 		Reason: "its process ended: " + how}
 	switch {
 	case errors.Is(err, errTimeout):
-		r.Status, r.Reason = conform.Timeout, fmt.Sprintf("no result within %v", p.Timeout)
+		r.Status, r.Reason = conform.Timeout, fmt.Sprintf("no result within %v", limit)
 	case !errors.Is(err, io.EOF):
 		r.Reason += fmt.Sprintf(" (%v)", err)
 	}

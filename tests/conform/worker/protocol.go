@@ -33,6 +33,7 @@ type Request struct {
 	Seed     uint64 `json:"seed"`
 	Evidence string `json:"evidence,omitempty"`
 	Attempt  int    `json:"attempt,omitempty"`
+	Before   bool   `json:"before,omitempty"` // evidence is wanted before the run, which may end the process
 }
 
 // Serve is the worker's side: it opens a device and runs what it is asked for until in ends.
@@ -55,7 +56,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, opts vk.Options) er
 		if !known {
 			return errors.Join(fmt.Errorf("no case is called %q", q.Case), dev.Close())
 		}
-		r := conform.Run(ctx, dev, c, conform.Options{Seed: q.Seed, Evidence: q.Evidence, Attempt: q.Attempt})
+		r := conform.Run(ctx, dev, c, conform.Options{Seed: q.Seed, Evidence: q.Evidence, Attempt: q.Attempt, Before: q.Before})
 		if err := send(out, r); err != nil || r.Status == conform.Lost {
 			return errors.Join(err, dev.Close())
 		}
