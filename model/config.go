@@ -127,19 +127,11 @@ func (f *fields) sizeOr(field string, absent, low, high int) int {
 
 // positive reads a number above 0 that float32 holds.
 func (f *fields) positive(field string, absent float32) float32 {
-	if !f.has(field) {
-		return absent
+	v := float32(f.number(field, float64(absent)))
+	if f.has(field) && (v == 0 || math.IsInf(float64(v), 0)) {
+		f.fail(field, "%s is not a positive float32", f.values[field])
 	}
-	var v float64
-	if err := json.Unmarshal(f.values[field], &v); err != nil {
-		f.fail(field, "%s is not a number", f.values[field])
-		return 0
-	}
-	if !(float32(v) > 0) || math.IsInf(float64(float32(v)), 0) {
-		f.fail(field, "%v is not a positive float32", v)
-		return 0
-	}
-	return float32(v)
+	return v
 }
 
 // boolean reads true or false.

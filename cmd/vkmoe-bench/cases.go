@@ -149,7 +149,7 @@ type job interface {
 	check(ctx context.Context) (float64, error)
 	// cost is the job's arithmetic, and the bytes that it has to read of weights or write of their gradients.
 	cost() (flops, bytes float64)
-	// memory is what the job takes beside its operands, in bytes.
+	// memory is that of the job's results, in bytes.
 	memory() uint64
 	// repeats is how often the job is recorded at most in one submission.
 	repeats() int

@@ -85,7 +85,12 @@ func (l *linear) cost() (flops, bytes float64) {
 		float64(l.active()) * float64(l.weights.ExpertBytes(l.dtype, l.in, l.out))
 }
 
-func (l *linear) memory() uint64 { return 0 }
+func (l *linear) memory() uint64 {
+	if l.backward {
+		return l.dxs.Bytes()
+	}
+	return l.ys.Bytes()
+}
 
 func (l *linear) repeats() int { return 25 }
 
@@ -182,6 +187,8 @@ func (g *weightGradient) record(rec *vk.Recorder) error {
 	}
 	return g.layer.Backward(rec, g.routing, g.xs, g.ys, moe.LinearGrads{Weight: bank}, moe.LinearOptions{Out: moe.Grouped})
 }
+
+func (g *weightGradient) memory() uint64 { return g.dxs.Bytes() }
 
 // check compares sampled rows of dW.
 func (g *weightGradient) check(ctx context.Context) (float64, error) {

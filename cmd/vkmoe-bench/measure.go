@@ -31,7 +31,7 @@ type result struct {
 	// Weights is the rate at which the active experts' weights are read, or their gradients written, if each is once, in
 	// 10¹² bytes a second: what bounds small numbers of tokens.
 	Weights float64 `json:"weights_tb_per_s"`
-	Memory  float64 `json:"extra_mb"` // 10⁶ bytes beside operands, weights and gradients
+	Memory  float64 `json:"extra_mb"` // 10⁶ bytes of results and scratch: all but weights and inputs
 	// ShareOfCopy is Weights, and ShareOfPeak TFLOPs, as a share of what the device was measured to do in the same run.
 	ShareOfCopy float64 `json:"share_of_copy,omitempty"`
 	ShareOfPeak float64 `json:"share_of_peak,omitempty"`
@@ -168,6 +168,8 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	if err := j.prepare(ctx); err != nil {
 		return res, err
 	}
+	before := b.dev.Memory().LiveBytes
+	b.dev.ResetPeak()
 	once, err := b.record(j, 1)
 	if err != nil {
 		return res, err
@@ -175,6 +177,7 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	if err := once.Run(ctx); err != nil {
 		return res, err
 	}
+	res.Memory = float64(b.dev.Memory().PeakBytes-before+j.memory()) / 1e6
 	if res.Error, err = j.check(ctx); err != nil {
 		return res, err
 	}
@@ -195,7 +198,6 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	res.Low, res.Median, res.High = quantile(times, 0.1), quantile(times, 0.5), quantile(times, 0.9)
 	flops, bytes := j.cost()
 	res.TFLOPs, res.Weights = flops/res.Median/1e6, bytes/res.Median/1e6
-	res.Memory = float64(j.memory()) / 1e6
 	return res, nil
 }
 

@@ -23,7 +23,7 @@ type mlp struct {
 	grads          *moe.MLPGrads
 	xs, ys, dys    *vk.Tensor
 	idsOn, gatesOn *vk.Tensor
-	blockM         int
+	space          *vk.Tensor // the memory of the gradient of the first weights
 }
 
 // columns is the width of an expert's hidden rows before the activation.
@@ -76,6 +76,7 @@ func (m *mlp) prepare(ctx context.Context) (err error) {
 	}
 	m.closers = append(m.closers, m.grads.Close)
 	m.grads.Router = moe.WeightGrads{} // the experts are given
+	m.space = m.grads.Up.Weight.Parts()[0]
 	if m.grads.X, err = m.tensor(m.t, m.in); err != nil {
 		return err
 	}
@@ -91,10 +92,9 @@ func (m *mlp) record(rec *vk.Recorder) error {
 	if err != nil {
 		return err
 	}
-	m.blockM = routing.BlockM
 	o := moe.ForwardOptions{Routing: routing, Save: moe.SaveNothing}
-	if m.training {
-		o.Save = moe.SaveAll
+	if m.training { // what takes the least memory: the activation again, and the gradient of the first weights as workspace
+		o.Save, o.Workspace = moe.RecomputeActivation, m.space
 	}
 	saved, err := m.layer.ForwardWith(rec, m.xs, m.ys, o)
 	if err != nil || !m.training {
@@ -112,12 +112,12 @@ func (m *mlp) cost() (flops, bytes float64) {
 	return flops, bytes
 }
 
+// memory is the output's, and of training that of all gradients.
 func (m *mlp) memory() uint64 {
-	save := moe.SaveNothing
-	if m.training {
-		save = moe.SaveAll
+	if !m.training {
+		return m.ys.Bytes()
 	}
-	return m.config().PassBytes(m.t, m.blockM, moe.Pass{Save: save, Routed: true, Backward: m.training})
+	return m.ys.Bytes() + m.grads.X.Bytes() + m.grads.Gates.Bytes() + m.grads.Up.Weight.Bytes() + m.grads.Down.Weight.Bytes()
 }
 
 func (m *mlp) repeats() int { return 1 }

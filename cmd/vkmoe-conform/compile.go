@@ -51,11 +51,7 @@ budget, or a kernel of the library is used by no case of the whole or the requir
 }
 
 func (f *compileFlags) run(cmd *cobra.Command, args []string) (err error) {
-	selection, err := f.selection(args)
-	if err != nil {
-		return err
-	}
-	cases, err := conform.Select(selection)
+	_, cases, err := f.cases(args)
 	if err != nil {
 		return err
 	}

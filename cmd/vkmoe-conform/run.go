@@ -39,6 +39,14 @@ func (f *selectionFlags) selection(globs []string) (conform.Selection, error) {
 	return s, err
 }
 
+// cases are what the flags and globs select.
+func (f *selectionFlags) cases(globs []string) (s conform.Selection, cases []conform.Case, err error) {
+	if s, err = f.selection(globs); err == nil {
+		cases, err = conform.Select(s)
+	}
+	return s, cases, err
+}
+
 // everything reports whether all cases are selected, or all required ones.
 func (f *selectionFlags) everything(globs []string) bool {
 	return len(globs)+len(f.include)+len(f.exclude) == 0 && f.shard == ""
@@ -51,11 +59,7 @@ func newListCommand() *cobra.Command {
 		Short: "List cases, one name a line",
 		Long:  globHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := flags.selection(args)
-			if err != nil {
-				return err
-			}
-			cases, err := conform.Select(s)
+			_, cases, err := flags.cases(args)
 			if err != nil {
 				return err
 			}
@@ -121,11 +125,7 @@ Exit code 0: what ran passes. 1: a case fails, crashes, hangs or loses the devic
 }
 
 func (f *runFlags) run(cmd *cobra.Command, args []string) error {
-	selection, err := f.selection(args)
-	if err != nil {
-		return err
-	}
-	cases, err := conform.Select(selection)
+	selection, cases, err := f.cases(args)
 	if err != nil {
 		return err
 	}

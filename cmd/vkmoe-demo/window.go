@@ -33,13 +33,15 @@ type windowOptions struct {
 	Prompt string
 }
 
-// The window's size at first, in logical units; the time between two frames while something is going on and while nothing is;
-// and the time after which a frame that could not be shown is tried again.
+// The window's size at first, in logical units; the time between two frames while something is going on and while nothing is; the
+// least one, so that a moving mouse does not take what training could have; and the time after which a frame that could not
+// be shown is tried again.
 const (
 	windowWidth  = 1280
 	windowHeight = 800
 	liveWait     = time.Second / 25
 	idleWait     = time.Second / 2
+	leastWait    = time.Second / 50
 	missedWait   = time.Second / 50
 	failedWait   = 10 * time.Second // for which the window tells why the run failed
 )
@@ -161,7 +163,11 @@ func (v *view) turn() error {
 		v.wrote = true
 		v.s.Do(dashboard.Action{Kind: dashboard.Write, Text: v.o.Prompt})
 	}
-	if !v.dirty && n.Serial == v.seen && time.Since(v.drawn) < v.beat(n) {
+	wait := v.beat(n)
+	if v.dirty || n.Serial != v.seen {
+		wait = leastWait
+	}
+	if time.Since(v.drawn) < wait {
 		return nil
 	}
 	return v.draw(n)
@@ -184,7 +190,7 @@ func (v *view) patience() time.Duration {
 	case v.missed:
 		return missedWait
 	case v.dirty:
-		return 0
+		return leastWait - time.Since(v.drawn)
 	}
 	// A snapshot may come at any time.
 	return min(max(v.beat(v.s.Snapshot())-time.Since(v.drawn), time.Millisecond), liveWait)

@@ -73,7 +73,7 @@ func setStage(t *testing.T, scale int, open func(file string) *session.Session) 
 // until runs the window until something holds, which is asked on the window's thread.
 func (st *stage) until(what string, holds func(*dashboard.Snapshot) bool) *dashboard.Snapshot {
 	st.t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); { // kernels are compiled on the way
 		ok := false
 		var err error
 		n := st.s.Snapshot()
@@ -87,7 +87,9 @@ func (st *stage) until(what string, holds func(*dashboard.Snapshot) bool) *dashb
 			return n
 		}
 	}
-	require.FailNow(st.t, "not within half a minute", what)
+	n := st.s.Snapshot()
+	require.FailNow(st.t, "not within two minutes: "+what, "%s at step %d, k %d, %s, speed %d, typing %v, prompt %q, written %q, notice %q, frame %d",
+		n.State, n.Step, n.K, n.DType, n.Speed, st.board.Typing(), n.Prompt, n.Written, n.Notice, st.frames)
 	return nil
 }
 

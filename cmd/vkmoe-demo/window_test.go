@@ -215,8 +215,8 @@ func TestWindowTellsWhyTheRunFailed(t *testing.T) {
 	require.True(t, st.over(t.Context()))
 }
 
-// A usable window draws 20 frames a second and more while a run of the usual size has both cores. One such second within half
-// a minute counts, as tests may share the machine.
+// A usable window draws 20 frames a second and more while a run of the usual size has both cores. One such second within two
+// minutes counts, as tests may share the machine.
 func TestWindowKeepsItsRate(t *testing.T) {
 	if !xtest.Alone(t) {
 		return

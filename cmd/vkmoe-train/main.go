@@ -41,7 +41,7 @@ type options struct {
 	curves                           []string
 	dense                            bool
 	steps, batch, length, every      int
-	rate                             float64
+	rate, balance                    float64
 	limit                            time.Duration
 	prompt                           string
 	sample                           int
@@ -59,6 +59,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.length, "length", 128, "bytes of a sequence")
 	flags.IntVar(&o.every, "every", 25, "steps between two looks at held-out text")
 	flags.Float64Var(&o.rate, "rate", 3e-3, "largest learning rate")
+	flags.Float64Var(&o.balance, "balance", 0.01, "weight of the routers' load balancing loss")
 	flags.DurationVar(&o.limit, "limit", 0, "stop after this time; 0 for never")
 	flags.StringVar(&o.curve, "curve", "", "file for the losses, CSV")
 	flags.StringVar(&o.out, "out", "", "folder for a checkpoint at the end")

@@ -63,7 +63,7 @@ func newSession(ctx context.Context, dev *vk.Device, o options, text []int32) (*
 			Batch: o.batch, Length: o.length,
 			Adam:     train.AdamWConfig{Beta2: 0.98, Decay: 0.1, ClipNorm: 1},
 			Schedule: train.Schedule{Peak: o.rate, Warmup: min(100, o.steps/10), Steps: o.steps, Floor: 0.05},
-			Router:   moe.LossConfig{Balance: 0.01},
+			Router:   moe.LossConfig{Balance: float32(o.balance)},
 		})
 	}
 	if err == nil && o.resume != "" {
@@ -111,7 +111,7 @@ func (s *session) train(ctx context.Context) error {
 		if step%s.o.every != 0 && step != 1 && step != s.o.steps {
 			continue
 		}
-		heldOut, err := s.judge(ctx)
+		heldOut, err := s.judge(ctx, step == s.o.steps)
 		if err != nil {
 			return err
 		}
@@ -126,13 +126,17 @@ func (s *session) train(ctx context.Context) error {
 	return nil
 }
 
-// judgeBatches is how many batches of held-out text a look takes.
+// judgeBatches is how many batches of held-out text a look takes; the last takes as many as the text holds.
 const judgeBatches = 8
 
 // judge is the mean loss on held-out text, the same windows every time.
-func (s *session) judge(ctx context.Context) (float64, error) {
+func (s *session) judge(ctx context.Context, last bool) (float64, error) {
 	var sum float64
-	for i := range judgeBatches {
+	batches := judgeBatches
+	if last {
+		batches = max(batches, len(s.heldOut.Tokens)/s.trainer.Config.Tokens())
+	}
+	for i := range batches {
 		ids, targets, err := s.heldOut.Batch(i, s.o.batch, s.o.length)
 		if err != nil {
 			return 0, err
@@ -143,7 +147,7 @@ func (s *session) judge(ctx context.Context) (float64, error) {
 		}
 		sum += loss
 	}
-	return sum / judgeBatches, nil
+	return sum / float64(batches), nil
 }
 
 // write prints what the model continues the prompt with, byte by byte.

@@ -163,9 +163,9 @@ func (d *Dashboard) drawTimes(c *canvas.Canvas, s *Snapshot, r rect) {
 	}
 	slices.Sort(sums)
 	most = math.Min(most, 3*sums[len(sums)/2]) // a step in which the machine did other things does not set the scale
-	list := rect{r.x, r.y, math.Min(math.Max(r.w-90, 150), 232), r.h}
+	list := rect{r.x, r.y, math.Min(math.Max(r.w-90, 150), 206), r.h}
 	names := GroupNames
-	if list.w < 225 {
+	if list.w < 200 {
 		names = shortNames
 	}
 	plot := rect{list.x + list.w + 4, r.y, r.w - list.w - 4, r.h}

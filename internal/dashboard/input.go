@@ -278,13 +278,17 @@ func (d *Dashboard) drawWriting(c *canvas.Canvas, s *Snapshot, r rect) {
 	column, row := 0, 0
 	put := func(text string, color canvas.Color) {
 		for _, ch := range strings.ReplaceAll(text, "\t", " ") {
-			if ch == '\n' || column == wide {
+			if column == wide {
 				column, row = 0, row+1
 			}
-			if ch == '\n' || float64(row)*16+12 > r.h {
-				continue
+			if float64(row)*16+12 > r.h {
+				return
 			}
-			c.Text(r.x+float64(column)*advance, r.y+12+float64(row)*16, string(ch), monoFont, canvas.Left, color)
+			shown, look := ch, color
+			if ch == '\n' { // its place is told, but no line is spent on it
+				shown, look = '¶', color.Fade(0.35)
+			}
+			c.Text(r.x+float64(column)*advance, r.y+12+float64(row)*16, string(shown), monoFont, canvas.Left, look)
 			column++
 		}
 	}
