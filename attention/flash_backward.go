@@ -55,6 +55,9 @@ func flashBackwardBy(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads
 		return rec.Fail(err)
 	}
 	b.plan = plan.complete(rec.Device(), cfg)
+	if err := b.chooseMatrices(plan); err != nil {
+		return rec.Fail(err)
+	}
 	b.delta = rec.Scratch(vk.F32, tokens, cfg.Heads)
 	if rec.Err() != nil {
 		return rec.Err()
@@ -77,6 +80,7 @@ type flashBackward struct {
 	grads        FlashGrads
 	plan         backwardPlan
 	tokens, keys int
+	matrix       deviceMatrix // where plan has tiles for matrices
 }
 
 // maxRowStride bounds the distance of rows: the kernels' distances within a tile are 32-bit numbers of bytes.

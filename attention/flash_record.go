@@ -2,6 +2,7 @@ package attention
 
 import (
 	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -36,8 +37,9 @@ func Flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.
 
 // A flashPlan is how an attention is computed. What is 0 in it is chosen.
 type flashPlan struct {
-	tile   flashTile
-	splits int
+	tile     flashTile
+	splits   int
+	matrices matrixTile // of the tensor path
 }
 
 // flash is Flash with a plan.
@@ -49,7 +51,14 @@ func flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.
 	if tokens == 0 || in.sequences() == 0 {
 		return rec.Err()
 	}
+	asked := plan
 	plan = plan.complete(rec.Device(), cfg, in, tokens, keys)
+	if tile, x, ok := asked.chooseMatrices(rec.Device(), cfg, in, out, tokens, keys, plan.splits); ok {
+		return flashByMatrices(rec, cfg, in, out, lse, tile, x)
+	}
+	if cfg.Path == moe.PathCoopMat {
+		return rec.Fail(noFlashMatrices(rec.Device(), cfg))
+	}
 	spec := plan.tile.spec(cfg)
 	spec.Partial = plan.splits > 1
 	spec.Quads = in.Q.quads(cfg.Width) && in.K.quads(cfg.Width) && in.V.quads(cfg.ValueWidth) && out.quads(cfg.ValueWidth)
