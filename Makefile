@@ -8,7 +8,7 @@ ARGS =
 .PHONY: help need build test check demo generate golden conform matrix drivers clean
 
 help:
-	@echo "make demo       watch a mixture of experts learn to write, in four minutes at most (ARGS=... for vkmoe-demo's flags)"
+	@echo "make demo       watch a mixture of experts learn to write, in three minutes at most (ARGS=... for vkmoe-demo's flags)"
 	@echo "make test       test everything on the default device, then on other Vulkan drivers"
 	@echo "make check      gofmt, vet, validate the SPIR-V and compare it with its sources"
 	@echo "make build      build the commands into out/"
@@ -36,7 +36,7 @@ check: need
 	@scripts/check.sh
 
 demo: build
-	@out/vkmoe-demo --out out --limit 4m $(ARGS)
+	@out/vkmoe-demo --out out --limit 150s $(ARGS)
 
 generate:
 	@scripts/glslang.sh

@@ -4,7 +4,7 @@
 //
 // A checkpoint folder holds config.json and model.safetensors, or shards listed by model.safetensors.index.json. Open reads
 // the configuration and the tensors' headers. LoadDecoder builds the whole model on a device and fills it piece by piece;
-// LoadMLP and LoadAttention read one block into host memory, and NewMLP and NewAttention upload it. Decoder.Save writes the
+// LoadDecoderWith quantizes the experts on the way; LoadMLP and LoadAttention read one block into host memory, and NewMLP and NewAttention upload it. Decoder.Save writes the
 // same names back. Package tokenizer reads tokenizer.json.
 //
 // # Running

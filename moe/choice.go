@@ -39,11 +39,11 @@ func (l *ParallelLinear) Choice(dev *vk.Device, rows int) (Choice, error) {
 	defer y.Close()
 	tile := band.portable(l.Config.Out)
 	d := vk.Dispatch{Kernel: linearKernels[l.types(x, y)]}
-	c.Path, _ = l.choosePath(dev, tile, rows, x, y, &d)
+	c.Path, _ = l.choosePath(dev, tile, rows, rows, x, y, &d)
 	c.Kernel = d.Kernel.Name()
 	switch c.Path {
 	case PathDecode:
-		c.Tile = l.vectorTile(dev, rows).String()
+		c.Tile = l.vectorTile(dev, rows, rows).String()
 	case PathCoopMat:
 		c.Tile = l.tensorTile(dev, rows).String()
 	default:

@@ -94,9 +94,11 @@ func storagePipelines() []vk.PipelineSpec {
 func decodePipelines() []vk.PipelineSpec {
 	var list []vk.PipelineSpec
 	for _, band := range builtInBands() {
-		if v := band.Vectors; v != (vectorTile{}) {
-			for _, kernel := range decodeKernels {
-				list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.spec(band.Wide.BM, false).Values()})
+		for types, kernel := range decodeKernels {
+			if v := band.vectors(types.format); v != (vectorTile{}) {
+				for most := range 2 {
+					list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.forRows(types.format, 1+most).spec(band.Wide.BM, false).Values()})
+				}
 			}
 		}
 	}

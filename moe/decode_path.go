@@ -39,19 +39,30 @@ var askedVectors = vectorTile{128, 32, 4, 4}
 // BN is the number of outputs of a work-group.
 func (t vectorTile) BN() int { return t.Threads / t.Team * t.Outputs }
 
-// vectorTile is the layer's tile on the decode path for so many rows; it is empty where the path is not to be taken.
-func (l *ParallelLinear) vectorTile(dev *vk.Device, rows int) vectorTile {
+// vectorTile is the layer's tile on the decode path for so many rows, at most most of them of one expert; it is empty where the
+// path is not to be taken.
+func (l *ParallelLinear) vectorTile(dev *vk.Device, rows, most int) vectorTile {
 	if l.vectors != (vectorTile{}) || l.tile != (Tile{}) || l.matrices != (tensorTile{}) {
 		return l.vectors
 	}
+	t := askedVectors
 	switch l.Config.Path {
 	case PathAuto:
+		t = tuning(dev).band(rows, l.Config.Experts).vectors(l.Config.Weights)
 	case PathDecode:
-		return askedVectors
 	default:
 		return vectorTile{}
 	}
-	return tuning(dev).band(rows, l.Config.Experts).Vectors
+	return t.forRows(l.Config.Weights, most)
+}
+
+// forRows is the tile for at most so many rows per expert. For one, kernels of quantized weights, whose codes need registers, are
+// faster without room for others; those of full weights are not.
+func (t vectorTile) forRows(format WeightFormat, most int) vectorTile {
+	if most <= 1 && t.Threads > 0 && format != WeightsFull {
+		t.Columns = 1
+	}
+	return t
 }
 
 // decodeDispatch makes a dispatch one of the decode path for tiles of blockM rows and returns how many columns a tile has, or

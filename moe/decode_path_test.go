@@ -20,6 +20,9 @@ func vectorTiles() []vectorTile {
 		if band.Vectors != (vectorTile{}) {
 			tiles = append(tiles, band.Vectors)
 		}
+		if band.VectorsQ4 != (vectorTile{}) {
+			tiles = append(tiles, band.VectorsQ4)
+		}
 	}
 	return tiles
 }
@@ -151,6 +154,18 @@ func TestDecodePathIsChosen(t *testing.T) {
 	for _, class := range []deviceClass{classPlain, classTensor} {
 		require.NotZero(t, classTunings()[class].band(8, 64).Vectors.Threads)
 		require.Zero(t, classTunings()[class].band(8*64, 64).Vectors.Threads)
+		require.Zero(t, classTunings()[class].band(8*64, 64).vectors(WeightsQ4))
 		require.Equal(t, classTunings()[class].band(8, 64).Wide.BM, classTunings()[class].band(8*64, 64).Wide.BM)
 	}
+}
+
+// TestDecodePathOfOneToken: quantized weights then leave no room for other rows, and 4-bit ones have a tile of their own.
+func TestDecodePathOfOneToken(t *testing.T) {
+	band := classTunings()[classTensor].band(2, 8)
+	require.Equal(t, 4, band.vectors(WeightsFull).forRows(WeightsFull, 1).Columns)
+	require.Equal(t, 1, band.vectors(WeightsInt8).forRows(WeightsInt8, 1).Columns)
+	require.Equal(t, 4, band.vectors(WeightsInt8).forRows(WeightsInt8, 2).Columns)
+	require.Equal(t, 1, band.vectors(WeightsQ4).forRows(WeightsQ4, 1).Columns)
+	require.Equal(t, 2, band.vectors(WeightsQ4).forRows(WeightsQ4, 8).Columns)
+	require.Zero(t, vectorTile{}.forRows(WeightsQ4, 1))
 }

@@ -12,6 +12,7 @@
 //	p  grouped position  the place of a slot once the slots are sorted by expert
 //
 // All tensors are dense and row-major. Activations and weights are F32, F16 or BF16; logits and gates F32, indices I32.
+// For inference, weight matrices may be quantized to 8 or 4 bits ([WeightFormat]).
 // Weights are in an [ExpertBank], which may be larger than a device's largest allocation. A *scattered* matrix
 // has its rows in token order: [T, width], or [T·K, width] with row s. A *grouped* one has them in expert order,
 // [T·K, width] with row p.

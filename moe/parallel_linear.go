@@ -196,7 +196,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 		return rec.Fail(&vk.ShapeError{Op: "ParallelLinear.Forward", Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", tile.BM),
 			Got: fmt.Sprintf("%d: it was recorded before UseTuning", r.BlockM)})
 	}
-	return l.dispatch(rec, tile, push, r.TileBound, r.Slots(), x, y,
+	return l.dispatch(rec, tile, push, r.TileBound, r.Slots(), r.Tokens, x, y,
 		opts.Gates, r.Order, r.Offsets, r.Tiles, r.TileArgs)
 }
 
@@ -232,7 +232,7 @@ func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOpt
 	if tile == (Tile{}) {
 		tile = ChooseTile(rec.Device(), rows, 1, l.Config.Out)
 	}
-	return l.dispatch(rec, tile, push, check.CeilDiv(rows, tile.BM), rows, x, y, opts.Gates)
+	return l.dispatch(rec, tile, push, check.CeilDiv(rows, tile.BM), rows, rows, x, y, opts.Gates)
 }
 
 // The bits of scatter2scatter's flags.
@@ -259,8 +259,9 @@ func (l *ParallelLinear) push(x, y *vk.Tensor) shaders.Scatter2scatterPush {
 	return push
 }
 
-// dispatch records the kernel on at most tiles tiles of rows; reads are the tensors beside x and the weights.
-func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scatter2scatterPush, tiles, rows int,
+// dispatch records the kernel on at most tiles tiles of rows, at most most of which are one expert's; reads are the tensors beside
+// x and the weights.
+func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scatter2scatterPush, tiles, rows, most int,
 	x, y *vk.Tensor, reads ...*vk.Tensor) error {
 	spec := tile.spec()
 	spec.XQuads = quads(x, l.Config.In)
@@ -275,7 +276,7 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
-	path, columns := l.choosePath(rec.Device(), tile, rows, x, y, &d)
+	path, columns := l.choosePath(rec.Device(), tile, rows, most, x, y, &d)
 	switch {
 	case l.Config.Path == PathCoopMat && path != PathCoopMat:
 		return rec.Fail(l.noTensorPath(rec.Device()))
@@ -287,8 +288,8 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 
 // choosePath makes a dispatch of the portable kernel one of a faster path where the device's table and the operands allow that. It
 // returns the path and how many columns a tile has.
-func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows int, x, y *vk.Tensor, d *vk.Dispatch) (Path, int) {
-	if columns, ok := decodeDispatch(dev, l.vectorTile(dev, rows), l, tile.BM, x, y, d); ok {
+func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows, most int, x, y *vk.Tensor, d *vk.Dispatch) (Path, int) {
+	if columns, ok := decodeDispatch(dev, l.vectorTile(dev, rows, most), l, tile.BM, x, y, d); ok {
 		return PathDecode, columns
 	}
 	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, d); ok {

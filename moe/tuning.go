@@ -40,11 +40,12 @@ type TuningMeasured struct {
 // A tileBand holds the tiles from a mean number of rows per active expert on. Routing fixes BM, which all tiles of a band
 // share, before it is known which layers will use it.
 type tileBand struct {
-	MeanRows int         `json:"mean_rows"`
-	Wide     Tile        `json:"wide"`               // of the portable path
-	Narrow   Tile        `json:"narrow"`             // likewise, for up to narrowOut outputs
-	Matrices []widthTile `json:"matrices,omitempty"` // of the tensor path, the first that is for the widths; none where slower
-	Vectors  vectorTile  `json:"vectors,omitzero"`   // of the decode path, which goes before the others; none likewise
+	MeanRows  int         `json:"mean_rows"`
+	Wide      Tile        `json:"wide"`                // of the portable path
+	Narrow    Tile        `json:"narrow"`              // likewise, for up to narrowOut outputs
+	Matrices  []widthTile `json:"matrices,omitempty"`  // of the tensor path, the first that is for the widths; none where slower
+	Vectors   vectorTile  `json:"vectors,omitzero"`    // of the decode path, which goes before the others; none likewise
+	VectorsQ4 vectorTile  `json:"vectors_q4,omitzero"` // the same for 4-bit weights, where they have a tile of their own
 }
 
 // A widthTile is a tile of the tensor path for layers of at least so many inputs and outputs; of weight gradients, for matrices
@@ -110,8 +111,10 @@ func (t *Tuning) Validate() error {
 				return fail(name+"Matrices", "tiles of as many rows", m)
 			}
 		}
-		if b.Vectors != (vectorTile{}) && !b.Vectors.valid() {
-			return fail(name+"Vectors", "whole teams", b.Vectors)
+		for field, v := range map[string]vectorTile{"Vectors": b.Vectors, "VectorsQ4": b.VectorsQ4} {
+			if v != (vectorTile{}) && !v.valid() {
+				return fail(name+field, "whole teams", v)
+			}
 		}
 	}
 	if !slices.ContainsFunc(t.Gradients, func(m widthTile) bool { return !m.valid() }) {
@@ -143,7 +146,7 @@ func (t tensorTile) valid() bool {
 // valid reports whether teams are powers of two that share the invocations evenly.
 func (t vectorTile) valid() bool {
 	return sides(t.Threads, t.Team, t.Outputs, t.Columns) && t.Threads <= 256 && t.Team&(t.Team-1) == 0 && t.Threads%t.Team == 0 &&
-		t.Outputs <= 16 && t.Outputs%2 == 0 && t.Columns <= 16
+		t.Outputs <= 16 && t.Outputs%2 == 0 && 2*t.Team%t.Outputs == 0 && t.Columns <= 16
 }
 
 // band finds the band for rows spread over experts.
@@ -155,6 +158,14 @@ func (t *Tuning) band(rows, experts int) *tileBand {
 		}
 	}
 	panic("moe: no band for 0 rows") // Validate asks for one
+}
+
+// vectors is the band's tile of the decode path for weights of a format.
+func (b *tileBand) vectors(format WeightFormat) vectorTile {
+	if format == WeightsQ4 && b.Vectors != (vectorTile{}) && b.VectorsQ4 != (vectorTile{}) {
+		return b.VectorsQ4
+	}
+	return b.Vectors
 }
 
 // portable is the band's tile of the portable path for so many outputs.

@@ -61,7 +61,7 @@ func (t *Tuning) Candidates(dev *vk.Device, band int, step TuningStep) []TuningC
 			break
 		}
 		for _, tile := range portableCandidates(classOf(dev), b.Wide, 0) {
-			add(tile, func(own *Tuning) { own.Bands[band].setRows(tile, narrowOf(tile.BM)) })
+			add(tile, func(own *Tuning) { own.Bands[band].setWide(tile) })
 		}
 	case TunePortable:
 		if len(b.Matrices) == 0 || decodes {
@@ -89,8 +89,12 @@ func (t *Tuning) Candidates(dev *vk.Device, band int, step TuningStep) []TuningC
 	return list
 }
 
-// setRows changes how many rows tiles have.
-func (b *tileBand) setRows(wide, narrow Tile) { b.Wide, b.Narrow = wide, narrow }
+// setWide changes the wide tile, and the narrow one where it then has another number of rows.
+func (b *tileBand) setWide(wide Tile) {
+	if b.Wide = wide; b.Narrow.BM != wide.BM {
+		b.Narrow = narrowOf(wide.BM)
+	}
+}
 
 // matricesCandidates are tiles of the tensor path around the band's.
 func (t *Tuning) matricesCandidates(dev *vk.Device, band int, add func(fmt.Stringer, func(*Tuning))) {
@@ -110,7 +114,7 @@ func (t *Tuning) matricesCandidates(dev *vk.Device, band int, add func(fmt.Strin
 			if tile != present.tensorTile {
 				add(tile, func(own *Tuning) {
 					if own.Bands[band].Wide.BM != bm {
-						own.Bands[band].setRows(wideOf(bm), narrowOf(bm))
+						own.Bands[band].setWide(wideOf(bm))
 					}
 					own.Bands[band].Matrices = []widthTile{{tensorTile: tile}}
 				})

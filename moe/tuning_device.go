@@ -1,19 +1,21 @@
 package moe
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -140,9 +142,11 @@ func tuningKey(dev *vk.Device) TuningKey {
 
 // kernelDigest changes with every kernel that a table chooses among.
 var kernelDigest = sync.OnceValue(func() string {
+	kernels := slices.Concat(slices.Collect(maps.Values(linearKernels)), slices.Collect(maps.Values(decodeKernels)),
+		slices.Collect(maps.Values(tensorKernels)), slices.Collect(maps.Values(tensorXTYKernels)))
+	slices.SortFunc(kernels, func(a, b *vk.Kernel) int { return cmp.Compare(a.Name(), b.Name()) })
 	sum := sha256.New()
-	for _, k := range []*vk.Kernel{shaders.Scatter2scatterF32, shaders.Scatter2scatterCoopmatF16, shaders.Scatter2scatterGemvF32,
-		shaders.GroupXtyCoopmatF16} {
+	for _, k := range kernels {
 		if err := binary.Write(sum, binary.LittleEndian, k.SPIRV()); err != nil {
 			panic(err) // a hash takes everything
 		}

@@ -174,3 +174,35 @@ func TestLayersRunWithAnyTable(t *testing.T) {
 	k.Close()
 	linearCase{100, 5, 2, 40, 36, spreads[0], ref.Layout{}, true, true, false, 0, Tile{}, nil}.check(t, false)
 }
+
+// TestCandidatesAreTablesThatFit asks every question about every class's bands, as on a device with matrices of 16 × 16 × 16.
+func TestCandidatesAreTablesThatFit(t *testing.T) {
+	own := openOwn(t, t.TempDir())
+	own.Caps().CooperativeMatrix = []vk.CooperativeMatrixShape{{M: 16, N: 16, K: 16, A: "bf16", B: "bf16", C: "f32", D: "f32", Scope: "subgroup"}}
+	answers := map[TuningStep]int{}
+	for class := range classNames {
+		table := classTunings()[deviceClass(class)]
+		before := encode(t, table)
+		for band, rows := range table.BandRows() {
+			require.Equal(t, table.Bands[band].MeanRows, rows)
+			for step := TuneRows; step <= TuneGradients; step++ {
+				list := table.Candidates(own, band, step)
+				for i, c := range list {
+					require.NoError(t, c.Table.Validate())
+					require.NotEmpty(t, c.What)
+					if i > 0 {
+						require.NotEqual(t, list[0].Table, c.Table, "%v of band %d: %s", step, band, c.What)
+					}
+				}
+				if len(list) > 0 {
+					require.Equal(t, table.Bands, list[0].Table.Bands, "the present answer first")
+				}
+				answers[step] += len(list)
+			}
+		}
+		require.Equal(t, before, encode(t, table), "the table itself stays")
+	}
+	for step := TuneRows; step <= TuneGradients; step++ {
+		require.Greater(t, answers[step], 5, "%v", step)
+	}
+}

@@ -6,7 +6,7 @@
 // Mapping: one work-group per BM × BN tile of y, tiles of out fastest. Every TEAM of its invocations owns RN outputs; an
 // invocation adds up every TEAM-th chunk of 16 bytes of their inputs, and the team's sums meet in shared memory.
 // Requires: in a multiple of a chunk's values (4 in f32, 8 in 16 bits, 16 in int8, 32 in q4), x and W 16-byte aligned; THREADS a
-// multiple of TEAM; RN even.
+// multiple of TEAM; RN even, and TEAM a multiple of RN/2.
 // FAST_HALF: the device's own widening of f16 is exact, subnormals included.
 // Accumulation: f32, the same for every run: each invocation in ascending order, then the invocations in that order.
 // Oracle: internal/ref/scatter2scatter.go
@@ -44,6 +44,10 @@ uint scale_now[RN]; // the chunks' scales
 uint scale_next[RN];
 #endif
 
+#ifdef WEIGHTS_INT8
+vec2 output_scales; // of the two outputs that the invocation stores, for one row of x after the other
+#endif
+
 // load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
 void load_next(uint chunk) {
     uint at = min(chunk, push.in_width / (PARTS * VALUES) - 1u);
@@ -75,6 +79,11 @@ void start_weights(uint member, uint first_n) {
         scale_rows[r] = row_scales(matrix, n);
 #endif
     }
+#ifdef WEIGHTS_INT8
+    uvec2 scales = row_scales(matrix, 0u);
+    uint stored = first_n + member % (RN / 2u) * 2u;
+    output_scales = vec2(load_f32(scales, min(stored, push.out_width - 1u)), load_f32(scales, min(stored + 1u, push.out_width - 1u)));
+#endif
     load_next(member);
 }
 
@@ -168,8 +177,7 @@ void store_results(uint member, uint team, uint first, uint count) {
                 v += vec2(partial[at + r * COLUMNS + c], partial[at + (r + 1u) * COLUMNS + c]);
             }
 #ifdef WEIGHTS_INT8
-            uvec2 scales = row_scales(expert_codes(), 0u);
-            v *= vec2(load_f32(scales, n), load_f32(scales, min(n + 1u, push.out_width - 1u)));
+            v *= output_scales;
 #endif
             if (biased) {
                 v += vec2(load_value(bias, n), load_value(bias, min(n + 1u, push.out_width - 1u)));

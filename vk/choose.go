@@ -13,6 +13,9 @@ import (
 	"sync"
 )
 
+// deviceVariable names the device where Options.Device does not.
+const deviceVariable = "VKMOE_DEVICE"
+
 // quietVariable, set to 1, silences the notice about software devices.
 const quietVariable = "VKMOE_QUIET"
 
@@ -33,6 +36,17 @@ func (e *DeviceChoiceError) Error() string {
 
 // Unwrap returns Reason.
 func (e *DeviceChoiceError) Unwrap() error { return e.Reason }
+
+// Choose describes the device that Open takes for Options.Device want, without opening it.
+//
+// Errors: those of Adapters, and of Open where no device fits.
+func Choose(want string) (*Adapter, error) {
+	adapters, err := Adapters()
+	if err != nil {
+		return nil, err
+	}
+	return chooseAdapter(adapters, cmp.Or(want, os.Getenv(deviceVariable)))
+}
 
 // chooseAdapter picks a device. want is an index in Adapters, or a part of a device's or its driver's name in any case;
 // of several matches, and when want is empty, the best usable one is taken: discrete before integrated, virtual, other

@@ -124,3 +124,17 @@ func TestSoftwareNotice(t *testing.T) {
 	t.Setenv(quietVariable, "1")
 	require.Empty(t, choose(software, ""))
 }
+
+// Choose names the device that Open takes.
+func TestChoose(t *testing.T) {
+	a, err := Choose("")
+	skipWithoutVulkan(t, err)
+	require.NoError(t, err)
+	d, err := Open(Options{NoCache: true})
+	require.NoError(t, err)
+	require.True(t, a.Same(d.Adapter()))
+	require.NoError(t, d.Close())
+	var choice *DeviceChoiceError
+	_, err = Choose("no such device")
+	require.ErrorAs(t, err, &choice)
+}

@@ -85,7 +85,7 @@ type retired struct {
 // *ResultError when the driver refuses.
 func Open(opts Options) (*Device, error) {
 	if opts.Device == "" {
-		opts.Device = os.Getenv("VKMOE_DEVICE")
+		opts.Device = os.Getenv(deviceVariable)
 	}
 	opts.TraceLeaks = opts.TraceLeaks || os.Getenv("VKMOE_TRACE_LEAKS") == "1"
 	in, err := acquireInstance(opts.Validation)

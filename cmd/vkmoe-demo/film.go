@@ -52,8 +52,11 @@ func (f *film) take(n *dashboard.Snapshot) {
 	default:
 		f.step = n.Step
 	}
-	f.add(f.screen.draw(n).Raster())
+	f.show(n)
 }
+
+// show adds a snapshot as a frame.
+func (f *film) show(n *dashboard.Snapshot) { f.add(f.screen.draw(n).Raster()) }
 
 // add appends a picture: of what changed since the one before, the box round it, with all in it that did not change left
 // transparent.

@@ -132,6 +132,7 @@ func (w *watcher) finish(stdout io.Writer) error {
 	w.progress.stop()
 	err := errors.Join(w.log.add(w.s.Snapshot()), w.log.close(), w.paint())
 	if w.film != nil {
+		w.film.show(w.s.Snapshot())
 		err = errors.Join(err, w.film.save(w.o.Animate))
 	}
 	n := w.s.Snapshot()

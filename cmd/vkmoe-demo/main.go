@@ -96,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f.StringVar(&o.Out, "out", ".", "folder for what is written; made if it does not exist")
 	f.StringVar(&o.Animate, "animate", "", "file for an animation of the run, GIF (without a window)")
 	f.StringVar(&o.Prompt, "prompt", "The Rays of Light ", "what the model goes on from when it writes")
-	f.IntVar(&o.Steps, "steps", 400, "training steps of the whole run; 0 for no end")
+	f.IntVar(&o.Steps, "steps", 300, "training steps of the whole run; 0 for no end")
 	f.IntVar(&o.Frames, "frames", 0, "frames that the window draws before it closes; 0 for no end")
 	f.IntVar(&o.K, "k", 2, "experts per byte")
 	f.BoolVar(&o.Dense, "dense", false, "begin with a dense MLP in place of the experts")
@@ -206,11 +206,14 @@ func demo(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return unusable(fmt.Errorf("cannot make the output folder: %w", err))
 	}
-	s, err := session.Open(ctx, cfg)
-	if err != nil {
-		return unusable(err)
+	open := func() (*session.Session, error) {
+		s, err := session.Open(ctx, cfg)
+		return s, unusable(err)
 	}
-	err = show(ctx, s, o, inWindow, stdout, stderr)
+	s, err := show(ctx, open, o, inWindow, stdout, stderr)
+	if s == nil {
+		return err
+	}
 	// What has been learned is saved also where something else failed.
 	err = errors.Join(err, s.Err(), s.Close())
 	if ctx.Err() != nil {
@@ -222,19 +225,26 @@ func demo(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 	return err
 }
 
-// show shows the run in a window or without one. Where none can be opened after all it does without, unless one was asked for.
-func show(ctx context.Context, s *session.Session, o *options, inWindow bool, stdout, stderr io.Writer) error {
+// show opens a session and shows it in a window or without one, and returns it for the caller to close; nil where none could be
+// opened. Where no window can be opened after all it does without, unless one was asked for.
+func show(
+	ctx context.Context, open func() (*session.Session, error), o *options, inWindow bool, stdout, stderr io.Writer,
+) (*session.Session, error) {
 	if inWindow {
-		err := runWindow(ctx, s, windowOptions{Frames: o.Frames, Prompt: o.Prompt})
+		s, err := runWindow(ctx, open, windowOptions{Frames: o.Frames, Prompt: o.Prompt, Device: o.Device, DType: o.DType})
 		if !errors.Is(err, errNoWindow) {
-			return err
+			return s, err
 		}
 		if o.Window {
-			return unusable(err)
+			return nil, unusable(err)
 		}
 		fmt.Fprintf(stderr, "vkmoe-demo: %v; going on without a window\n", err)
 	}
-	return runHeadless(ctx, s, o, stdout, stderr)
+	s, err := open()
+	if err != nil {
+		return nil, err
+	}
+	return s, runHeadless(ctx, s, o, stdout, stderr)
 }
 
 const help = `Trains a small language model with a mixture of attention and a sparse mixture of MLP experts on a text, byte by byte,

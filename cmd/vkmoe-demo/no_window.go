@@ -16,8 +16,10 @@ var errNoWindow = errors.New("--window: this program was built without the windo
 
 // windowOptions choose how a window runs.
 type windowOptions struct {
-	Frames int // drawn before it closes; 0 for no end
-	Prompt string
+	Frames                int // drawn before it closes; 0 for no end
+	Prompt, Device, DType string
 }
 
-func runWindow(context.Context, *session.Session, windowOptions) error { return errNoWindow }
+func runWindow(context.Context, func() (*session.Session, error), windowOptions) (*session.Session, error) {
+	return nil, errNoWindow
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +30,10 @@ var errNoWindow = errors.New("no window can be opened")
 
 // windowOptions choose how a window runs.
 type windowOptions struct {
-	Frames int // drawn before it closes; 0 for no end
-	Prompt string
+	Frames int    // drawn of the session before it closes; 0 for no end
+	Prompt string // what the model goes on from when its steps are done
+	Device string // that the session will open; see vk.Options
+	DType  string // of the session
 }
 
 // The window's size at first, in logical units; the time between two frames while something is going on and while nothing is; the
@@ -75,36 +78,101 @@ type view struct {
 	wrote   bool      // the model was asked to write at the run's end
 }
 
-// runWindow shows the session until the window is closed, o.Frames are drawn, ctx ends, or the session does: at once or, where it
-// failed, when that has been shown for some seconds. It must be called from the program's first goroutine. It leaves the
-// session as it is.
+// runWindow opens a window and then the session, and shows it until the window is closed, o.Frames are drawn, ctx ends, or the
+// session does: at once or, where it failed, when that has been shown for some seconds. It must be called from the program's
+// first goroutine. It returns the session that open made, which the caller closes.
 //
-// Errors: errNoWindow where no window could be opened, and vk.ErrDeviceLost where the device that draws was lost.
-func runWindow(ctx context.Context, s *session.Session, o windowOptions) error {
-	v, err := openView(s, o)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNoWindow, err)
+// Errors: errNoWindow where no window could be opened, with nothing else done; what open returns; an unusableError for o.Device;
+// and vk.ErrDeviceLost where the device that draws was lost.
+func runWindow(ctx context.Context, open func() (*session.Session, error), o windowOptions) (*session.Session, error) {
+	v, err := openView(o)
+	var cannot unusableError
+	switch {
+	case errors.As(err, &cannot): // the session cannot be opened either
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", errNoWindow, err)
 	}
 	stop := context.AfterFunc(ctx, v.w.Wake)
+	opening := beginOpening(open, v.w.Wake)
 	for err == nil && !v.over(ctx) {
+		if s, ready := opening.look(); ready {
+			if s == nil {
+				break
+			}
+			v.begin(s)
+		}
 		err = v.turn()
 	}
 	stop()
 	if errors.Is(err, vk.ErrDeviceLost) {
 		err = fmt.Errorf("the device that draws the window, %s, was lost: %w", v.p.Adapter().Name, err)
 	}
-	return errors.Join(err, v.close())
+	err = errors.Join(err, v.close())
+	s, failed := opening.wait()
+	return s, errors.Join(failed, err)
 }
 
-// openView opens the window and what draws into it, on the device that computes if that can.
-func openView(s watched, o windowOptions) (_ *view, err error) {
-	v := &view{s: s, o: o, board: dashboard.New(), canvas: canvas.New(0, 0, 1), dirty: true}
+// An opening is a session that is being opened: kernels are compiled, which takes a while on some devices.
+type opening struct {
+	done  chan struct{}
+	s     *session.Session
+	err   error
+	given bool
+}
+
+// beginOpening opens a session in another goroutine and calls then.
+func beginOpening(open func() (*session.Session, error), then func()) *opening {
+	o := &opening{done: make(chan struct{})}
+	go func() {
+		o.s, o.err = open()
+		close(o.done)
+		then()
+	}()
+	return o
+}
+
+// look reports once that the opening is over; the session is nil where it failed.
+func (o *opening) look() (s *session.Session, ready bool) {
+	select {
+	case <-o.done:
+		ready, o.given = !o.given, true
+		return o.s, ready
+	default:
+		return nil, false
+	}
+}
+
+// wait returns what the opening came to.
+func (o *opening) wait() (*session.Session, error) {
+	<-o.done
+	return o.s, o.err
+}
+
+// A starting run is what is watched before there is a session.
+type starting struct{ snapshot *dashboard.Snapshot }
+
+func (s starting) Snapshot() *dashboard.Snapshot { return s.snapshot }
+func (s starting) Do(dashboard.Action)           {}
+func (s starting) Report() string                { return "" }
+func (s starting) Done() <-chan struct{}         { return nil }
+func (s starting) Err() error                    { return nil }
+
+// openView opens the window and what draws into it, on the device that will compute if that can. It shows a run that starts.
+func openView(o windowOptions) (_ *view, err error) {
+	computes, err := vk.Choose(o.Device)
+	if err != nil {
+		return nil, unusable(err)
+	}
+	first := &dashboard.Snapshot{State: dashboard.Starting, Device: computes.Name, Driver: computes.DriverInfo,
+		Model: "a model is being made", DType: o.DType, Notice: "compiling the kernels"}
+	v := &view{s: starting{first}, o: o, board: dashboard.New(), canvas: canvas.New(0, 0, 1), dirty: true}
 	if v.w, err = window.Open("vkmoe", windowWidth, windowHeight); err != nil {
 		return nil, err
 	}
 	instance, err := vk.OpenSurfaceInstance(v.w.Extensions()...)
 	if err == nil {
-		v.p, err = present.New(instance, v.w, computing(s.Snapshot()))
+		v.p, err = present.New(instance, v.w, computes)
 	}
 	if err != nil {
 		v.w.Close()
@@ -114,29 +182,24 @@ func openView(s watched, o windowOptions) (_ *view, err error) {
 	return v, nil
 }
 
-// computing is the adapter that a snapshot names, nil where there is none of that name.
-func computing(n *dashboard.Snapshot) *vk.Adapter {
-	adapters, err := vk.Adapters()
-	if err != nil {
-		return nil
-	}
-	for _, a := range adapters {
-		if a.Name == n.Device {
-			return a
-		}
-	}
-	return nil
-}
+// begin shows a session from now on.
+func (v *view) begin(s watched) { v.s, v.frames, v.dirty = s, 0, true }
 
+// close closes the window. With VKMOE_VALIDATION it returns what the validation layer has to say of all that was drawn.
 func (v *view) close() error {
 	err := v.p.Close()
 	v.w.Close()
+	wrong := slices.DeleteFunc(vk.ValidationMessages(), func(m vk.ValidationMessage) bool { return m.Severity != "error" })
+	if len(wrong) > 0 {
+		err = errors.Join(err, &vk.ValidationError{Messages: wrong})
+	}
 	return err
 }
 
 // over reports whether the window is done.
 func (v *view) over(ctx context.Context) bool {
-	if v.closing || ctx.Err() != nil || v.o.Frames > 0 && v.frames >= v.o.Frames {
+	_, waiting := v.s.(starting)
+	if v.closing || ctx.Err() != nil || v.o.Frames > 0 && v.frames >= v.o.Frames && !waiting {
 		return true
 	}
 	select {
@@ -176,7 +239,7 @@ func (v *view) turn() error {
 // beat is the time between two frames of an unchanged snapshot: messages and times go on while nothing else does.
 func (v *view) beat(n *dashboard.Snapshot) time.Duration {
 	switch n.State {
-	case dashboard.Starting, dashboard.Training, dashboard.Writing:
+	case dashboard.Training, dashboard.Writing:
 		return liveWait
 	}
 	return idleWait

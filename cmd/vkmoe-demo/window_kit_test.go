@@ -55,7 +55,12 @@ func setStage(t *testing.T, scale int, open func(file string) *session.Session) 
 	t.Setenv("DISPLAY", screen.Display)
 	st := &stage{t: t, screen: screen, file: filepath.Join(t.TempDir(), session.FileName)}
 	s := open(st.file)
-	xtest.OnMain(func() { st.view, err = openView(s, windowOptions{}) })
+	xtest.OnMain(func() {
+		if st.view, err = openView(windowOptions{}); err == nil {
+			err = st.turn() // without a session yet
+			st.begin(s)
+		}
+	})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		xtest.OnMain(func() { err = st.close() })

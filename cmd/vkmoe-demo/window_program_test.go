@@ -51,6 +51,12 @@ func TestProgramInAWindow(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(screen.Stop)
 
+	t.Run("unknown device", func(t *testing.T) {
+		cmd, said := program(t, screen.Display, "--out", t.TempDir(), "--device", "no such thing")
+		require.Equal(t, exitUnusable, exitOf(t, cmd), said)
+		require.Contains(t, said.String(), `there is no device "no such thing"`)
+		require.NotContains(t, said.String(), "window")
+	})
 	t.Run("frames", func(t *testing.T) {
 		cmd, said := program(t, screen.Display, "--out", t.TempDir(), "--window", "--frames", "3")
 		require.Zero(t, exitOf(t, cmd), said)
@@ -84,16 +90,19 @@ func TestProgramWithoutADisplay(t *testing.T) {
 func TestNoWindowAfterAll(t *testing.T) {
 	t.Setenv("DISPLAY", ":7654")
 	o := &options{Out: t.TempDir(), Steps: 2, Prompt: "Light"}
-	s := tinySession(t, "", o.Steps)
+	tiny := tinySession(t, "", o.Steps)
+	open := func() (*session.Session, error) { return tiny, nil }
 	var said bytes.Buffer
 	var err error
-	xtest.OnMain(func() { err = show(t.Context(), s, o, true, io.Discard, &said) })
+	xtest.OnMain(func() { _, err = show(t.Context(), open, o, true, io.Discard, &said) })
 	require.NoError(t, err)
 	require.Contains(t, said.String(), "Failed to open display :7654; going on without a window")
 	require.FileExists(t, filepath.Join(o.Out, pictureFile))
 
 	o.Window = true
-	xtest.OnMain(func() { err = show(t.Context(), s, o, true, io.Discard, &said) })
+	var s *session.Session
+	xtest.OnMain(func() { s, err = show(t.Context(), open, o, true, io.Discard, &said) })
+	require.Nil(t, s)
 	require.ErrorIs(t, err, errNoWindow)
 	require.Equal(t, exitUnusable, exitCode(err, true, &said))
 }

@@ -204,7 +204,11 @@ func (d *Dashboard) drawHeader(c *canvas.Canvas, s *Snapshot, r rect) {
 		}
 	}
 	c.Text(r.x, r.y+36, c.Fit(line+", "+s.DType, textFont, left), textFont, canvas.Left, soft)
-	c.Text(r.x, r.y+51, c.Fit(fmt.Sprintf("on %s (%s); text: %s", s.Device, s.Driver, s.TextName), textFont, left), textFont, canvas.Left, soft)
+	on := fmt.Sprintf("on %s (%s)", s.Device, s.Driver)
+	if s.TextName != "" { // not yet, while the run starts
+		on += "; text: " + s.TextName
+	}
+	c.Text(r.x, r.y+51, c.Fit(on, textFont, left), textFont, canvas.Left, soft)
 
 	x := r.x + r.w
 	c.Text(x, r.y+16, s.State.String(), headingFont, canvas.Right, stateInk[s.State])
