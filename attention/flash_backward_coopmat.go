@@ -55,6 +55,7 @@ type backwardMatrixRule struct {
 var (
 	matrixKeysRules = []backwardMatrixRule{
 		{64, backwardMatrixTile{matrixTile{4, 1, 32}, true, true, false}},
+		{128, backwardMatrixTile{matrixTile{4, 1, 32}, false, true, false}},
 		{128, backwardMatrixTile{matrixTile{4, 1, 16}, false, true, false}},
 		{MaxHeadWidth, backwardMatrixTile{matrixTile{2, 1, 16}, false, false, true}},
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -211,7 +212,7 @@ func (p *flashProblem) requireGrads(t testing.TB, got flashGradients, o backward
 	t.Helper()
 	dtype := gputest.Oracle(p.cfg.DType)
 	bounds := p.want.Bounds
-	if o.plan.matrixKeys != (backwardMatrixTile{}) {
+	if p.cfg.Path == moe.PathCoopMat {
 		bounds = p.want.RoundedBounds
 	}
 	dq, dk, dv, dsinks := bounds(dtype)

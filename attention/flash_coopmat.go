@@ -77,7 +77,8 @@ type matrixRule struct {
 
 // matrixFlashRules is searched from the top for a tile that fits the device.
 var matrixFlashRules = []matrixRule{
-	{128, matrixTile{4, 1, 64}},
+	{64, matrixTile{4, 1, 64}},
+	{128, matrixTile{4, 1, 48}},
 	{MaxHeadWidth, matrixTile{8, 1, 32}},
 	{MaxHeadWidth, matrixTile{4, 1, 32}},
 	{MaxHeadWidth, matrixTile{2, 1, 16}},

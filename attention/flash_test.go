@@ -10,6 +10,7 @@ import (
 
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -122,7 +123,7 @@ func (c flashCase) check(t *testing.T) {
 	k.Run()
 	want := ref.AttentionForward(run.oracle, run.q, run.k, run.v)
 	bounds := want.Bounds
-	if c.plan.matrices != (matrixTile{}) {
+	if c.cfg.Path == moe.PathCoopMat {
 		bounds = want.RoundedBounds
 	}
 	out, lse := bounds(gputest.Oracle(c.cfg.DType))
