@@ -80,8 +80,8 @@ func (f WeightFormat) chunkValues(dtype vk.DType) int {
 }
 
 // A QuantizeError is a weight that has no code: a NaN, an infinity, or for WeightsQ4 a magnitude from 64,512 on. Of several it
-// names the first expert and row. The codes of the row, or of its blocks with such weights, are zeros then; others are as they
-// should be.
+// names the first expert and row. The codes of the row, or of its blocks with such weights, are zeros then. An upload ends with
+// the piece that such a weight is in.
 type QuantizeError struct {
 	Format      WeightFormat
 	Expert, Row int // Row is the output

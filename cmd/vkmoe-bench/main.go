@@ -220,6 +220,9 @@ func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtyp
 			} else if res.Median < r.Results[i].Median {
 				r.Results[i] = res
 			}
+			if err := r.write(*f.out); err != nil { // what there is so far, should a later case fail
+				return err
+			}
 		}
 		r.keep(peers)
 	}

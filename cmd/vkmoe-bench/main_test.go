@@ -35,6 +35,8 @@ func TestChooseCases(t *testing.T) {
 func TestBadFlags(t *testing.T) {
 	require.ErrorContains(t, run(t.Context(), []string{"--dtype", "f8"}), "f8")
 	require.ErrorContains(t, run(t.Context(), []string{"--op", "sideways"}), "sideways")
+	require.ErrorContains(t, run(t.Context(), []string{"--weights", "int3"}), "int3")
+	require.ErrorContains(t, run(t.Context(), []string{"--weights", "q4", "--op", "dw"}), "forward")
 	require.Error(t, run(t.Context(), []string{"--device", "no such device", "small/64"}))
 }
 
@@ -54,6 +56,24 @@ func TestBenchWritesJSON(t *testing.T) {
 		require.Equal(t, dtype, r.DType)
 		require.Positive(t, r.Results[0].Median)
 		require.Less(t, r.Results[0].Error, map[string]float64{"f32": 1e-5, "bf16": 1e-2}[dtype])
+	}
+}
+
+// TestQuantizedWeightsAreCheckedAndTimed fails where a result is not that of the codes.
+func TestQuantizedWeightsAreCheckedAndTimed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bench.json")
+	for _, format := range []string{"int8", "q4"} {
+		err := run(t.Context(), []string{"--weights", format, "--reps", "1", "--json", file, "small/64"})
+		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
+			t.Skipf("needs a Vulkan device: %v", err)
+		}
+		require.NoError(t, err)
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		var r report
+		require.NoError(t, json.Unmarshal(data, &r))
+		require.Equal(t, format, r.Weights)
+		require.Positive(t, r.Results[0].Median)
 	}
 }
 

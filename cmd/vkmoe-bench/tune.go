@@ -12,8 +12,12 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// tuneWarm is how long a candidate works before it is timed; the device's clocks are up by then.
+// tuneWarm is how long a candidate works before it is timed. All have been compiled by then, so that the device is at work without
+// a pause and its clocks stay up.
 const tuneWarm = 20 * time.Millisecond
+
+// tuneRounds is how often all candidates are timed in turn; the least time of each counts.
+const tuneRounds = 2
 
 // tuneShapes are the layers that candidates are measured on.
 func tuneShapes(dev *vk.Device) []benchCase {
@@ -141,55 +145,66 @@ func (t *tuner) score(ctx context.Context, shape benchCase, step moe.TuningStep,
 	if err := j.prepare(ctx); err != nil {
 		return err
 	}
+	recorded := make([]*vk.Recorder, len(candidates))
 	for i, c := range candidates {
-		if math.IsInf(scores[i], 1) {
-			continue
-		}
-		µs, err := t.time(ctx, l, j, c.Table)
 		var refused *vk.UnsupportedError
-		switch {
-		case errors.As(err, &refused):
+		if recorded[i], err = t.record(ctx, l, j, c.Table); errors.As(err, &refused) {
 			fmt.Printf("%s %s: %v\n", b.Name(), c.What, err)
-			µs = math.Inf(1)
-		case err != nil:
+			scores[i] = math.Inf(1)
+		} else if err != nil {
 			return fmt.Errorf("%s %s: %w", b.Name(), c.What, err)
 		}
-		scores[i] += math.Log(µs)
+	}
+	times, err := t.time(ctx, recorded)
+	if err != nil {
+		return err
+	}
+	for i, c := range candidates {
+		scores[i] += math.Log(times[i])
 		if t.verbose {
-			fmt.Printf("    %-14s %10.1f µs %s\n", b.Name(), µs, c.What)
+			fmt.Printf("    %-14s %10.1f µs %s\n", b.Name(), times[i], c.What)
 		}
 	}
 	return nil
 }
 
-// time checks a candidate and returns the least of its times: what a neighbour on the machine costs is not its fault.
-func (t *tuner) time(ctx context.Context, l *linear, j job, table *moe.Tuning) (µs float64, err error) {
+// record records a candidate, runs it and checks the results. The recorders live as long as the job.
+func (t *tuner) record(ctx context.Context, l *linear, j job, table *moe.Tuning) (*vk.Recorder, error) {
 	if err := moe.UseTuning(t.dev, table); err != nil {
-		return 0, err
+		return nil, err
 	}
-	before := len(l.closers)
-	defer func() {
-		for len(l.closers) > before {
-			err = errors.Join(err, l.closers[len(l.closers)-1]())
-			l.closers = l.closers[:len(l.closers)-1]
-		}
-	}()
 	if err := l.route(ctx); err != nil { // cut as the table says
-		return 0, err
+		return nil, err
 	}
 	rec, err := l.bench.record(j, 1)
-	if err != nil {
-		return 0, err
+	if err == nil {
+		err = rec.Run(ctx)
 	}
-	if err := rec.Run(ctx); err != nil {
-		return 0, err
+	if err == nil {
+		_, err = j.check(ctx)
 	}
-	if _, err := j.check(ctx); err != nil {
-		return 0, err
+	return rec, err
+}
+
+// time returns the least time of each recording, which what a neighbour on the machine costs does not change; infinity for those
+// that could not be recorded.
+func (t *tuner) time(ctx context.Context, recorded []*vk.Recorder) ([]float64, error) {
+	least := make([]float64, len(recorded))
+	for i := range least {
+		least[i] = math.Inf(1)
 	}
-	times, _, err := timeFor(ctx, rec, 1, t.reps, tuneWarm)
-	if err != nil {
-		return 0, err
+	warm := warmUp
+	for range tuneRounds {
+		for i, rec := range recorded {
+			if rec == nil || rec.Err() != nil {
+				continue
+			}
+			times, _, err := timeFor(ctx, rec, 1, t.reps, warm)
+			if err != nil {
+				return nil, err
+			}
+			least[i], warm = min(least[i], quantile(times, 0)), tuneWarm
+		}
 	}
-	return quantile(times, 0), nil
+	return least, nil
 }
