@@ -30,6 +30,8 @@ type FlashGrads struct {
 // that no query sees, and a query that sees none, get zeros. Rows that belong to no sequence are left alone. An infinity or NaN
 // in a row may reach the gradients of other rows of its sequence, whether or not these see each other.
 //
+// By cooperative matrices, which Flash's rule chooses too, p and ds are rounded to the storage type before they are multiplied.
+//
 // Scratch: F32 [T,Hq], and F32 [⌈T/1024⌉,Hq] for the gradient of sinks. On software devices the gradients of very long
 // sequences are added up in several dispatches, and rounded as often.
 //

@@ -29,6 +29,9 @@ const (
 // [T,Hq,dv] apart from all inputs, lse F32 [T,Hq] or nil. A query that sees no key gets 0, and its sink or −Inf as its LSE.
 // Rows of no sequence are left alone. Keys and values that a query does not see do not touch it, even if they are NaN.
 //
+// In f16 and bf16 cooperative matrices multiply where the device has them and shapes suit them (FlashConfig.Path): a weight
+// e^(s − max) is then rounded to the storage type before it multiplies its value.
+//
 // Nothing is as large as T²: beside the operands, and only where queries are so few that the keys are split among
 // work-groups, there are splits·T·Hq·(dv + 2) floats of the recorder's scratch. Errors: see the package.
 func Flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.Tensor) error {

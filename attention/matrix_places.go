@@ -2,6 +2,7 @@ package attention
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"weak"
 
@@ -75,8 +76,12 @@ func placesFor(dev *vk.Device, m, n uint32) (matrixPlaces, bool) {
 		return r.places, r.ok
 	}
 	var r placesResult
-	if places, err := askPlaces(dev, m, n); err == nil {
+	switch places, err := askPlaces(dev, m, n); {
+	case err == nil:
 		r.places, r.ok = placesOf(places, int(n))
+	case errors.Is(err, vk.ErrCompileOnly): // nobody answers: kernels are compiled for a column of each half of the rows per invocation
+		lanes := dev.Caps().SubgroupSize
+		r = placesResult{matrixPlaces{slots: m * n / lanes, mates: n - 1}, lanes%n == 0}
 	}
 	measuredPlaces.Store(key, r)
 	return r.places, r.ok
