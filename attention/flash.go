@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -24,6 +25,7 @@ type FlashConfig struct {
 	SoftCap           float32  // c above 0: scores become c·tanh(score/c) after scaling
 	Scale             float32  // of q·k; 0 means 1/√Width
 	DType             vk.DType // of queries, keys, values and the output: F32, F16 or BF16
+	Path              moe.Path // family of kernels; the zero value takes the one measured to be fastest on devices like this
 }
 
 // Validate reports the first field that makes no sense as a *ConfigError.
@@ -47,6 +49,8 @@ func (c FlashConfig) Validate() error {
 		return check.Config(name, "Scale", "finite", fmt.Sprint(c.Scale))
 	case !check.IsStorage(c.DType):
 		return check.Config(name, "DType", "f32, f16 or bf16", c.DType.String())
+	case c.Path > moe.PathCoopMat:
+		return check.Config(name, "Path", "auto, portable or coopmat", c.Path.String())
 	}
 	return nil
 }

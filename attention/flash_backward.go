@@ -30,6 +30,8 @@ type FlashGrads struct {
 // that no query sees, and a query that sees none, get zeros. Rows that belong to no sequence are left alone. An infinity or NaN
 // in a row may reach the gradients of other rows of its sequence, whether or not these see each other.
 //
+// By cooperative matrices, which Flash's rule chooses too, p and ds are rounded to the storage type before they are multiplied.
+//
 // Scratch: F32 [T,Hq], and F32 [⌈T/1024⌉,Hq] for the gradient of sinks. On software devices the gradients of very long
 // sequences are added up in several dispatches, and rounded as often.
 //
@@ -55,6 +57,9 @@ func flashBackwardBy(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads
 		return rec.Fail(err)
 	}
 	b.plan = plan.complete(rec.Device(), cfg)
+	if err := b.chooseMatrices(plan); err != nil {
+		return rec.Fail(err)
+	}
 	b.delta = rec.Scratch(vk.F32, tokens, cfg.Heads)
 	if rec.Err() != nil {
 		return rec.Err()
@@ -77,6 +82,7 @@ type flashBackward struct {
 	grads        FlashGrads
 	plan         backwardPlan
 	tokens, keys int
+	matrix       deviceMatrix // where plan has tiles for matrices
 }
 
 // maxRowStride bounds the distance of rows: the kernels' distances within a tile are 32-bit numbers of bytes.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -210,7 +211,11 @@ func (p *flashProblem) backward(k *kit, o backwardOption) func() flashGradients 
 func (p *flashProblem) requireGrads(t testing.TB, got flashGradients, o backwardOption, parts int, what string) {
 	t.Helper()
 	dtype := gputest.Oracle(p.cfg.DType)
-	dq, dk, dv, dsinks := p.want.Bounds(dtype)
+	bounds := p.want.Bounds
+	if p.cfg.Path == moe.PathCoopMat {
+		bounds = p.want.RoundedBounds
+	}
+	dq, dk, dv, dsinks := bounds(dtype)
 	for _, g := range []struct {
 		name  string
 		dtype ref.DType

@@ -63,6 +63,8 @@ func chooseBackwardTile(software bool, shared, width int) backwardTile {
 type backwardPlan struct {
 	keys, queries backwardTile // of the kernels whose own side these are
 	steps         int          // of one dispatch
+
+	matrixKeys, matrixQueries backwardMatrixTile // the same on the tensor path
 }
 
 // complete chooses what a plan leaves open.
@@ -122,36 +124,48 @@ func bit(flag uint32, on bool) uint32 {
 	return 0
 }
 
+// strides are the smaller strides of the operands, which are specialization constants.
+type strides struct{ q, k, v, dOut, first, second uint32 }
+
+// keysPush fills in the push constants of dk and dv.
+func (b *flashBackward) keysPush() (push shaders.FlashAttentionBackwardKvPush, s strides, l layout) {
+	cfg := b.cfg
+	push = shaders.FlashAttentionBackwardKvPush{Q: b.in.Q.address(), K: b.in.K.address(), V: b.in.V.address(),
+		Dout: b.dOut.address(), Lse: b.lse.Address(), Delta: b.delta.Address(),
+		QueryOffsets: b.in.QueryOffsets.Address(), KeyOffsets: b.in.keyOffsets().Address(),
+		Sequences: uint32(b.in.sequences()), Queries: uint32(b.tokens), Keys: uint32(b.keys),
+		Heads: uint32(cfg.KVHeads) | uint32(cfg.group())<<16, Window: int32(cfg.Window)}
+	push.QStride, s.q = l.add(bitQ, b.in.Q, cfg.Width)
+	push.KStride, s.k = l.add(bitK, b.in.K, cfg.Width)
+	push.VStride, s.v = l.add(bitV, b.in.V, cfg.ValueWidth)
+	push.DoutStride, s.dOut = l.add(bitDOut, b.dOut, cfg.ValueWidth)
+	if b.grads.K.Tensor != nil {
+		push.Dk = b.grads.K.address()
+		push.DkStride, s.first = l.add(bitFirst, b.grads.K, cfg.Width)
+	}
+	if b.grads.V.Tensor != nil {
+		push.Dv = b.grads.V.address()
+		push.DvStride, s.second = l.add(bitSecond, b.grads.V, cfg.ValueWidth)
+	}
+	return push, s, l
+}
+
 // recordKeys records dk and dv.
 func (b *flashBackward) recordKeys() {
 	if b.grads.K.Tensor == nil && b.grads.V.Tensor == nil || b.in.sequences() == 0 {
 		return
 	}
-	cfg := b.cfg
-	tile := b.plan.keys
-	push := shaders.FlashAttentionBackwardKvPush{Q: b.in.Q.address(), K: b.in.K.address(), V: b.in.V.address(),
-		Dout: b.dOut.address(), Lse: b.lse.Address(), Delta: b.delta.Address(),
-		QueryOffsets: b.in.QueryOffsets.Address(), KeyOffsets: b.in.keyOffsets().Address(),
-		Sequences: uint32(b.in.sequences()), Queries: uint32(b.tokens), Keys: uint32(b.keys),
-		Heads: uint32(cfg.KVHeads) | uint32(cfg.group())<<16, Window: int32(cfg.Window)}
+	push, s, l := b.keysPush()
+	if b.recordKeysByMatrices(push, s, l) {
+		return
+	}
+	cfg, tile := b.cfg, b.plan.keys
 	spec := shaders.FlashAttentionBackwardKvSpec{Threads: uint32(tile.threads()), Own: uint32(tile.own), Other: uint32(tile.other),
 		TO: uint32(tile.to), TX: uint32(tile.tx), Chunk: uint32(tile.chunk), Lanes: uint32(tile.lanes),
 		Most: uint32(b.plan.steps), Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth),
-		Scale: cfg.scale(), SoftCap: cfg.SoftCap, Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate}
-	var l layout
-	push.QStride, spec.QStride = l.add(bitQ, b.in.Q, cfg.Width)
-	push.KStride, spec.KStride = l.add(bitK, b.in.K, cfg.Width)
-	push.VStride, spec.VStride = l.add(bitV, b.in.V, cfg.ValueWidth)
-	push.DoutStride, spec.DoutStride = l.add(bitDOut, b.dOut, cfg.ValueWidth)
-	if b.grads.K.Tensor != nil {
-		push.Dk = b.grads.K.address()
-		push.DkStride, spec.DkStride = l.add(bitFirst, b.grads.K, cfg.Width)
-	}
-	if b.grads.V.Tensor != nil {
-		push.Dv = b.grads.V.address()
-		push.DvStride, spec.DvStride = l.add(bitSecond, b.grads.V, cfg.ValueWidth)
-	}
-	spec.Quads, spec.HeadMajor = l.quads, l.headMajor
+		Scale: cfg.scale(), SoftCap: cfg.SoftCap, Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate,
+		Quads: l.quads, HeadMajor: l.headMajor, QStride: s.q, KStride: s.k, VStride: s.v, DoutStride: s.dOut,
+		DkStride: s.first, DvStride: s.second}
 	total := cfg.group() * check.CeilDiv(b.longest(b.in.MaxQueries, b.tokens), tile.other)
 	b.split(total, func(skip uint32) {
 		push.Skip = skip
@@ -164,29 +178,37 @@ func (b *flashBackward) recordKeys() {
 	})
 }
 
+// queriesPush fills in the push constants of dq.
+func (b *flashBackward) queriesPush() (push shaders.FlashAttentionBackwardQPush, s strides, l layout) {
+	cfg := b.cfg
+	push = shaders.FlashAttentionBackwardQPush{Q: b.in.Q.address(), K: b.in.K.address(), V: b.in.V.address(),
+		Dout: b.dOut.address(), Lse: b.lse.Address(), Delta: b.delta.Address(), Dq: b.grads.Q.address(),
+		QueryOffsets: b.in.QueryOffsets.Address(), KeyOffsets: b.in.keyOffsets().Address(),
+		Sequences: uint32(b.in.sequences()), Queries: uint32(b.tokens), Keys: uint32(b.keys),
+		Heads: uint32(cfg.KVHeads) | uint32(cfg.group())<<16, Window: int32(cfg.Window)}
+	push.QStride, s.q = l.add(bitQ, b.in.Q, cfg.Width)
+	push.KStride, s.k = l.add(bitK, b.in.K, cfg.Width)
+	push.VStride, s.v = l.add(bitV, b.in.V, cfg.ValueWidth)
+	push.DoutStride, s.dOut = l.add(bitDOut, b.dOut, cfg.ValueWidth)
+	push.DqStride, s.first = l.add(bitFirst, b.grads.Q, cfg.Width)
+	return push, s, l
+}
+
 // recordQueries records dq.
 func (b *flashBackward) recordQueries() {
 	if b.grads.Q.Tensor == nil || b.in.sequences() == 0 {
 		return
 	}
-	cfg := b.cfg
-	tile := b.plan.queries
-	push := shaders.FlashAttentionBackwardQPush{Q: b.in.Q.address(), K: b.in.K.address(), V: b.in.V.address(),
-		Dout: b.dOut.address(), Lse: b.lse.Address(), Delta: b.delta.Address(), Dq: b.grads.Q.address(),
-		QueryOffsets: b.in.QueryOffsets.Address(), KeyOffsets: b.in.keyOffsets().Address(),
-		Sequences: uint32(b.in.sequences()), Queries: uint32(b.tokens), Keys: uint32(b.keys),
-		Heads: uint32(cfg.KVHeads) | uint32(cfg.group())<<16, Window: int32(cfg.Window)}
+	push, s, l := b.queriesPush()
+	if b.recordQueriesByMatrices(push, s, l) {
+		return
+	}
+	cfg, tile := b.cfg, b.plan.queries
 	spec := shaders.FlashAttentionBackwardQSpec{Threads: uint32(tile.threads()), Own: uint32(tile.own), Other: uint32(tile.other),
 		TO: uint32(tile.to), TX: uint32(tile.tx), Chunk: uint32(tile.chunk), Lanes: uint32(tile.lanes),
 		Most: uint32(b.plan.steps), Width: uint32(cfg.Width), ValueWidth: uint32(cfg.ValueWidth),
-		Scale: cfg.scale(), SoftCap: cfg.SoftCap, Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate}
-	var l layout
-	push.QStride, spec.QStride = l.add(bitQ, b.in.Q, cfg.Width)
-	push.KStride, spec.KStride = l.add(bitK, b.in.K, cfg.Width)
-	push.VStride, spec.VStride = l.add(bitV, b.in.V, cfg.ValueWidth)
-	push.DoutStride, spec.DoutStride = l.add(bitDOut, b.dOut, cfg.ValueWidth)
-	push.DqStride, spec.DqStride = l.add(bitFirst, b.grads.Q, cfg.Width)
-	spec.Quads, spec.HeadMajor = l.quads, l.headMajor
+		Scale: cfg.scale(), SoftCap: cfg.SoftCap, Causal: cfg.Causal, Tiled: cfg.Tiled, Accumulate: b.grads.Accumulate,
+		Quads: l.quads, HeadMajor: l.headMajor, QStride: s.q, KStride: s.k, VStride: s.v, DoutStride: s.dOut, DqStride: s.first}
 	b.split(check.CeilDiv(b.longest(b.in.MaxKeys, b.keys), tile.other), func(skip uint32) {
 		push.Skip = skip
 		check.Record(b.rec, vk.Dispatch{

@@ -2,6 +2,7 @@ package attention
 
 import (
 	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -28,6 +29,9 @@ const (
 // [T,Hq,dv] apart from all inputs, lse F32 [T,Hq] or nil. A query that sees no key gets 0, and its sink or −Inf as its LSE.
 // Rows of no sequence are left alone. Keys and values that a query does not see do not touch it, even if they are NaN.
 //
+// In f16 and bf16 cooperative matrices multiply where the device has them and shapes suit them (FlashConfig.Path): a weight
+// e^(s − max) is then rounded to the storage type before it multiplies its value.
+//
 // Nothing is as large as T²: beside the operands, and only where queries are so few that the keys are split among
 // work-groups, there are splits·T·Hq·(dv + 2) floats of the recorder's scratch. Errors: see the package.
 func Flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.Tensor) error {
@@ -36,8 +40,9 @@ func Flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.
 
 // A flashPlan is how an attention is computed. What is 0 in it is chosen.
 type flashPlan struct {
-	tile   flashTile
-	splits int
+	tile     flashTile
+	splits   int
+	matrices matrixTile // of the tensor path
 }
 
 // flash is Flash with a plan.
@@ -49,7 +54,14 @@ func flash(rec *vk.Recorder, cfg FlashConfig, in FlashInput, out Heads, lse *vk.
 	if tokens == 0 || in.sequences() == 0 {
 		return rec.Err()
 	}
+	asked := plan
 	plan = plan.complete(rec.Device(), cfg, in, tokens, keys)
+	if tile, x, ok := asked.chooseMatrices(rec.Device(), cfg, in, out, tokens, keys, plan.splits); ok {
+		return flashByMatrices(rec, cfg, in, out, lse, tile, x)
+	}
+	if cfg.Path == moe.PathCoopMat {
+		return rec.Fail(noFlashMatrices(rec.Device(), cfg))
+	}
 	spec := plan.tile.spec(cfg)
 	spec.Partial = plan.splits > 1
 	spec.Quads = in.Q.quads(cfg.Width) && in.K.quads(cfg.Width) && in.V.quads(cfg.ValueWidth) && out.quads(cfg.ValueWidth)

@@ -22,7 +22,9 @@ func pipelines() []vk.PipelineSpec {
 	add := func(k *vk.Kernel, values []uint32) { list = append(list, vk.PipelineSpec{Kernel: k, Spec: values}) }
 	add(shaders.ExpertHistogram, shaders.ExpertHistogramSpec{Threads: sortThreads}.Values())
 	for _, software := range []bool{false, true} {
-		add(shaders.ExpertScatter, shaders.ExpertScatterSpec{Threads: uint32(scatterThreads(software))}.Values())
+		for _, direct := range []bool{false, true} {
+			add(shaders.ExpertScatter, shaders.ExpertScatterSpec{Threads: uint32(scatterThreads(software)), Direct: direct}.Values())
+		}
 	}
 	for _, band := range builtInBands() {
 		for _, tile := range []Tile{band.Wide, band.Narrow} {

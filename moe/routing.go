@@ -41,7 +41,7 @@ func (r *Routing) Slots() int { return r.Tokens * r.K }
 // Route records a router: TopK on logits F32 [T,E], then the grouping of the slots by expert.
 //
 // It takes 4·(4·T·K + 2·tiles + blocks·(E+2) + E + 9) bytes of scratch: tiles = ⌈T·K/BlockM⌉ + min(E,T·K), and blocks
-// at most 128 or, for many experts, 16,384/(E+2), unless that is below 32.
+// none up to 4,096 slots, else at most 128 or, for many experts, 16,384/(E+2), unless that is below 32.
 // Errors: see the package.
 func Route(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (*Routing, error) {
 	ids, gates, err := TopK(rec, logits, cfg)
@@ -124,6 +124,7 @@ func NewIDs(ctx context.Context, dev *vk.Device, ids []int32, k, experts int) (*
 }
 
 const (
+	maxDirectSort   = 4096    // slots that every block of expert_scatter counts in less time than a dispatch takes
 	sortThreads     = 128     // work-group size of expert_histogram
 	minSlotsPerSort = 512     // slots per block
 	maxSlotsPerSort = 1 << 16 // 1,024 chunks of a software device, each ranked in a loop of 16: below maxLoop
@@ -139,8 +140,11 @@ func scatterThreads(software bool) int {
 }
 
 // sortBlocks cuts the slots into blocks: enough of them to fill a device, few enough that each can add up the counts of
-// all, blocks·(E+2) words.
+// all, blocks·(E+2) words. Few slots have no blocks: they are sorted without counts.
 func sortBlocks(slots, experts int) (perBlock, blocks int) {
+	if slots <= maxDirectSort {
+		return 0, 0
+	}
 	most := min(128, max(32, 1<<14/(experts+2)))
 	perBlock = min(max(minSlotsPerSort, check.CeilDiv(slots, most)), maxSlotsPerSort)
 	return perBlock, check.CeilDiv(slots, perBlock)
@@ -178,24 +182,29 @@ func (r *Routing) group(rec *vk.Recorder) (*vk.Tensor, error) {
 	return s.status, rec.Err()
 }
 
-// sort records the stable counting sort of the slots: histogram and scatter.
+// sort records the stable counting sort of the slots: histogram and scatter, or the scatter alone for few slots.
 func (r *Routing) sort(rec *vk.Recorder, s sortScratch) {
 	slots, experts := uint32(r.Slots()), uint32(r.Experts)
-	perBlock, blocks := sortBlocks(r.Slots(), r.Experts)
-	rec.Dispatch(vk.Dispatch{
-		Kernel: shaders.ExpertHistogram,
-		Spec:   shaders.ExpertHistogramSpec{Threads: sortThreads}.Values(),
-		Push: shaders.ExpertHistogramPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Slots: slots, Experts: experts,
-			SlotsPerBlock: uint32(perBlock), Blocks: uint32(blocks)}.Bytes(),
-		Linear: uint64(blocks),
-		Reads:  []*vk.Tensor{r.IDs},
-		Writes: []*vk.Tensor{s.counts},
-		FLOPs:  float64(slots),
-	})
 	threads := scatterThreads(software(rec.Device()))
+	perBlock, blocks := sortBlocks(r.Slots(), r.Experts)
+	direct := blocks == 0
+	if direct {
+		perBlock, blocks = threads, check.CeilDiv(r.Slots(), threads)
+	} else {
+		rec.Dispatch(vk.Dispatch{
+			Kernel: shaders.ExpertHistogram,
+			Spec:   shaders.ExpertHistogramSpec{Threads: sortThreads}.Values(),
+			Push: shaders.ExpertHistogramPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Slots: slots, Experts: experts,
+				SlotsPerBlock: uint32(perBlock), Blocks: uint32(blocks)}.Bytes(),
+			Linear: uint64(blocks),
+			Reads:  []*vk.Tensor{r.IDs},
+			Writes: []*vk.Tensor{s.counts},
+			FLOPs:  float64(slots),
+		})
+	}
 	rec.Dispatch(vk.Dispatch{
 		Kernel: shaders.ExpertScatter,
-		Spec:   shaders.ExpertScatterSpec{Threads: uint32(threads)}.Values(),
+		Spec:   shaders.ExpertScatterSpec{Threads: uint32(threads), Direct: direct}.Values(),
 		Push: shaders.ExpertScatterPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Offsets: r.Offsets.Address(),
 			Order: r.Order.Address(), Inverse: r.Inverse.Address(), Tiles: r.Tiles.Address(), TileArgs: r.TileArgs.Address(),
 			Status: s.status.Address(), Slots: slots, Experts: experts, SlotsPerBlock: uint32(perBlock), Blocks: uint32(blocks),

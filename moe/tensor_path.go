@@ -90,6 +90,21 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	return fitting(band.Matrices, l.Config.In, l.Config.Out)
 }
 
+// bandRows is how many rows of tiles work-groups go through together, column by column: those that run at the same time on an
+// H100, two on each of 132 multiprocessors, then read more of the same weights. Mixtral's up projection takes 11 % less time
+// than row by row at 4,096 tokens.
+const bandRows = 16
+
+// order says in which order work-groups go through tiles, and whether tiles of few rows take less time. Both pay except where
+// weights that are read transposed meet an expert's only whole tile: then a short tile no longer keeps step with the whole one
+// and reads the weights from memory once more, which took 10 % more time for dX of Mixtral's up projection at 512 tokens.
+func (t tensorTile) order(transposed bool, rows, experts int) (band uint32, short bool) {
+	if transposed && rows < 2*t.BM*experts {
+		return 1, false
+	}
+	return bandRows, true
+}
+
 // tensorSpec turns a tile into the kernel's specialization for a layer, or returns false where the device, the dtype, a
 // width or an address rules the tensor path out.
 func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor) (shaders.Scatter2scatterCoopmatSpec, bool) {
@@ -112,6 +127,8 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 		MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
 		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0, Transposed: l.transposed()}
 	s.Threads = s.Subgroup * s.SM * s.SN
+	band, short := t.order(l.transposed(), y.Dim(0), l.Config.Experts)
+	s.BandRows, s.Short = band, short && s.MI > 2
 	chunks := uint32(t.BK / 8)
 	whole := s.Threads%chunks == 0 && uint32(t.BM)*chunks%s.Threads == 0 && uint32(t.BN)*chunks%s.Threads == 0 &&
 		(!l.transposed() || s.Threads%uint32(t.BN/8) == 0)

@@ -57,7 +57,7 @@ for label in "${drivers[@]}"; do
 	case $label+ in
 	*+validation+*)
 		export VKMOE_VALIDATION=1
-		flags+=(--validation)
+		flags+=(--validation --timeout 5m)
 		;;
 	*+gpu+*)
 		export VKMOE_VALIDATION=gpu

@@ -18,13 +18,15 @@
 // Mapping: one work-group per block. Each adds up all blocks' counts for itself, which takes less time than a dispatch in
 // between. It walks its slots in chunks of THREADS, and each invocation ranks its slot among the chunk's by comparison, so
 // the sort is stable and needs neither subgroup operations nor atomics. Block 0 writes what belongs to no block.
-// Accumulation: u32.
+// DIRECT: every work-group counts all slots itself, which for a few thousand takes less time than a dispatch before this one.
+// Accumulation: u32, in DIRECT by shared-memory atomics, whose result does not depend on their order.
 // Oracle: internal/ref/routing.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
 #include "include/routing.glsl"
 
 layout(constant_id = 0) const uint THREADS = 64; // a power of two and at least 4
+layout(constant_id = 1) const bool DIRECT = false; // counts is not read; slots per block is THREADS
 layout(local_size_x_id = 0) in;
 
 layout(push_constant, std430) uniform Push {
@@ -79,6 +81,34 @@ void add_blocks(uint block, uint me) {
     }
 }
 
+// add_slots counts the same from the ids, and finds the lowest slot without an expert.
+void add_slots(uint first_slot, uint me) {
+    for (uint b = me; b <= push.experts; b += THREADS) {
+        start[b] = 0u;
+        next[b] = 0u;
+    }
+    barrier();
+    for (uint first = me; first < push.slots; first += STEP * THREADS) {
+        int ids[STEP];
+        [[unroll]] for (uint i = 0u; i < STEP; i++) {
+            ids[i] = load_i32(push.ids, min(first + i * THREADS, push.slots - 1u));
+        }
+        [[unroll]] for (uint i = 0u; i < STEP; i++) {
+            uint slot = first + i * THREADS;
+            if (slot < push.slots) {
+                uint bucket = bucket_of(ids[i], push.experts);
+                atomicAdd(start[bucket], 1u);
+                if (slot < first_slot) {
+                    atomicAdd(next[bucket], 1u);
+                }
+                if (bucket == push.experts) {
+                    atomicMin(lowest_bad, slot);
+                }
+            }
+        }
+    }
+}
+
 // scan_buckets turns start into first positions and adds them to next; it fills tile_start.
 void scan_buckets(uint me) {
     uint buckets = push.experts + 1u;
@@ -113,11 +143,7 @@ void report(uint me) {
     for (uint b = me; b <= push.experts; b += THREADS) {
         store_i32(push.offsets, b, int(start[b]));
     }
-    if (me == 0u) {
-        lowest_bad = NO_SLOT;
-    }
-    barrier();
-    for (uint b = me; b < push.blocks; b += THREADS) {
+    for (uint b = me; !DIRECT && b < push.blocks; b += THREADS) {
         atomicMin(lowest_bad, load_u32(count_row(push.counts, b, push.experts), push.experts + 1u));
     }
     barrier();
@@ -195,7 +221,14 @@ void main() {
         return;
     }
     uint me = gl_LocalInvocationID.x;
-    add_blocks(block, me);
+    if (me == 0u) {
+        lowest_bad = NO_SLOT;
+    }
+    if (DIRECT) {
+        add_slots(block * THREADS, me);
+    } else {
+        add_blocks(block, me);
+    }
     barrier();
     scan_buckets(me);
     if (block == 0u) {

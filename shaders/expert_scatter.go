@@ -63,12 +63,14 @@ var pushExpertScatter = []kernel.Field{
 // ExpertScatterSpec holds the specialization constants of expert_scatter.comp.
 type ExpertScatterSpec struct {
 	Threads uint32 // constant 0
+	Direct  bool   // constant 1
 }
 
 // DefaultExpertScatterSpec returns the values in the source.
 func DefaultExpertScatterSpec() ExpertScatterSpec {
 	return ExpertScatterSpec{
 		Threads: 64,
+		Direct:  false,
 	}
 }
 
@@ -76,11 +78,13 @@ func DefaultExpertScatterSpec() ExpertScatterSpec {
 func (c ExpertScatterSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
+		bitsBool(c.Direct),
 	}
 }
 
 var specExpertScatter = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},
+	{ID: 1, Name: "DIRECT", Default: 0},
 }
 
 //go:embed spv/expert_scatter.spv

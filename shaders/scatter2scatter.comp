@@ -35,6 +35,7 @@ layout(constant_id = 5) const uint TN = 4;
 layout(constant_id = 6) const bool X_QUADS = false;
 layout(constant_id = 7) const bool W_QUADS = false;
 layout(constant_id = 8) const bool TRANSPOSED = false;
+layout(constant_id = 9) const bool SHORT = false; // tiles of at most half their rows take less time; TM is a multiple of 4
 layout(local_size_x_id = 0) in;
 
 #include "include/scatter2scatter.glsl"
@@ -154,14 +155,14 @@ void load_step(uint me, uint k) {
     }
 }
 
-// multiply_step adds the products of the step in shared memory.
-void multiply_step(uint first_m, uint first_n) {
+// multiply_step adds the products of the step in shared memory for the first `rows` rows of each invocation.
+void multiply_step(uint rows, uint first_m, uint first_n) {
     [[unroll]] for (uint q = 0u; q < KQ; q++) {
         vec4 w[TN];
         [[unroll]] for (uint j = 0u; j < TN; j++) {
             w[j] = w_tile[column_of(first_n, j) * STRIDE + q];
         }
-        [[unroll]] for (uint i = 0u; i < TM; i++) {
+        [[unroll]] for (uint i = 0u; i < rows; i++) {
             vec4 x = x_tile[(first_m + i * ROWS_M) * STRIDE + q];
             [[unroll]] for (uint j = 0u; j < TN; j++) {
                 float sum = sums[i * TN + j];
@@ -171,6 +172,18 @@ void multiply_step(uint first_m, uint first_n) {
                 sums[i * TN + j] = fma(x.w, w[j].w, sum);
             }
         }
+    }
+}
+
+// multiply_rows is multiply_step for as many rows as there are, or more.
+void multiply_rows(uint first_m, uint first_n) {
+    uint rows = tile.end - tile.first;
+    if (SHORT && rows <= ROWS_M * (TM / 4u)) {
+        multiply_step(TM / 4u, first_m, first_n);
+    } else if (SHORT && rows <= ROWS_M * (TM / 2u)) {
+        multiply_step(TM / 2u, first_m, first_n);
+    } else {
+        multiply_step(TM, first_m, first_n);
     }
 }
 
@@ -224,7 +237,7 @@ void main() {
     for (uint k = 0u; k < push.in_width; k += BK) {
         load_step(me, k);
         barrier();
-        multiply_step(first_m, first_n);
+        multiply_rows(first_m, first_n);
         barrier();
     }
     store_results(first_m, first_n);

@@ -74,6 +74,7 @@ type Scatter2scatterSpec struct {
 	XQuads     bool   // constant 6
 	WQuads     bool   // constant 7
 	Transposed bool   // constant 8
+	Short      bool   // constant 9
 }
 
 // DefaultScatter2scatterSpec returns the values in the source.
@@ -88,6 +89,7 @@ func DefaultScatter2scatterSpec() Scatter2scatterSpec {
 		XQuads:     false,
 		WQuads:     false,
 		Transposed: false,
+		Short:      false,
 	}
 }
 
@@ -103,6 +105,7 @@ func (c Scatter2scatterSpec) Values() []uint32 {
 		bitsBool(c.XQuads),
 		bitsBool(c.WQuads),
 		bitsBool(c.Transposed),
+		bitsBool(c.Short),
 	}
 }
 
@@ -116,6 +119,7 @@ var specScatter2scatter = []kernel.Constant{
 	{ID: 6, Name: "X_QUADS", Default: 0},
 	{ID: 7, Name: "W_QUADS", Default: 0},
 	{ID: 8, Name: "TRANSPOSED", Default: 0},
+	{ID: 9, Name: "SHORT", Default: 0},
 }
 
 //go:embed spv/scatter2scatter.f32.spv

@@ -28,10 +28,13 @@ layout(constant_id = 8) const uint MN = 16;
 layout(constant_id = 9) const uint MK = 16;
 layout(constant_id = 10) const bool WHOLE = false; // in is a multiple of BK and out one of BN
 layout(constant_id = 11) const bool TRANSPOSED = false;
+layout(constant_id = 12) const bool SHORT = false; // tiles of few rows take less time; MI > 2
+layout(constant_id = 13) const uint BAND_ROWS = 1; // BAND of include/scatter2scatter.glsl
 layout(local_size_x_id = 0) in;
 
 const uint BM = SM * MI * MM;
 const uint BN = SN * NI * MN;
+#define BAND BAND_ROWS
 #include "include/scatter2scatter.glsl"
 #include "include/weights.glsl"
 
@@ -78,18 +81,22 @@ void find_rows(uint row, uint chunk, uint w_row, uint w_chunk) {
     find_w_rows(w_row, w_chunk);
 }
 
-// fetch starts the loads of inputs [k, k + BK).
-void fetch(uint k, uint chunk, uint w_row) {
+// fetch starts the loads of inputs [k, k + BK) for a tile of strips·SM·MM rows.
+void fetch(uint strips, uint k, uint chunk, uint w_row) {
     bool inside = WHOLE || k + 8u * chunk < push.in_width;
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
-        x_next[i] = inside ? Chunks(push.x).at[x_rows[i] + k / 8u] : uvec4(0u);
+        if (i * STEP < strips * SM * MM) {
+            x_next[i] = inside ? Chunks(push.x).at[x_rows[i] + k / 8u] : uvec4(0u);
+        }
     }
     fetch_w(k, chunk, w_row, inside);
 }
 
-void put(uint row, uint chunk, uint w_row, uint w_chunk) {
+void put(uint strips, uint row, uint chunk, uint w_row, uint w_chunk) {
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
-        chunks[(row + i * STEP) * ROW + chunk] = x_next[i];
+        if (i * STEP < strips * SM * MM) {
+            chunks[(row + i * STEP) * ROW + chunk] = x_next[i];
+        }
     }
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
         chunks[W_FIRST + (w_row + i * W_STEP) * W_ROW + w_chunk] = chunk_of_w(w_next[i]);
@@ -101,10 +108,12 @@ coopmat<ELEMENT, gl_ScopeSubgroup, MM, MK, gl_MatrixUseA> x_now[MI];
 coopmat<ELEMENT, gl_ScopeSubgroup, MK, MN, gl_MatrixUseB> w_now[NI];
 
 // take loads the subgroup's matrices of inputs [q·MK, (q + 1)·MK) of the step in shared memory.
-void take(uint q, uint first_m, uint first_n) {
+void take(uint strips, uint q, uint first_m, uint first_n) {
     [[unroll]] for (uint i = 0u; i < MI; i++) {
-        uint at = 8u * (first_m + i * MM) * ROW + q * MK;
-        coopMatLoad(x_now[i], elements, at, 8u * ROW, gl_CooperativeMatrixLayoutRowMajor);
+        if (i < strips) {
+            uint at = 8u * (first_m + i * MM) * ROW + q * MK;
+            coopMatLoad(x_now[i], elements, at, 8u * ROW, gl_CooperativeMatrixLayoutRowMajor);
+        }
     }
     [[unroll]] for (uint j = 0u; j < NI; j++) {
         uint n = first_n + j * MN;
@@ -113,10 +122,12 @@ void take(uint q, uint first_m, uint first_n) {
     }
 }
 
-void multiply() {
+void multiply(uint strips) {
     [[unroll]] for (uint i = 0u; i < MI; i++) {
         [[unroll]] for (uint j = 0u; j < NI; j++) {
-            sums[i * NI + j] = coopMatMulAdd(x_now[i], w_now[j], sums[i * NI + j]);
+            if (i < strips) {
+                sums[i * NI + j] = coopMatMulAdd(x_now[i], w_now[j], sums[i * NI + j]);
+            }
         }
     }
 }
@@ -161,49 +172,68 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
     }
 }
 
-void main() {
-    if (!find_tile()) {
-        return;
+// add_step adds the products of the step in shared memory while inputs [k, k + BK) are on their way there.
+void add_step(uint strips, uint k, uint row, uint chunk, uint w_row, uint w_chunk, uint first_m, uint first_n) {
+    take(strips, 0u, first_m, first_n);
+    fetch(strips, k, chunk, w_row);
+    [[unroll]] for (uint q = 1u; q < STEPS; q++) {
+        multiply(strips);
+        take(strips, q, first_m, first_n);
     }
+    // The step's last matrices are in registers, so shared memory takes the next step while they multiply. On an H100
+    // this order needs 246 registers; others were a tenth slower or spilled.
+    barrier();
+    put(strips, row, chunk, w_row, w_chunk);
+    multiply(strips);
+    barrier();
+}
+
+// compute fills a tile of strips·SM·MM rows. strips is a constant at each call, so every call has a loop of its own.
+void compute(uint strips) {
     uint me = gl_LocalInvocationID.x;
     uint row = me / KQ;
     uint chunk = me % KQ;
     uint w_row = me / W_ACROSS;
     uint w_chunk = me % W_ACROSS;
-    uint first_m = gl_SubgroupID / SN * (MI * MM);
+    uint first_m = gl_SubgroupID / SN * (strips * MM);
     uint first_n = gl_SubgroupID % SN * (NI * MN);
     find_rows(row, chunk, w_row, w_chunk);
     [[unroll]] for (uint i = 0u; i < MI * NI; i++) {
         sums[i] = coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator>(0.0);
     }
-    fetch(0u, chunk, w_row);
-    put(row, chunk, w_row, w_chunk);
+    fetch(strips, 0u, chunk, w_row);
+    put(strips, row, chunk, w_row, w_chunk);
     barrier();
     for (uint k = BK; k < push.in_width; k += BK) {
-        take(0u, first_m, first_n);
-        fetch(k, chunk, w_row);
-        [[unroll]] for (uint q = 1u; q < STEPS; q++) {
-            multiply();
-            take(q, first_m, first_n);
-        }
-        // The step's last matrices are in registers, so shared memory takes the next step while they multiply. On an
-        // H100 this order needs 246 registers; others were a tenth slower or spilled.
-        barrier();
-        put(row, chunk, w_row, w_chunk);
-        multiply();
-        barrier();
+        add_step(strips, k, row, chunk, w_row, w_chunk, first_m, first_n);
     }
     [[unroll]] for (uint q = 0u; q < STEPS; q++) {
-        take(q, first_m, first_n);
-        multiply();
+        take(strips, q, first_m, first_n);
+        multiply(strips);
     }
     uint strip = gl_SubgroupID * STRIP;
     [[unroll]] for (uint i = 0u; i < MI; i++) {
-        barrier();
-        [[unroll]] for (uint j = 0u; j < NI; j++) {
-            coopMatStore(sums[i * NI + j], floats, 4u * strip + j * MN, 4u * STRIP_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+        if (i < strips) {
+            barrier();
+            [[unroll]] for (uint j = 0u; j < NI; j++) {
+                coopMatStore(sums[i * NI + j], floats, 4u * strip + j * MN, 4u * STRIP_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+            }
+            barrier();
+            store_strip(strip, first_m + i * MM, first_n, gl_SubgroupInvocationID);
         }
-        barrier();
-        store_strip(strip, first_m + i * MM, first_n, gl_SubgroupInvocationID);
+    }
+}
+
+void main() {
+    if (!find_tile()) {
+        return;
+    }
+    uint rows = tile.end - tile.first;
+    if (SHORT && rows <= SM * MM) {
+        compute(1u);
+    } else if (SHORT && rows <= 2u * SM * MM) {
+        compute(2u);
+    } else {
+        compute(MI);
     }
 }

@@ -77,6 +77,8 @@ type Scatter2scatterCoopmatSpec struct {
 	MK         uint32 // constant 9
 	Whole      bool   // constant 10
 	Transposed bool   // constant 11
+	Short      bool   // constant 12
+	BandRows   uint32 // constant 13
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
@@ -94,6 +96,8 @@ func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
 		MK:         16,
 		Whole:      false,
 		Transposed: false,
+		Short:      false,
+		BandRows:   1,
 	}
 }
 
@@ -112,6 +116,8 @@ func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
 		c.MK,
 		bitsBool(c.Whole),
 		bitsBool(c.Transposed),
+		bitsBool(c.Short),
+		c.BandRows,
 	}
 }
 
@@ -128,6 +134,8 @@ var specScatter2scatterCoopmat = []kernel.Constant{
 	{ID: 9, Name: "MK", Default: 16},
 	{ID: 10, Name: "WHOLE", Default: 0},
 	{ID: 11, Name: "TRANSPOSED", Default: 0},
+	{ID: 12, Name: "SHORT", Default: 0},
+	{ID: 13, Name: "BAND_ROWS", Default: 1},
 }
 
 //go:embed spv/scatter2scatter_coopmat.f16.spv

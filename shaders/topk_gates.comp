@@ -52,6 +52,7 @@ const uint SIGMOID_TOPK = 3u;
 const uint SIGMOID_TOPK_NORM = 4u;
 const bool SIGMOID = MODE >= SIGMOID_TOPK;
 const uint NO_ID = 0xffffffffu;
+const uint STEP = LANES > 1u ? 4u : 1u; // keys or logits that a lane loads at once, so as to wait once for them
 
 shared uint keys[KEYS];
 shared uvec2 best[2 * THREADS]; // each lane's candidate, in turns for even and odd rounds
@@ -69,11 +70,17 @@ bool above(uint key, uint id, uint other_key, uint other_id) {
 uvec2 next_best(uint round, uint last_key, uint last_id) {
     uint key = KEY_NONE;
     uint id = NO_ID;
-    for (uint e = lane; e < push.experts; e += LANES) {
-        uint candidate = keys[first_key + e];
-        if (above(last_key, last_id, candidate, e) && above(candidate, e, key, id)) {
-            key = candidate;
-            id = e;
+    for (uint first = lane; first < push.experts; first += STEP * LANES) {
+        uint candidates[STEP];
+        [[unroll]] for (uint i = 0u; i < STEP; i++) {
+            candidates[i] = keys[first_key + min(first + i * LANES, push.experts - 1u)];
+        }
+        [[unroll]] for (uint i = 0u; i < STEP; i++) {
+            uint e = first + i * LANES;
+            if (e < push.experts && above(last_key, last_id, candidates[i], e) && above(candidates[i], e, key, id)) {
+                key = candidates[i];
+                id = e;
+            }
         }
     }
     if (LANES == 1u) {
@@ -83,28 +90,41 @@ uvec2 next_best(uint round, uint last_key, uint last_id) {
     best[mine] = uvec2(key, id);
     barrier();
     uvec2 result = best[mine - lane];
-    for (uint i = 1u; i < LANES; i++) {
+    [[unroll]] for (uint i = 1u; i < LANES; i++) {
         uvec2 other = best[mine - lane + i];
         result = above(other.x, other.y, result.x, result.y) ? other : result;
     }
     return result;
 }
 
+// put_key stores the key of an expert's logit and returns how many NaNs it met on the way.
+float put_key(uvec2 logits, uint e, float logit) {
+    uint key = key_of(logit);
+    float nans = key == KEY_NAN ? 1.0 : 0.0;
+    if (SIGMOID && key != KEY_NAN) {
+        precise float biased = sigmoid(logit);
+        float bias = load_f32(readable(push.bias, logits), e);
+        biased += address_is_null(push.bias) ? 0.0 : bias;
+        key = key_of(biased);
+        nans += key == KEY_NAN ? 1.0 : 0.0;
+    }
+    keys[first_key + e] = key;
+    return nans;
+}
+
 // load_keys fills the row's keys and returns how many NaNs this lane met.
 float load_keys(uvec2 logits) {
     float nans = 0.0;
-    for (uint e = lane; e < push.experts; e += LANES) {
-        float logit = load_f32(logits, e);
-        uint key = key_of(logit);
-        nans += key == KEY_NAN ? 1.0 : 0.0;
-        if (SIGMOID && key != KEY_NAN) {
-            precise float biased = sigmoid(logit);
-            float bias = load_f32(readable(push.bias, logits), e);
-            biased += address_is_null(push.bias) ? 0.0 : bias;
-            key = key_of(biased);
-            nans += key == KEY_NAN ? 1.0 : 0.0;
+    for (uint first = lane; first < push.experts; first += STEP * LANES) {
+        float values[STEP];
+        [[unroll]] for (uint i = 0u; i < STEP; i++) {
+            values[i] = load_f32(logits, min(first + i * LANES, push.experts - 1u));
         }
-        keys[first_key + e] = key;
+        [[unroll]] for (uint i = 0u; i < STEP; i++) {
+            if (first + i * LANES < push.experts) {
+                nans += put_key(logits, first + i * LANES, values[i]);
+            }
+        }
     }
     return nans;
 }
@@ -178,6 +198,7 @@ void main() {
     float top = 0.0;
     uint top_key = 0u;
     float chosen_sum = 0.0;
+    float kept = 0.0; // the lane's first choice of those that it stores; others wait in memory
     for (uint j = 0u; j < push.k; j++) {
         chosen = next_best(j, chosen.x, chosen.y);
         if (j == 0u) {
@@ -189,7 +210,11 @@ void main() {
         // The lane that stores a gate now is the one that divides it below.
         if (stores && j % LANES == lane) {
             store_i32(ids, j, int(chosen.y));
-            store_f32(gates, j, w);
+            if (j < LANES) {
+                kept = w;
+            } else {
+                store_f32(gates, j, w);
+            }
         }
     }
 
@@ -208,7 +233,11 @@ void main() {
     bool undefined = SIGMOID ? nans > 0.0 : no_softmax(nans, top_key);
     if (stores) {
         for (uint j = lane; j < push.k; j += LANES) {
-            store_f32(gates, j, undefined ? NAN : load_f32(gates, j) / sum * push.scale);
+            float w = kept;
+            if (j >= LANES) {
+                w = load_f32(gates, j);
+            }
+            store_f32(gates, j, undefined ? NAN : w / sum * push.scale);
         }
     }
 }

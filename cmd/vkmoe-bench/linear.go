@@ -96,24 +96,10 @@ func (l *linear) repeats() int { return 25 }
 
 // expertWeights are the weights that an expert multiplies by.
 func (l *linear) expertWeights(ctx context.Context, e int) ([]float32, error) {
-	formats := map[moe.WeightFormat]ref.WeightFormat{moe.WeightsInt8: ref.Int8, moe.WeightsQ4: ref.Q4}
-	format, quantized := formats[l.weights]
-	if !quantized {
+	if l.weights == moe.WeightsFull {
 		return l.w.of(e), nil
 	}
-	expert, err := l.layer.Weight.Expert(e)
-	if err != nil {
-		return nil, err
-	}
-	words, err := vk.Download[uint32](ctx, expert)
-	if err != nil {
-		return nil, err
-	}
-	weights := make([]float32, l.in*l.out)
-	for i, w := range ref.Unpack(format, words, l.out, l.in).Dequantize() {
-		weights[i] = float32(w)
-	}
-	return weights, nil
+	return moe.DownloadBankAt(ctx, l.layer.Weight, e*l.in*l.out, l.in*l.out)
 }
 
 // check compares the rows of sampled slots.

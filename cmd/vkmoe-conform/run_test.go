@@ -148,7 +148,7 @@ func TestAFailureCanBeRepeatedByItsName(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(r.Cases[0].Evidence, "pipelines.json"))
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(text, &pipelines))
-	require.Equal(t, "expert_histogram", pipelines[0].Kernel)
+	require.Equal(t, "expert_scatter", pipelines[0].Kernel)
 	require.NotEmpty(t, pipelines[0].Constants)
 
 	waivers := filepath.Join(dir, "waivers.json")

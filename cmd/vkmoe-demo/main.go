@@ -96,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f.StringVar(&o.Out, "out", ".", "folder for what is written; made if it does not exist")
 	f.StringVar(&o.Animate, "animate", "", "file for an animation of the run, GIF (without a window)")
 	f.StringVar(&o.Prompt, "prompt", "The Rays of Light ", "what the model goes on from when it writes")
-	f.IntVar(&o.Steps, "steps", 300, "training steps of the whole run; 0 for no end")
+	f.IntVar(&o.Steps, "steps", 400, "training steps of the whole run; 0 for no end")
 	f.IntVar(&o.Frames, "frames", 0, "frames that the window draws before it closes; 0 for no end")
 	f.IntVar(&o.K, "k", 2, "experts per byte")
 	f.BoolVar(&o.Dense, "dense", false, "begin with a dense MLP in place of the experts")

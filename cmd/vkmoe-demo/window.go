@@ -287,9 +287,14 @@ func (v *view) draw(n *dashboard.Snapshot) error {
 	return nil
 }
 
-// setTitle names the device that draws and, once it is known, the frame rate.
+// setTitle tells how far the run is, which device draws and, once it is known, the frame rate.
 func (v *view) setTitle() {
-	title := "vkmoe: a mixture of experts learns; drawn by " + v.p.Adapter().Name
+	n := v.s.Snapshot()
+	title := "vkmoe: " + n.State.String()
+	if n.Step > 0 {
+		title += fmt.Sprintf(", step %d", n.Step)
+	}
+	title += "; drawn by " + v.p.Adapter().Name
 	if v.rate.perSecond > 0 {
 		title += fmt.Sprintf(", %.0f frames/s", v.rate.perSecond)
 	}

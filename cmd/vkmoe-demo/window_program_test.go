@@ -64,14 +64,16 @@ func TestProgramInAWindow(t *testing.T) {
 	t.Run("closed by the window manager", func(t *testing.T) {
 		out := t.TempDir()
 		cmd, said := program(t, screen.Display, "--out", out)
-		_, err := screen.Do("search", "--sync", "--onlyvisible", "--name", "vkmoe.*frames", "windowactivate", "--sync", "key", "alt+F4")
+		id, err := screen.Find("vkmoe.*step [1-9].*frames", time.Minute) // so that there is something to be saved
+		require.NoError(t, err)
+		_, err = screen.Do("windowactivate", "--sync", id, "key", "alt+F4")
 		require.NoError(t, err)
 		require.Zero(t, exitOf(t, cmd), said)
 		require.FileExists(t, filepath.Join(out, session.FileName))
 	})
 	t.Run("interrupted", func(t *testing.T) {
 		cmd, said := program(t, screen.Display, "--out", t.TempDir())
-		_, err := screen.Do("search", "--sync", "--onlyvisible", "--name", "vkmoe.*frames")
+		_, err := screen.Find("vkmoe.*training.*drawn by", time.Minute)
 		require.NoError(t, err)
 		require.NoError(t, cmd.Process.Signal(os.Interrupt))
 		require.Equal(t, exitInterrupted, exitOf(t, cmd), said)

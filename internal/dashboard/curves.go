@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/vkmoe/vkmoe/internal/canvas"
 )
@@ -213,7 +214,7 @@ func (d *Dashboard) drawMemory(c *canvas.Canvas, s *Snapshot, r rect) {
 	if r.h > 130 {
 		var top rect
 		top, r = r.cut(44)
-		for i, part := range []struct{ value, unit string }{{si(s.TokensPerSecond), "tokens/s"}, {si(s.FLOPS), "FLOP/s"}} {
+		for i, part := range []struct{ value, unit string }{{strings.TrimSpace(si(s.TokensPerSecond)), " tokens/s"}, {si(s.FLOPS), "FLOP/s"}} {
 			x := top.x + float64(i)*top.w/2
 			length := c.Text(x, top.y+25, part.value, numberFont, canvas.Left, ink)
 			c.Text(x+length, top.y+25, part.unit, textFont, canvas.Left, soft)

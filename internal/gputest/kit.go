@@ -131,7 +131,7 @@ func (k *Kit) Floats(name string, dtype vk.DType, data []float32, shape ...int) 
 	bits := make([]uint32, len(data))
 	for i, v := range data {
 		bits[i] = vk.Bits(dtype, v)
-		require.True(k.T, dtype == vk.F32 || v == vk.FromBits(dtype, bits[i]), "%s[%d] = %v is no %v", name, i, v, dtype)
+		require.True(k.T, dtype == vk.F32 || v != v || v == vk.FromBits(dtype, bits[i]), "%s[%d] = %v is no %v", name, i, v, dtype)
 	}
 	return k.banded(name, dtype, bits, shape).view
 }

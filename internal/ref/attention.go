@@ -35,7 +35,8 @@ type AttentionResult struct {
 	LSE    []float64 // [T,Heads]
 	LSEAbs []float64 // [T,Heads] the scale of its rounding errors
 
-	a Attention
+	weighted, plain []float64 // [T,Heads,ValueWidth] Σ p|v|, and Σ |v| over the visible keys
+	a               Attention
 }
 
 // SequenceCount returns B.
@@ -117,6 +118,7 @@ func AttentionForward[F Float](a Attention, q, k, v []F) AttentionResult {
 	a.check("AttentionForward", len(q), len(k), len(v))
 	rows := a.Queries() * a.Heads
 	res := AttentionResult{Out: newResult(rows * a.ValueWidth), LSE: make([]float64, rows), LSEAbs: make([]float64, rows), a: a}
+	res.weighted, res.plain = make([]float64, len(res.Out.Y)), make([]float64, len(res.Out.Y))
 	q64, k64, v64 := Widen(q), Widen(k), Widen(v)
 	for t := range a.Queries() {
 		for h := range a.Heads {
@@ -125,6 +127,7 @@ func AttentionForward[F Float](a Attention, q, k, v []F) AttentionResult {
 			res.LSE[at], res.LSEAbs[at] = row.lse, row.lseAbs
 			out := at * a.ValueWidth
 			a.rowOut(row, v64, Result{res.Out.Y[out : out+a.ValueWidth], res.Out.Abs[out : out+a.ValueWidth]})
+			a.rowScales(row, v64, res.weighted[out:out+a.ValueWidth], res.plain[out:out+a.ValueWidth])
 		}
 	}
 	return res
@@ -234,6 +237,30 @@ func (a Attention) rowOut(r attentionRow, v []float64, out Result) {
 			out.Abs[c] += p * r.errors[j] * math.Abs(x)
 		}
 	}
+}
+
+// rowScales adds up what rounded weights of one row do to its sums.
+func (a Attention) rowScales(r attentionRow, v, weighted, plain []float64) {
+	for j, p := range r.p {
+		value := v[((r.first+j)*a.KVHeads+r.head)*a.ValueWidth:][:a.ValueWidth]
+		for c, x := range value {
+			weighted[c] += p * math.Abs(x)
+			plain[c] += math.Abs(x)
+		}
+	}
+}
+
+// RoundedBounds are Bounds for kernels that round every weight e^(s − top), at most 1, to dtype before it meets its value. A
+// denormal of f16 is off by up to 2^-25, and the weights' sum is at least 1.
+func (r AttentionResult) RoundedBounds(dtype DType) (out, lse []float64) {
+	out, lse = r.Bounds(dtype)
+	for i := range out {
+		out[i] += dtype.Storage() * 1.01 * r.weighted[i]
+		if dtype == F16 {
+			out[i] += 0x1p-25 * r.plain[i]
+		}
+	}
+	return out, lse
 }
 
 // Bounds returns per element the largest errors that a correct kernel may show which computes in f32, stores the output as

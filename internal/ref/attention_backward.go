@@ -12,6 +12,8 @@ type AttentionGrads struct {
 	a Attention
 	// What a stored output that is off by a relative 1 adds: the kernels read it back to form the row sums D.
 	qStored, kStored, sinksStored []float64
+	// What weights and logits' gradients that are off by a relative 1 add to dq, dk and dv, and what those off by 1 do.
+	rounded, plain [3][]float64
 }
 
 // AttentionBackward differentiates AttentionForward from dOut [T,Heads,ValueWidth] (arXiv 2205.14135, appendix B.4): with
@@ -29,6 +31,9 @@ func AttentionBackward[F, D Float](a Attention, q, k, v []F, dOut []D) Attention
 	g := AttentionGrads{
 		DQ: newResult(len(q)), DK: newResult(len(k)), DV: newResult(len(v)), a: a,
 		qStored: make([]float64, len(q)), kStored: make([]float64, len(k)),
+	}
+	for i, n := range []int{len(q), len(k), len(v)} {
+		g.rounded[i], g.plain[i] = make([]float64, n), make([]float64, n)
 	}
 	if a.Sinks != nil {
 		g.DSinks, g.sinksStored = newResult(a.Heads), make([]float64, a.Heads)
@@ -63,6 +68,8 @@ func (g *AttentionGrads) addRow(q, k, v, d []float64, t, h int) {
 			dpAbs += math.Abs(x * v[value+c])
 			g.DV.Y[value+c] += p * x
 			g.DV.Abs[value+c] += p * (r.errors[j] + lseError) * math.Abs(x)
+			g.rounded[2][value+c] += p * math.Abs(x)
+			g.plain[2][value+c] += math.Abs(x)
 		}
 		slope, slopeAbs := 1.0, 1.0
 		if a.SoftCap > 0 {
@@ -82,6 +89,10 @@ func (g *AttentionGrads) addRow(q, k, v, d []float64, t, h int) {
 			g.DK.Y[key+i] += ds * x
 			g.DK.Abs[key+i] += dsAbs * math.Abs(x)
 			g.kStored[key+i] += dsStored * math.Abs(x)
+			g.rounded[0][query+i] += math.Abs(ds * y)
+			g.rounded[1][key+i] += math.Abs(ds * x)
+			g.plain[0][query+i] += math.Abs(a.scale() * y)
+			g.plain[1][key+i] += math.Abs(a.scale() * x)
 		}
 	}
 	if a.Sinks != nil && len(r.p) > 0 {
@@ -110,6 +121,26 @@ func (g AttentionGrads) Bounds(dtype DType) (dq, dk, dv, dsinks []float64) {
 	dsinks = g.DSinks.stored(F32, n+g.a.Queries(), nil)
 	for i, s := range g.sinksStored {
 		dsinks[i] += dtype.Storage() * s
+	}
+	return dq, dk, dv, dsinks
+}
+
+// RoundedBounds are Bounds for kernels that round every probability and every logit's gradient, before it is scaled, to dtype
+// before it is multiplied. A denormal of f16 is off by up to 2^-25.
+func (g AttentionGrads) RoundedBounds(dtype DType) (dq, dk, dv, dsinks []float64) {
+	dq, dk, dv, dsinks = g.Bounds(dtype)
+	unit := dtype.Storage()
+	stored := [3][]float64{g.qStored, g.kStored, nil}
+	for which, bound := range [3][]float64{dq, dk, dv} {
+		for i := range bound {
+			bound[i] += unit * 1.01 * g.rounded[which][i]
+			if stored[which] != nil { // the stored output's error is rounded too
+				bound[i] += unit * unit * stored[which][i]
+			}
+			if dtype == F16 {
+				bound[i] += 0x1p-25 * g.plain[which][i]
+			}
+		}
 	}
 	return dq, dk, dv, dsinks
 }

@@ -130,6 +130,18 @@ func (s *Screen) Do(args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
+// Find waits for a window whose title matches and returns its number, for Do. xdotool's own waiting fails when another window
+// goes away meanwhile.
+func (s *Screen) Find(title string, most time.Duration) (id string, err error) {
+	for end := time.Now().Add(most); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if id, err = s.Do("search", "--onlyvisible", "--name", title); err == nil && id != "" {
+			id, _, _ = strings.Cut(id, "\n")
+			return id, nil
+		}
+	}
+	return "", fmt.Errorf("no window %q: %w", title, err)
+}
+
 // Picture is what the screen shows.
 func (s *Screen) Picture() (*image.RGBA, error) {
 	f, err := os.Open(filepath.Join(s.folder, "Xvfb_screen0"))

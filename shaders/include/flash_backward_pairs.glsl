@@ -87,12 +87,6 @@ void load_statistics(uint me, uint first, uint count, uint head) {
     }
 }
 
-bool sees(int query, int key) {
-    int position = query + sequence.shift;
-    return query < sequence.end_query && key < sequence.end_key && (!CAUSAL || key <= position)
-        && (push.window == 0 || key > position - push.window);
-}
-
 // pair is p and ds/SCALE of one query and key from their products; statistic is the query's place in row_lse.
 vec2 pair(float qk, float dout_v, int query, int key, uint statistic) {
     float logit = SCALE * qk;

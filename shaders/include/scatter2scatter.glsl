@@ -40,11 +40,24 @@ uint slot_of(uint position) {
     return has(DENSE) ? position : uint(load_i32(push.order, position));
 }
 
-// find_tile returns false when the work-group has nothing to do.
+// find_tile returns false when the work-group has nothing to do. Tiles of a row follow each other; with BAND, which a kernel
+// may define, tiles of a column of BAND rows do, then those of the next column: those that run together share more of W.
 bool find_tile() {
     uint columns = (push.out_width + BN - 1u) / BN;
     uint id = group_id() / columns;
-    tile.column = (group_id() - id * columns) * BN;
+    uint column = group_id() - id * columns;
+#ifdef BAND
+    uint rows = has(DENSE) ? (push.rows + BM - 1u) / BM : push.rows; // of tiles
+    if (id >= rows) {
+        return false;
+    }
+    uint first = id / BAND * BAND;
+    uint height = min(BAND, rows - first);
+    uint place = group_id() - first * columns;
+    column = place / height;
+    id = first + place - column * height;
+#endif
+    tile.column = column * BN;
     if (has(DENSE)) {
         tile.expert = 0u;
         tile.first = id * BM;

@@ -39,9 +39,9 @@ var families = []family{
 	routingCases, topKCases, topKUnusual, topKBackwardCases,
 	activationCases, activationUnusual, combineCases, convertCases, jitterCases,
 	statsCases, lossCases, mlpForward, mlpBackward,
-	flashCases, normCases, ropeCases,
+	flashCases, flashCoopMat, normCases, ropeCases,
 	selfAttentionCases, mlaCases, mixtureCases, cacheCases,
-	embeddingCases, crossEntropyCases, scaledAddCases, samplingCases, adamCases, quantizeCases, ceilingCases,
+	embeddingCases, crossEntropyCases, scaledAddCases, samplingCases, adamCases, quantizeCases, ceilingCases, placesCases,
 	selfTests,
 }
 

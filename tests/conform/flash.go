@@ -5,6 +5,7 @@ import (
 
 	"github.com/vkmoe/vkmoe/attention"
 	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -112,6 +113,9 @@ func (c flashCase) forward(k *Kit) func() {
 	return func() {
 		want := ref.AttentionForward(r.oracle, r.q, r.kk, r.v)
 		bound, lseBound := want.Bounds(refTypes[cfg.DType])
+		if cfg.Path != moe.PathPortable { // matrices take every weight rounded to the storage type
+			bound, lseBound = want.RoundedBounds(refTypes[cfg.DType])
+		}
 		k.compare("out", r.lay(k.Values(o.t), r.tokens, cfg.Heads, cfg.ValueWidth, true), want.Out.Y, bound)
 		k.Close("lse", lse, want.LSE, lseBound)
 	}
@@ -147,6 +151,9 @@ func (c flashCase) backward(k *Kit) func() {
 	return func() {
 		want := ref.AttentionBackward(r.oracle, r.q, r.kk, r.v, dOut)
 		q, kb, v, sinks := want.Bounds(refTypes[cfg.DType])
+		if cfg.Path != moe.PathPortable { // and the gradients of scores
+			q, kb, v, sinks = want.RoundedBounds(refTypes[cfg.DType])
+		}
 		r.judge("dq", dq, want.DQ, q, r.tokens, cfg.Heads, cfg.Width)
 		r.judge("dk", dk, want.DK, kb, r.keyRows, cfg.KVHeads, cfg.Width)
 		r.judge("dv", dv, want.DV, v, r.keyRows, cfg.KVHeads, cfg.ValueWidth)

@@ -170,7 +170,7 @@ func (c cacheCase) grow(k *Kit, capacity int) func() {
 			Window: cfg.Window, Scale: float64(float32(1 / math.Sqrt(float64(cfg.Width)))), QueryOffsets: offsetsOf(c.steps[last]),
 			KeyOffsets: offsetsOf(keyCounts)}
 		want := ref.AttentionForward(a, q, gather(rows.keys, order, cfg.KVHeads*cfg.Width), gather(rows.values, order, cfg.KVHeads*cfg.ValueWidth))
-		bound, _ := want.Bounds(refTypes[cfg.DType])
+		bound, _ := want.RoundedBounds(refTypes[cfg.DType])
 		k.Close("out", out, want.Out.Y, bound)
 	}
 }

@@ -93,7 +93,7 @@ func (m mixtureConfig) forward(k *Kit, c layerCase) func() {
 		k.Close("logits", saved.Logits, res.Logits.Y, res.Logits.Bound(ref.F32, m.cfg.Width))
 		keys, values := r.halves(k.Values(saved.KeyValue))
 		core := ref.AttentionForward(r.oracle.Attention, k.Values(saved.Query), keys, values)
-		bound, _ := core.Bounds(t)
+		bound, _ := core.RoundedBounds(t) // as matrices do it, which the device may take
 		k.Close("heads", saved.Heads, core.Out.Y, bound)
 	}
 }

@@ -83,7 +83,7 @@ func (m mlaConfig) forward(k *Kit, c layerCase) func() {
 		up := ref.DenseLinear(r.oracle.KVUp, k.Values(saved.Latent), r.tokens())
 		k.Close("up", saved.Up, up.Y, up.Bound(t, m.cfg.KVRank))
 		core := ref.AttentionForward(r.oracle.Attention, k.Values(saved.Query), k.Values(saved.Key), m.valuesOf(k.Values(saved.Up)))
-		bound, _ := core.Bounds(t)
+		bound, _ := core.RoundedBounds(t) // as matrices do it, which the device may take
 		k.Close("heads", saved.Heads, core.Out.Y, bound)
 		out := ref.DenseLinear(r.oracle.Output, k.Values(saved.Heads), r.tokens())
 		k.Close("y", y, out.Y, out.Bound(t, m.cfg.Heads*m.cfg.ValueWidth))

@@ -72,7 +72,7 @@ func (s selfConfig) forward(k *Kit, c layerCase) func() {
 		value := ref.DenseLinear(r.oracle.Value, r.xs, r.tokens())
 		k.Close("value", saved.Value, value.Y, value.Bound(t, s.cfg.Width))
 		core := ref.AttentionForward(r.oracle.Attention, k.Values(saved.Turned[0]), k.Values(saved.Turned[1]), k.Values(saved.Value))
-		bound, _ := core.Bounds(t)
+		bound, _ := core.RoundedBounds(t) // as matrices do it, which the device may take
 		k.Close("heads", saved.Heads, core.Out.Y, bound)
 		out := ref.DenseLinear(r.oracle.Output, k.Values(saved.Heads), r.tokens())
 		k.Close("y", y, out.Y, out.Bound(t, s.cfg.Heads*s.cfg.HeadWidth))

@@ -6,6 +6,7 @@ import (
 
 	"github.com/vkmoe/vkmoe/attention"
 	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -44,7 +45,7 @@ func flashCases(add func(Case)) {
 		for i, f := range flashConfigs {
 			for j, n := range flashLengths {
 				c := flashCase{cfg: f.cfg, queries: n.queries, keys: n.keys, sinks: f.sinks}
-				c.cfg.DType = dtype
+				c.cfg.DType, c.cfg.Path = dtype, moe.PathPortable
 				for _, layout := range []string{"rows", "heads_odd"} {
 					if layout != "rows" && j != 2 && j != 4 {
 						continue
@@ -59,6 +60,50 @@ func flashCases(add func(Case)) {
 						acc := c
 						acc.accumulate = true
 						add(Case{Name: "flash.backward." + name + "_accumulate", Record: acc.backward})
+					}
+				}
+			}
+		}
+	}
+}
+
+// flashMatrixConfigs are features of an attention by cooperative matrices, which take widths of whole sixteens.
+var flashMatrixConfigs = []struct {
+	name  string
+	cfg   attention.FlashConfig
+	sinks bool
+}{
+	{"full", attention.FlashConfig{Heads: 4, KVHeads: 4, Width: 16, ValueWidth: 16}, false},
+	{"causal", attention.FlashConfig{Heads: 4, KVHeads: 2, Width: 16, ValueWidth: 16, Causal: true}, false},
+	{"tiled", attention.FlashConfig{Heads: 6, KVHeads: 2, Width: 16, ValueWidth: 32, Causal: true, Tiled: true}, false},
+	{"multi_query", attention.FlashConfig{Heads: 5, KVHeads: 1, Width: 48, ValueWidth: 16, Causal: true}, false},
+	{"window", attention.FlashConfig{Heads: 2, KVHeads: 1, Width: 16, ValueWidth: 16, Causal: true, Window: 9}, false},
+	{"open_window", attention.FlashConfig{Heads: 2, KVHeads: 2, Width: 16, ValueWidth: 16, Window: 5}, false},
+	{"soft_cap", attention.FlashConfig{Heads: 2, KVHeads: 1, Width: 16, ValueWidth: 16, Causal: true, SoftCap: 1.5, Scale: 0.7}, false},
+	{"sinks", attention.FlashConfig{Heads: 4, KVHeads: 2, Width: 16, ValueWidth: 16, Causal: true}, true},
+	{"wide", attention.FlashConfig{Heads: 2, KVHeads: 1, Width: 128, ValueWidth: 96, Causal: true}, false},
+	{"all", attention.FlashConfig{Heads: 6, KVHeads: 3, Width: 32, ValueWidth: 16, Tiled: true, Causal: true, Window: 50, SoftCap: 2}, true},
+}
+
+// flashCoopMat are attentions by cooperative matrices, forward and backward.
+func flashCoopMat(add func(Case)) {
+	for d, dtype := range storages[1:] {
+		for i, f := range flashMatrixConfigs {
+			for j, n := range flashLengths[:6] {
+				for m, layout := range []string{"rows", "heads"} {
+					if m == 1 && (i+j)%3 > 0 {
+						continue
+					}
+					c := flashCase{cfg: f.cfg, queries: n.queries, keys: n.keys, sinks: f.sinks, headMajor: m == 1}
+					c.cfg.DType, c.cfg.Path = dtype, moe.PathCoopMat
+					name := fmt.Sprintf("%v.coopmat.%s.%s.%s", dtype, f.name, n.name, layout)
+					required := m == 0 && (j == 2 && i == 7 || j == 1 && i == 1 || j == 4 && i == 4)
+					needs := []vk.Feature{vk.FeatureCoopMat}
+					add(Case{Name: "flash.forward." + name, Needs: needs, Required: required, Record: c.forward})
+					add(Case{Name: "flash.backward." + name, Needs: needs, Required: required && i != 1, Record: c.backward})
+					if j == 2 && m == 0 && i%3 == d {
+						c.accumulate = true
+						add(Case{Name: "flash.backward." + name + "_accumulate", Needs: needs, Record: c.backward})
 					}
 				}
 			}
