@@ -14,7 +14,7 @@ func routingCases(add func(Case)) {
 		{experts: 1, k: 1, tokens: 0}, {experts: 8, k: 2, tokens: 0}, {experts: 1, k: 1, tokens: 1}, {experts: 1024, k: 64, tokens: 1},
 		{experts: 3, k: 3, tokens: 2}, {experts: 8, k: 2, tokens: 5}, {experts: 7, k: 4, tokens: 31}, {experts: 64, k: 1, tokens: 64},
 		{experts: 2, k: 1, tokens: 65}, {experts: 128, k: 8, tokens: 127}, {experts: 8, k: 3, tokens: 256}, {experts: 1024, k: 16, tokens: 80},
-		{experts: 33, k: 5, tokens: 513}, {experts: 60, k: 4, tokens: 1000}, {experts: 8, k: 2, tokens: 4097}, {experts: 1, k: 1, tokens: 20000},
+		{experts: 33, k: 5, tokens: 513}, {experts: 60, k: 4, tokens: 1030}, {experts: 8, k: 2, tokens: 4097}, {experts: 1, k: 1, tokens: 20000},
 	}
 	for i, s := range shapes {
 		for j, sp := range spreads {
