@@ -32,7 +32,7 @@ const (
 	// WeightsQ4 are integers −8 to 7, 4 bits each, in blocks of 32 inputs with an f16 scale: the block's value of largest magnitude,
 	// sign included, divided by −8 and rounded to five significant bits, so that every ŵ is exact in f16 and bf16.
 	// |ŵ − w| ≤ 0.5001·|scale|, or up to 1.26·|scale| where w has the other sign than the block's largest value and 15/16 of
-	// its magnitude or more; and 2⁻²² where the scale is subnormal. For normally distributed weights the error is 8.6 % of their
+	// its magnitude or more; and 1.04·2⁻²² where the scale is subnormal. For normally distributed weights the error is 8.6 % of their
 	// root mean square. 4.5 bits a weight. Magnitudes from 64,512 on have no code.
 	WeightsQ4
 )

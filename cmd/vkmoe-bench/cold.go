@@ -91,11 +91,8 @@ func runCold(ctx context.Context, args []string) (err error) {
 
 // startCold runs one process whose caches are in dir.
 func startCold(ctx context.Context, dir, device, dtype string) (c coldResult, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return c, err
-	}
-	cmd := exec.CommandContext(ctx, self, coldChild, "--device", device, "--dtype", dtype, "--cache", filepath.Join(dir, "ours"))
+	// Not os.Executable: a program that a driver's own loader has started would be that loader.
+	cmd := exec.CommandContext(ctx, os.Args[0], coldChild, "--device", device, "--dtype", dtype, "--cache", filepath.Join(dir, "ours"))
 	// Where drivers keep what they compiled: Mesa, NVIDIA.
 	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+dir, "MESA_SHADER_CACHE_DIR="+dir, "__GL_SHADER_DISK_CACHE_PATH="+dir, "VKMOE_QUIET=1")
 	cmd.Stderr = os.Stderr

@@ -138,17 +138,21 @@ func (q *Quantized) Dequantize() []float64 {
 //
 // Within the range of codes, the error is half a scale. In Int8 that is all: the row's largest magnitude is
 // 127·scale·(1 ± 2⁻²³), and below MinInt8Row the whole weight is lost. In Q4 the scale's rounding leaves the block's extreme m
-// within 8·|scale|·(1 ± 2⁻⁵) and 2⁻²² of tiny blocks, which makes it code −8 with an error below half a scale; but a value of
+// within 8·|scale|·(1 ± 2⁻⁵) and lostQ4 of tiny blocks, which makes it code −8 with an error below half a scale; but a value of
 // the other sign whose w/scale is beyond 7.5 gets code 7 and an error of up to |m| − 7·|scale| ≤ 1.26·|scale|.
 func (f WeightFormat) QuantizationBound(w, scale float64) float64 {
 	if f == Int8 {
 		return math.Abs(scale)*(0.5+0x1p-16) + MinInt8Row
 	}
 	if scale != 0 && w/scale > 7.5 {
-		return 1.26*math.Abs(scale) + 0x1p-22
+		return 1.26*math.Abs(scale) + lostQ4
 	}
-	return math.Abs(scale)*0.5 + 0x1p-22
+	return math.Abs(scale)*0.5 + lostQ4
 }
+
+// lostQ4 is the largest weight of a block whose scale, an eighth of it, becomes 0: five significant bits make at most 2⁻²⁵ of
+// 2⁻²⁵·(1 + 2⁻⁵), and half of float16's smallest number rounds to even.
+const lostQ4 = 8 * 0x1p-25 * (1 + 0x1p-5)
 
 // Pack returns the words of a matrix as kernels read them: the codes of all rows, then the scales of all rows, and zeros up to
 // a multiple of four words.
