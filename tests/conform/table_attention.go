@@ -7,6 +7,7 @@ import (
 	"github.com/vkmoe/vkmoe/attention"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/moe"
+	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -85,6 +86,8 @@ var flashMatrixConfigs = []struct {
 	{"all", attention.FlashConfig{Heads: 6, KVHeads: 3, Width: 32, ValueWidth: 16, Tiled: true, Causal: true, Window: 50, SoftCap: 2}, true},
 }
 
+var matrixFlash = map[vk.DType]*vk.Kernel{vk.F16: shaders.FlashAttentionCoopmatF16, vk.BF16: shaders.FlashAttentionCoopmatBf16}
+
 // flashCoopMat are attentions by cooperative matrices, forward and backward.
 func flashCoopMat(add func(Case)) {
 	for d, dtype := range storages[1:] {
@@ -98,7 +101,7 @@ func flashCoopMat(add func(Case)) {
 					c.cfg.DType, c.cfg.Path = dtype, moe.PathCoopMat
 					name := fmt.Sprintf("%v.coopmat.%s.%s.%s", dtype, f.name, n.name, layout)
 					required := m == 0 && (j == 2 && i == 7 || j == 1 && i == 1 || j == 4 && i == 4)
-					needs := []vk.Feature{vk.FeatureCoopMat}
+					needs := matrixFlash[dtype].Needs // also where there is nothing to compute
 					add(Case{Name: "flash.forward." + name, Needs: needs, Required: required, Record: c.forward})
 					add(Case{Name: "flash.backward." + name, Needs: needs, Required: required && i != 1, Record: c.backward})
 					if j == 2 && m == 0 && i%3 == d {

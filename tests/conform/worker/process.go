@@ -128,31 +128,33 @@ func (p *process) kill() string {
 	return p.cmd.ProcessState.String()
 }
 
-// tail keeps the last bytes written to it.
+// tail keeps the first and the last bytes written to it: the first say why a process ends, the last where it was.
 type tail struct {
-	mu   sync.Mutex
-	data []byte
+	mu         sync.Mutex
+	head, data []byte
 }
 
-const tailBytes = 4096
+const headBytes, tailBytes = 2048, 4096
 
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.data = append(t.data, b...)
+	first := min(len(b), headBytes-len(t.head))
+	t.head = append(t.head, b[:first]...)
+	t.data = append(t.data, b[first:]...)
 	if len(t.data) > 2*tailBytes {
 		t.data = append([]byte(nil), t.data[len(t.data)-tailBytes:]...)
 	}
 	return len(b), nil
 }
 
-// String is the last lines, whole.
+// String is what was kept.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	data := t.data
+	text, data := string(t.head), t.data
 	if len(data) > tailBytes {
-		data = data[len(data)-tailBytes:]
+		text, data = text+"\n…\n", data[len(data)-tailBytes:]
 	}
-	return strings.TrimSpace(strings.ToValidUTF8(string(data), "?"))
+	return strings.TrimSpace(strings.ToValidUTF8(text+string(data), "?"))
 }
