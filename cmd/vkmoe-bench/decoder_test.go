@@ -8,19 +8,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
 func TestDecoderTimesWholeModels(t *testing.T) {
-	dev, err := vk.Open(vk.Options{})
-	if err != nil && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skipf("needs a Vulkan device: %v", err)
-	}
-	require.NoError(t, err)
-	require.NoError(t, dev.Close())
 	for _, work := range []string{"train", "generate"} {
 		path := filepath.Join(t.TempDir(), "result.json")
-		require.NoError(t, run(t.Context(), []string{"decoder", "--work", work, "--shape", "small", "--batch", "2", "--length", "16", "--reps", "3",
+		gputest.Require(t, run(t.Context(), []string{"decoder", "--work", work, "--shape", "small", "--batch", "2", "--length", "16", "--reps", "3",
 			"--dtype", "bf16", "--json", path}))
 		text, err := os.ReadFile(path)
 		require.NoError(t, err)

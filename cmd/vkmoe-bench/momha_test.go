@@ -2,14 +2,13 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/vkmoe/vkmoe/vk"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 )
 
 func TestChooseMomha(t *testing.T) {
@@ -32,10 +31,7 @@ func TestMomhaIsCheckedAndTimed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for dtype, name := range map[string]string{"f32": "momha/2", "bf16": "momha/8"} {
 		err := run(t.Context(), []string{"--parts", "--dtype", dtype, "--reps", "1", "--json", file, name})
-		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-			t.Skipf("needs a Vulkan device: %v", err)
-		}
-		require.NoError(t, err)
+		gputest.Require(t, err)
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
 		var r report
