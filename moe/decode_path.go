@@ -77,12 +77,14 @@ func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int,
 	if shared > int(dev.Caps().SharedMemoryBytes) || t.Threads > int(dev.Caps().MaxWorkgroupInvocations) {
 		return 0, false
 	}
-	d.Kernel, d.Spec = kernel, t.spec(blockM, classOf(dev) == classTensor).Values()
+	spec := t.spec(blockM, classOf(dev) == classTensor)
+	spec.Activation, spec.Gated, spec.Interleaved = l.epilogue.constants()
+	d.Kernel, d.Spec = kernel, spec.Values()
 	return t.BN(), true
 }
 
 // spec returns the kernel's specialization constants of the tile.
 func (t vectorTile) spec(blockM int, fastHalf bool) shaders.Scatter2scatterGemvSpec {
 	return shaders.Scatter2scatterGemvSpec{Threads: uint32(t.Threads), BM: uint32(blockM), Team: uint32(t.Team),
-		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf}
+		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf, Activation: linearMode}
 }

@@ -65,8 +65,8 @@ type SharedSaved struct {
 }
 
 // Forward records y = MLP(x) for x and y [T,D] of the layer's dtype, with everything saved: router, choice, grouping,
-// scattered to grouped linear, activation, grouped to scattered linear, and the weighted sum; eight dispatches in one
-// submission, and up to five more for shared experts.
+// scattered to grouped linear with the activation, grouped to scattered linear, and the weighted sum; seven dispatches in one
+// submission, and up to four more for shared experts.
 //
 // It takes ScratchBytes of scratch. Errors: see the package.
 func (m *MLP) Forward(rec *vk.Recorder, x, y *vk.Tensor) (*MLPSaved, error) {
@@ -114,42 +114,26 @@ func (m *MLP) expertsForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions
 	space := newWorkspace(rec, o.Workspace, c.DType)
 	defer space.release()
 	saved := newWorkspace(rec, nil, c.DType)
-	zs, hs, slots := space, space, space
-	if o.Save != SaveNothing {
-		zs = saved
-	}
+	hs, slots := space, space
 	if o.Save == SaveAll {
 		hs, slots = saved, saved
 	}
-	columns := c.Activation.columns(c.Hidden)
-	var z, h, y2 *vk.Tensor
-	switch {
-	case o.Save != SaveNothing:
-		z, h, y2 = zs.take(r.Slots(), columns), hs.take(r.Slots(), c.Hidden), slots.take(r.Slots(), c.Width)
-	case c.Activation.Gated():
-		// Z is done with when Slots begins: they take turns.
-		z, y2 = space.shared(r.Slots(), columns, c.Width)
-		h = space.take(r.Slots(), c.Hidden)
-	default:
-		z, y2 = space.take(r.Slots(), columns), space.take(r.Slots(), c.Width)
-		h = z // element by element in place
+	var z *vk.Tensor
+	if o.Save != SaveNothing {
+		z = saved.take(r.Slots(), c.Activation.columns(c.Hidden))
 	}
+	h, y2 := hs.take(r.Slots(), c.Hidden), slots.take(r.Slots(), c.Width)
 	if rec.Err() != nil {
 		return rec.Err()
 	}
-	if err := m.Up.Forward(rec, r, x, z, LinearOptions{Out: Grouped}); err != nil {
-		return err
-	}
-	f := activations[c.Activation]
-	if err := activationDispatch(rec, c.activation(), f.mode, f.gated, z, h); err != nil {
+	f := c.activation()
+	if err := m.Up.Forward(rec, r, x, h, LinearOptions{Out: Grouped, Activation: &f, Z: z}); err != nil {
 		return err
 	}
 	if err := m.Down.Forward(rec, r, h, y2, LinearOptions{In: Grouped}); err != nil {
 		return err
 	}
-	if o.Save != SaveNothing {
-		s.Z = z
-	}
+	s.Z = z
 	if o.Save == SaveAll {
 		s.H, s.Slots = h, y2
 	}

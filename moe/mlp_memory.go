@@ -44,16 +44,16 @@ type Pass struct {
 //
 //	router     4·T·E + 8·T·K (logits, ids, gates), unless Routed
 //	routing    8·T·K (order and inverse) + 8·tiles + 4·blocks·(E + 2) + 4·E and a little
-//	shared     w·T·(S or 2S) and w·T·S, and 8·T for a SharedGate
-//	Z          w·T·K·(H or 2H)
+//	shared     w·T·(S or 2S), unless SaveNothing, and w·T·S, and 8·T for a SharedGate
+//	Z          w·T·K·(H or 2H), unless SaveNothing
 //	H          w·T·K·H
 //	Slots      w·T·K·D
 //	backward   4·T·E + 4·T·K (gradients of logits and gates) and 2·T·E for a 16-bit dtype, unless Routed; for the shared
 //	           experts w·T·S, and 4·T and 2·T for a SharedGate
 //
 // tiles = ⌈T·K/blockM⌉ + min(E,T·K); blocks is ⌈T·K/512⌉, or what Route names where that is less. Save decides
-// which of Z, H and Slots and of the shared experts' stay after the forward pass, not which it needs, with one exception: with
-// SaveNothing, Z and H share memory for an activation that is not gated, and Z and Slots for a gated one. The backward pass
+// which of Z, H and Slots and of the shared experts' stay after the forward pass; Z, which the activation reads while it is in
+// registers, is in memory only where it stays. The backward pass
 // finds its room in H and Slots, or in Slots alone after SaveAll; only where H > D does it then take w·T·K·H bytes more. A
 // Workspace takes H and Slots as far as it holds them, and the shared experts' before. What one part of a pass is done with,
 // the recorder hands to the next where the sizes are alike (vk.Recorder.Scratch), so that the sum of the above is the most:

@@ -11,15 +11,15 @@ func (m *MLP) sharedForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions,
 	space := newWorkspace(rec, o.Workspace, c.DType)
 	defer space.release()
 	saved := newWorkspace(rec, nil, c.DType)
-	zs, hs := space, space
-	if o.Save != SaveNothing {
-		zs = saved
-	}
+	hs := space
 	if o.Save == SaveAll {
 		hs = saved
 	}
 	tokens := x.Dim(0)
-	z := zs.take(tokens, c.Activation.columns(c.SharedHidden))
+	var z *vk.Tensor
+	if o.Save != SaveNothing {
+		z = saved.take(tokens, c.Activation.columns(c.SharedHidden))
+	}
 	h := hs.take(tokens, c.SharedHidden)
 	if c.SharedGate {
 		s.Shared.Logits, s.Shared.Gate = rec.Scratch(vk.F32, tokens, 1), rec.Scratch(vk.F32, tokens, 1)
@@ -27,10 +27,7 @@ func (m *MLP) sharedForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions,
 	if rec.Err() != nil {
 		return rec.Err()
 	}
-	if err := m.SharedUp.Dense(rec, x, z); err != nil {
-		return err
-	}
-	if err := activate(rec, "MLP.Forward", c.activation(), z, h); err != nil {
+	if err := m.SharedUp.DenseActivated(rec, x, z, h, c.activation()); err != nil {
 		return err
 	}
 	if c.SharedGate {
@@ -41,9 +38,7 @@ func (m *MLP) sharedForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions,
 			return err
 		}
 	}
-	if o.Save != SaveNothing {
-		s.Shared.Z = z
-	}
+	s.Shared.Z = z
 	if o.Save == SaveAll {
 		s.Shared.H = h
 	}

@@ -77,6 +77,7 @@ type ParallelLinear struct {
 	tile     Tile       // overrides the selector when set: the portable path with this tile
 	matrices tensorTile // likewise: the tensor path with this tile
 	vectors  vectorTile // likewise: the decode path with this tile
+	epilogue *epilogue  // what with added
 }
 
 // NewParallelLinear allocates the weights: E·(In·Out + Out with Bias) values in as many tensors as the device's largest
@@ -158,6 +159,13 @@ type LinearOptions struct {
 	Gates   *vk.Tensor // F32 [T,K]: weights of the results, nil for none
 
 	Accumulate bool // add to y instead of overwriting it
+
+	// Activation is applied to the results before they meet the gates: y = gate·f(W·x + b), which has Out/2 columns where f is
+	// gated. f is evaluated in f32 on the sums themselves, which are in memory nowhere. nil stands for none.
+	Activation *ActivationConfig
+	// Z keeps what the activation is applied to, W·x + b, with Out columns in the rows of y and in y's dtype, for a backward pass
+	// (ActivateBackward). y is then what Activate makes of Z as it is stored. nil keeps nothing; only with an Activation.
+	Z *vk.Tensor
 }
 
 // Forward records the layer on the rows that the routing names.
@@ -176,6 +184,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	if err != nil {
 		return rec.Fail(err)
 	}
+	l = l.with(opts)
 	push := l.push(x, y)
 	push.FanIn = uint32(fanIn)
 	push.Gates = opts.Gates.Address()
@@ -207,24 +216,34 @@ func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
 	return l.dense(rec, x, y, LinearOptions{})
 }
 
-// dense is Dense with gates of the rows, or adding to y.
+// DenseActivated is Dense with an activation: y = f(x·Wᵀ + b), and z, which may be nil, as Activation and Z of LinearOptions.
+// Errors: see the package.
+func (l *ParallelLinear) DenseActivated(rec *vk.Recorder, x, z, y *vk.Tensor, f ActivationConfig) error {
+	return l.dense(rec, x, y, LinearOptions{Activation: &f, Z: z})
+}
+
+// dense is Dense with gates of the rows, with an activation, or adding to y.
 func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOptions) error {
 	const op = "ParallelLinear.Dense"
-	rows, _, err := matrix(op, "x", x)
+	rows, columns, err := matrix(op, "x", x)
+	if err == nil {
+		columns, err = l.checkActivation(rec.Device(), op, opts, y, rows)
+	}
 	if err == nil {
 		err = check.First(
 			check.InRange("ParallelLinearConfig", "Experts", l.Config.Experts, 1, 1),
 			l.checkWeights(rec.Device(), op),
 			check.Tensor(rec.Device(), op, "x", x, l.rowsDType(x), rows, l.Config.In),
-			check.Tensor(rec.Device(), op, "y", y, l.rowsDType(y), rows, l.Config.Out),
+			check.Tensor(rec.Device(), op, "y", y, l.rowsDType(y), rows, columns),
 		)
 	}
 	if err == nil {
-		err = l.checkOutput(op, y, map[string]*vk.Tensor{"x": x})
+		err = l.checkOutputs(op, y, opts, map[string]*vk.Tensor{"x": x})
 	}
 	if err != nil {
 		return rec.Fail(err)
 	}
+	l = l.with(opts)
 	push := l.push(x, y)
 	push.FanIn, push.Rows, push.Gates = 1, uint32(rows), opts.Gates.Address()
 	push.Flags |= flagDense | bit(flagAccumulate, opts.Accumulate)
@@ -256,6 +275,7 @@ func (l *ParallelLinear) push(x, y *vk.Tensor) shaders.Scatter2scatterPush {
 	if push.Bias, table = l.Bias.operand(); table {
 		push.Flags |= flagBiasTable
 	}
+	l.epilogue.fill(&push)
 	return push
 }
 
@@ -266,13 +286,14 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	spec := tile.spec()
 	spec.XQuads = quads(x, l.Config.In)
 	spec.Transposed = l.transposed()
-	spec.WQuads = l.Weight.quads(l.Config.weightShape()[2])
+	spec.WQuads = l.Weight.quads(l.wQuads())
+	spec.Activation, spec.Gated, spec.Interleaved = l.epilogue.constants()
 	d := vk.Dispatch{
 		Kernel: linearKernels[l.types(x, y)],
 		Spec:   spec.Values(),
 		Push:   push.Bytes(),
-		Reads:  slices.Concat(reads, []*vk.Tensor{x, y}, l.Weight.tensors(), l.Bias.tensors()),
-		Writes: []*vk.Tensor{y},
+		Reads:  slices.Concat(reads, []*vk.Tensor{x, y}, l.epilogue.tensors(), l.Weight.tensors(), l.Bias.tensors()),
+		Writes: append(l.epilogue.tensors(), y),
 		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
 	}
@@ -298,26 +319,6 @@ func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows, most int, x
 	return PathPortable, tile.BN
 }
 
-func (l *ParallelLinear) checkWeights(dev *vk.Device, op string) error {
-	c := l.Config
-	err := l.Weight.checkFormat(dev, op, "Weight", c.Weights, c.DType, c.weightShape()...)
-	if err == nil && c.Weights != WeightsFull && c.InOut != l.Weight.inOut {
-		err = c.checkTrainable() // this is the layer of Transposed
-	}
-	if err == nil && c.Bias {
-		err = l.Bias.check(dev, op, "Bias", c.DType, c.Experts, c.Out)
-	}
-	return err
-}
-
-// checkTrainable refuses quantized weights, which are neither read transposed nor have gradients.
-func (c ParallelLinearConfig) checkTrainable() error {
-	if c.Weights == WeightsFull {
-		return nil
-	}
-	return check.Config("ParallelLinearConfig", "Weights", "full for gradients", c.Weights.String())
-}
-
 // transposed reports whether the weights are stored [E,In,Out]; quantized ones never are.
 func (l *ParallelLinear) transposed() bool { return l.Config.InOut && l.Config.Weights == WeightsFull }
 
@@ -334,52 +335,11 @@ func (l *ParallelLinear) rowsDType(t *vk.Tensor) vk.DType {
 	return l.Config.DType
 }
 
-// checkOutput reports an output that shares memory with the weights or an input.
-func (l *ParallelLinear) checkOutput(op string, y *vk.Tensor, inputs map[string]*vk.Tensor) error {
-	return check.First(
-		check.Apart(op, "y", y, inputs),
-		checkApartFromBank(op, "y", y, "Weight", l.Weight),
-		checkApartFromBank(op, "y", y, "Bias", l.Bias),
-	)
-}
-
-// checkForward checks all arguments and returns how many slots share a row of x.
-func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, y *vk.Tensor, opts LinearOptions) (int, error) {
-	if r == nil {
-		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"}
+// wQuads is what must be a multiple of four for loads of four weights: a row of them, or the gates in it where the ups lie behind.
+func (l *ParallelLinear) wQuads() int {
+	width := l.Config.weightShape()[2]
+	if l.transposed() && l.epilogue.gated() && !l.epilogue.cfg.Interleaved {
+		return width / 2
 	}
-	if r.Experts != l.Config.Experts {
-		return 0, &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("%d experts", l.Config.Experts),
-			Got: fmt.Sprintf("%d", r.Experts)}
-	}
-	rows, fanIn := r.Slots(), 1
-	if opts.In == Scattered && x != nil && x.Rank() == 2 && x.Dim(0) == r.Tokens {
-		rows, fanIn = r.Tokens, r.K
-	}
-	err := check.First(
-		check.InRange("LinearOptions", "In", int(opts.In), 0, int(Grouped)),
-		check.InRange("LinearOptions", "Out", int(opts.Out), 0, int(Grouped)),
-		l.checkWeights(dev, op),
-		r.check(dev, op),
-		check.Tensor(dev, op, "x", x, l.rowsDType(x), rows, l.Config.In),
-		check.Tensor(dev, op, "y", y, l.rowsDType(y), r.Slots(), l.Config.Out),
-	)
-	if err == nil && opts.Gates != nil {
-		err = check.Tensor(dev, op, "Gates", opts.Gates, vk.F32, r.Tokens, r.K)
-	}
-	if err == nil {
-		err = l.checkOutput(op, y, map[string]*vk.Tensor{"x": x, "Gates": opts.Gates, "Order": r.Order})
-	}
-	return fanIn, err
-}
-
-// check reports a routing with tensors that are closed or do not fit together.
-func (r *Routing) check(dev *vk.Device, op string) error {
-	return check.First(
-		check.Tensor(dev, op, "routing.Order", r.Order, vk.I32, r.Slots()),
-		check.Tensor(dev, op, "routing.Inverse", r.Inverse, vk.I32, r.Slots()),
-		check.Tensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
-		check.Tensor(dev, op, "routing.Tiles", r.Tiles, vk.I32, r.TileBound, 2),
-		check.Tensor(dev, op, "routing.TileArgs", r.TileArgs, vk.U32, 4),
-	)
+	return width
 }

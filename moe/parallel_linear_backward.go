@@ -187,6 +187,10 @@ func (l *ParallelLinear) checkBackward(dev *vk.Device, op string, r *Routing, x,
 	if err := l.Config.checkTrainable(); err != nil {
 		return 0, err
 	}
+	if opts.Activation != nil {
+		return 0, check.Config("LinearOptions", "Activation", "nil for gradients, which are those of ActivateBackward first",
+			opts.Activation.Function.String())
+	}
 	fanIn, err := l.checkForward(dev, op, r, x, dy, opts)
 	if err == nil {
 		err = check.First(

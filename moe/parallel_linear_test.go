@@ -50,6 +50,15 @@ func (c linearCase) record(k *kit) linearRun { return c.recordIn(k, storage{}) }
 // recordIn does so in other storage types.
 func (c linearCase) recordIn(k *kit, st storage) linearRun {
 	k.T.Helper()
+	run := c.setUp(k, st)
+	run.y = k.Output("y", st.y, c.tokens*c.k, c.out)
+	require.NoError(k.T, run.layer.Forward(k.Rec, run.device, run.xs, run.y, run.opts))
+	return run
+}
+
+// setUp makes everything but y.
+func (c linearCase) setUp(k *kit, st storage) linearRun {
+	k.T.Helper()
 	r := rand.New(rand.NewSource(int64(c.tokens*7 + c.in)))
 	if c.values == nil {
 		c.values = gputest.Normal
@@ -86,11 +95,9 @@ func (c linearCase) recordIn(k *kit, st storage) linearRun {
 	}
 	x := k.Floats("x", st.x, run.x, c.layout.InRows(run.routing), c.in)
 	routing := k.guardedRouting(ids, c.tokens, c.k, c.experts)
-	run.y = k.Output("y", st.y, slots, c.out)
 	if blockM := max(c.tile.BM, k.matrices.BM); blockM > 0 {
 		k.retile(routing, blockM)
 	}
-	require.NoError(k.T, l.Forward(k.Rec, routing, x, run.y, opts))
 	run.layer, run.device, run.xs, run.opts = l, routing, x, opts
 	return run
 }

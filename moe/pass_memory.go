@@ -52,20 +52,17 @@ func (m *passMemory) upGradient() int {
 	return m.Experts * m.MLPConfig.Width * m.Activation.columns(m.Hidden)
 }
 
-// forwardSpaces are where a part of the forward pass has Z, H and Slots.
-func (m *passMemory) forwardSpaces() (space, zs, hs *plannedSpace) {
-	space, saved := &plannedSpace{m: m}, &plannedSpace{m: m}
+// forwardSpaces are where a part of the forward pass has what it needs and does not keep, what it keeps, and H and Slots.
+func (m *passMemory) forwardSpaces() (space, saved, hs *plannedSpace) {
+	space, saved = &plannedSpace{m: m}, &plannedSpace{m: m}
 	if m.Workspace {
 		space.elements = m.upGradient()
 	}
-	zs, hs = space, space
-	if m.Save != SaveNothing {
-		zs = saved
-	}
+	hs = space
 	if m.Save == SaveAll {
 		hs = saved
 	}
-	return space, zs, hs
+	return space, saved, hs
 }
 
 // sharedForward is MLP.sharedForward.
@@ -73,8 +70,10 @@ func (m *passMemory) sharedForward() {
 	if m.SharedHidden == 0 {
 		return
 	}
-	space, zs, hs := m.forwardSpaces()
-	zs.take(m.tokens, m.Activation.columns(m.SharedHidden))
+	space, saved, hs := m.forwardSpaces()
+	if m.Save != SaveNothing {
+		saved.take(m.tokens, m.Activation.columns(m.SharedHidden))
+	}
 	hs.take(m.tokens, m.SharedHidden)
 	if m.SharedGate {
 		m.plan.Take(vk.F32, m.tokens, 1)
@@ -85,20 +84,12 @@ func (m *passMemory) sharedForward() {
 
 // expertsForward is MLP.expertsForward.
 func (m *passMemory) expertsForward() {
-	space, zs, hs := m.forwardSpaces()
-	columns, width := m.Activation.columns(m.Hidden), m.MLPConfig.Width
-	switch {
-	case m.Save != SaveNothing:
-		zs.take(m.slots, columns)
-		hs.take(m.slots, m.Hidden)
-		hs.take(m.slots, width)
-	case m.Activation.Gated():
-		space.take(m.slots, max(columns, width))
-		space.take(m.slots, m.Hidden)
-	default:
-		space.take(m.slots, columns)
-		space.take(m.slots, width)
+	space, saved, hs := m.forwardSpaces()
+	if m.Save != SaveNothing {
+		saved.take(m.slots, m.Activation.columns(m.Hidden))
 	}
+	hs.take(m.slots, m.Hidden)
+	hs.take(m.slots, m.MLPConfig.Width)
 	space.release()
 }
 

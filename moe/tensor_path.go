@@ -115,9 +115,16 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 		return none, false
 	}
 	in, out := l.Config.In, l.Config.Out
-	aligned := in%8 == 0 && out%8 == 0 && x.Address()%16 == 0 && y.Address()%16 == 0 && l.Weight.aligned(16) && l.Bias.aligned(16)
+	columns := 8 // of a tile that make 16 bytes of y
+	if l.epilogue.gated() {
+		columns = 16
+	}
+	aligned := in%8 == 0 && out%columns == 0 && x.Address()%16 == 0 && y.Address()%16 == 0 && l.Weight.aligned(16) && l.Bias.aligned(16)
 	m, n, k, ok := matrixShape(caps, dtype)
-	if !aligned || !ok || t.BM%(t.SM*m) != 0 || t.BN%(t.SN*n) != 0 || t.BK%k != 0 {
+	for _, z := range l.epilogue.tensors() {
+		aligned = aligned && z.Address()%16 == 0
+	}
+	if !aligned || !ok || t.BM%(t.SM*m) != 0 || t.BN%(t.SN*n) != 0 || t.BN/t.SN%columns != 0 || t.BK%k != 0 {
 		return none, false
 	}
 	for t.BK > k && t.sharedBytes(m, l.transposed()) > int(caps.SharedMemoryBytes) {
@@ -127,10 +134,11 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 		MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
 		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0, Transposed: l.transposed()}
 	s.Threads = s.Subgroup * s.SM * s.SN
+	s.Activation, s.Gated, s.Interleaved = l.epilogue.constants()
 	band, short := t.order(l.transposed(), y.Dim(0), l.Config.Experts)
 	s.BandRows, s.Short = band, short && s.MI > 2
 	chunks := uint32(t.BK / 8)
-	whole := s.Threads%chunks == 0 && uint32(t.BM)*chunks%s.Threads == 0 && uint32(t.BN)*chunks%s.Threads == 0 &&
+	whole := s.Threads%(chunks*uint32(columns/8)) == 0 && uint32(t.BM)*chunks%s.Threads == 0 && uint32(t.BN)*chunks%s.Threads == 0 &&
 		(!l.transposed() || s.Threads%uint32(t.BN/8) == 0)
 	return s, whole && s.Threads <= caps.MaxWorkgroupInvocations && t.sharedBytes(m, l.transposed()) <= int(caps.SharedMemoryBytes)
 }

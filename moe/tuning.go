@@ -128,10 +128,10 @@ func sides(values ...int) bool {
 	return !slices.ContainsFunc(values, func(v int) bool { return v < 1 || v > 512 })
 }
 
-// valid reports whether the kernel can work with the tile on every device: whole tiles of whole quads, at most 256 invocations
-// and 16 KiB of shared memory.
+// valid reports whether the kernel can work with the tile on every device: whole tiles of whole quads, gates and ups in equal
+// parts, at most 256 invocations and 16 KiB of shared memory.
 func (t Tile) valid() bool {
-	if !sides(t.BM, t.BN, t.BK, t.TM, t.TN) || t.BM%t.TM != 0 || t.BN%t.TN != 0 || t.BK%4 != 0 || t.BN%4 != 0 {
+	if !sides(t.BM, t.BN, t.BK, t.TM, t.TN) || t.BM%t.TM != 0 || t.BN%t.TN != 0 || t.BK%4 != 0 || t.BN%8 != 0 || t.TN%2 != 0 {
 		return false
 	}
 	threads := t.Threads()

@@ -42,19 +42,6 @@ func (w *workspace) take(shape ...int) *vk.Tensor {
 	return t
 }
 
-// shared returns two matrices in the same memory.
-func (w *workspace) shared(rows, a, b int) (*vk.Tensor, *vk.Tensor) {
-	whole := w.take(rows * max(a, b))
-	if whole == nil {
-		return nil, nil
-	}
-	first, err := whole.View(0, rows, a)
-	w.rec.Fail(err)
-	second, err := whole.View(0, rows, b)
-	w.rec.Fail(err)
-	return first, second
-}
-
 // release gives the recorder's scratch back.
 func (w *workspace) release() {
 	for _, t := range w.scratch {

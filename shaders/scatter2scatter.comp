@@ -10,15 +10,18 @@
 // order and no tile map. Storage dtype: that of W and bias, and of x unless INPUT_F32 and of y unless OUTPUT_F32. W and
 // bias are addresses of tables of one address per expert where W_TABLE and BIAS_TABLE say so (include/bank.glsl).
 // ACCUMULATE adds the result to what y holds. Quantized weights (include/weights.glsl) are [E,out,in] and not TRANSPOSED.
+// With an ACTIVATION (include/epilogue.glsl) the result is h instead, and y, which may be null, is what it is made of.
 //
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
-// offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles); in, out, fan_in, rows (DENSE:
-// number of rows, else the length of tiles), flags.
+// offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles), h; in, out, fan_in, rows (DENSE:
+// number of rows, else the length of tiles), flags, alpha and limit of the activation.
 // Mapping: one work-group per BM × BN tile of y, tiles of out fastest: tile id = group / ⌈out / BN⌉. An invocation owns
 // TM × TN results, BM/TM and BN/TN apart, so THREADS = (BM / TM)·(BN / TN). BK inputs at a time pass through shared
 // memory, four to a vec4; BK is a multiple of 4 and THREADS one of BK / 4 (of BN / 4 when TRANSPOSED).
 // QUADS allows loads of four values: in (out for a transposed W) is a multiple of 4, and x and all of w are aligned to
 // that. Where y is 16 bits wide and TN even, an invocation owns pairs of columns and so whole words of y.
+// Where GATED, the first half of a tile's columns are gates and the second the ups that they meet, which are the same
+// invocation's; TN is even, BN a multiple of 8, and W_QUADS asks a TRANSPOSED W whose gates come first for H % 4 = 0 too.
 // Accumulation: f32, inputs in ascending order, so a row's result does not depend on its place in a tile.
 // Oracle: internal/ref/scatter2scatter.go
 #extension GL_GOOGLE_include_directive : require
@@ -36,10 +39,14 @@ layout(constant_id = 6) const bool X_QUADS = false;
 layout(constant_id = 7) const bool W_QUADS = false;
 layout(constant_id = 8) const bool TRANSPOSED = false;
 layout(constant_id = 9) const bool SHORT = false; // tiles of at most half their rows take less time; TM is a multiple of 4
+layout(constant_id = 10) const uint ACTIVATION = 7; // LINEAR
+layout(constant_id = 11) const bool GATED = false;
+layout(constant_id = 12) const bool INTERLEAVED = false; // only where GATED
 layout(local_size_x_id = 0) in;
 
 #include "include/scatter2scatter.glsl"
 #include "include/weights.glsl"
+#include "include/epilogue_pairs.glsl"
 
 const uint KQ = BK / 4u;                              // vec4s along k
 const uint STRIDE = KQ + 1u;                          // padded, against bank conflicts
@@ -47,8 +54,9 @@ const uint ROWS_M = BM / TM;                          // distance between an inv
 const uint ROWS_N = BN / TN;                          // distance between its columns
 const uint X_LOADS = (BM * KQ + THREADS - 1u) / THREADS; // vec4s of x that an invocation loads per step
 const uint W_LOADS = (BN * KQ + THREADS - 1u) / THREADS;
+const uint OWN = GATED ? TN / 2u : TN;                // columns of y or h that an invocation stores
 #ifdef OUTPUT_16BIT
-const uint STEP = 2u - TN % 2u; // columns of y that are stored at once
+const uint STEP = 2u - OWN % 2u;                      // of them at once
 #else
 const uint STEP = 1u;
 #endif
@@ -69,6 +77,8 @@ uint column_of(uint first_n, uint j) {
     return PAIRS ? 2u * (first_n + (j >> 1u) * ROWS_N) + (j & 1u) : first_n + j * ROWS_N;
 }
 
+#include "include/scatter2scatter_columns.glsl"
+
 // find_x_rows fills x_rows. Rows beyond the expert's end repeat its last row: their results are never stored.
 void find_x_rows(uint me) {
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
@@ -86,7 +96,7 @@ void find_w_rows(uint me) {
 #ifdef WEIGHTS_QUANTIZED
     uvec2 matrix = expert_codes();
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        uint n = min(tile.column + (me + i * THREADS) / KQ, push.out_width - 1u);
+        uint n = output_at((me + i * THREADS) / KQ);
         w_rows[i] = row_codes(matrix, n);
 #ifdef WEIGHTS_Q4
         w_scales[i] = row_scales(matrix, n);
@@ -99,7 +109,7 @@ void find_w_rows(uint me) {
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
         w_rows[i] = matrix;
         if (!TRANSPOSED) {
-            uint n = min(tile.column + (me + i * THREADS) / KQ, push.out_width - 1u);
+            uint n = output_at((me + i * THREADS) / KQ);
             w_rows[i] = address_at(matrix, n, row_bytes);
         }
     }
@@ -139,10 +149,10 @@ void load_step(uint me, uint k) {
             uint quad = at % (BN / 4u);
             if (row < BK) {
                 uvec2 base = address_at(w_rows[i], min(k + row, push.in_width - 1u), push.out_width * VALUE_BYTES);
-                vec4 v = load_quad(base, tile.column + 4u * quad, push.out_width, W_QUADS);
+                vec4 v = load_quad(base, output_of_quad(quad), push.out_width, W_QUADS);
                 v = k + row < push.in_width ? v : vec4(0.0);
                 [[unroll]] for (uint c = 0u; c < 4u; c++) {
-                    w_tile[(4u * quad + c) * STRIDE + row / 4u][row % 4u] = v[c];
+                    w_tile[column_of_quad(quad, c) * STRIDE + row / 4u][row % 4u] = v[c];
                 }
             }
         } else {
@@ -187,7 +197,7 @@ void multiply_rows(uint first_m, uint first_n) {
     }
 }
 
-// store_results adds the bias, applies the gates and scatters the rows.
+// store_results adds the bias, applies the activation and the gates and scatters the rows.
 void store_results(uint first_m, uint first_n) {
     bool biased = !address_is_null(push.bias);
     bool gated = !address_is_null(push.gates);
@@ -197,27 +207,21 @@ void store_results(uint first_m, uint first_n) {
 #ifdef WEIGHTS_INT8
     uvec2 scales = row_scales(expert_codes(), 0u);
     [[unroll]] for (uint j = 0u; j < TN; j++) {
-        float scale = load_f32(scales, min(tile.column + column_of(first_n, j), push.out_width - 1u));
+        float scale = load_f32(scales, output_at(column_of(first_n, j)));
         [[unroll]] for (uint i = 0u; i < TM; i++) {
             sums[i * TN + j] *= scale;
         }
     }
 #endif
     [[unroll]] for (uint j = 0u; j < TN; j++) {
-        uint n = tile.column + column_of(first_n, j);
-        bias[j] = biased && n < push.out_width ? load_value(bias_row, n) : 0.0;
+        bias[j] = biased ? load_value(bias_row, output_at(column_of(first_n, j))) : 0.0;
     }
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         uint position = tile.first + first_m + i * ROWS_M;
         if (position < tile.end) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
-            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
-            [[unroll]] for (uint j = 0u; j < TN; j += STEP) {
-                uint next = j + STEP - 1u;
-                vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]) * gate;
-                store_pair(row, tile.column + column_of(first_n, j), push.out_width, v, PAIRS, has(ACCUMULATE));
-            }
+            store_row(i, has(Y_GROUPED) ? position : slot, first_n, gate, bias);
         }
     }
 }

@@ -19,15 +19,18 @@ type Scatter2scatterPush struct {
 	Offsets  uint64
 	Tiles    uint64
 	TileArgs uint64
+	H        uint64
 	InWidth  uint32
 	OutWidth uint32
 	FanIn    uint32
 	Rows     uint32
 	Flags    uint32
+	Alpha    float32
+	Limit    float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c Scatter2scatterPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatter, 92) }
+func (c Scatter2scatterPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatter, 108) }
 
 var pushScatter2scatter = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -39,25 +42,31 @@ var pushScatter2scatter = []kernel.Field{
 	{Name: "offsets", Offset: 48, Size: 8},
 	{Name: "tiles", Offset: 56, Size: 8},
 	{Name: "tile_args", Offset: 64, Size: 8},
-	{Name: "in_width", Offset: 72, Size: 4},
-	{Name: "out_width", Offset: 76, Size: 4},
-	{Name: "fan_in", Offset: 80, Size: 4},
-	{Name: "rows", Offset: 84, Size: 4},
-	{Name: "flags", Offset: 88, Size: 4},
+	{Name: "h", Offset: 72, Size: 8},
+	{Name: "in_width", Offset: 80, Size: 4},
+	{Name: "out_width", Offset: 84, Size: 4},
+	{Name: "fan_in", Offset: 88, Size: 4},
+	{Name: "rows", Offset: 92, Size: 4},
+	{Name: "flags", Offset: 96, Size: 4},
+	{Name: "alpha", Offset: 100, Size: 4},
+	{Name: "limit", Offset: 104, Size: 4},
 }
 
 // Scatter2scatterSpec holds the specialization constants of scatter2scatter.comp.
 type Scatter2scatterSpec struct {
-	Threads    uint32 // constant 0
-	BM         uint32 // constant 1
-	BN         uint32 // constant 2
-	BK         uint32 // constant 3
-	TM         uint32 // constant 4
-	TN         uint32 // constant 5
-	XQuads     bool   // constant 6
-	WQuads     bool   // constant 7
-	Transposed bool   // constant 8
-	Short      bool   // constant 9
+	Threads     uint32 // constant 0
+	BM          uint32 // constant 1
+	BN          uint32 // constant 2
+	BK          uint32 // constant 3
+	TM          uint32 // constant 4
+	TN          uint32 // constant 5
+	XQuads      bool   // constant 6
+	WQuads      bool   // constant 7
+	Transposed  bool   // constant 8
+	Short       bool   // constant 9
+	Activation  uint32 // constant 10
+	Gated       bool   // constant 11
+	Interleaved bool   // constant 12
 }
 
 // DefaultScatter2scatterSpec returns the values in the source.
@@ -79,6 +88,9 @@ var specScatter2scatter = []kernel.Constant{
 	{ID: 7, Name: "W_QUADS", Default: 0},
 	{ID: 8, Name: "TRANSPOSED", Default: 0},
 	{ID: 9, Name: "SHORT", Default: 0},
+	{ID: 10, Name: "ACTIVATION", Default: 7},
+	{ID: 11, Name: "GATED", Default: 0},
+	{ID: 12, Name: "INTERLEAVED", Default: 0},
 }
 
 //go:embed spv/scatter2scatter.f32.spv
@@ -88,7 +100,7 @@ var spvScatter2scatterF32 []byte
 var Scatter2scatterF32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -101,7 +113,7 @@ var spvScatter2scatterF16 []byte
 var Scatter2scatterF16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -114,7 +126,7 @@ var spvScatter2scatterBf16 []byte
 var Scatter2scatterBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -127,7 +139,7 @@ var spvScatter2scatterF32F16F16 []byte
 var Scatter2scatterF32F16F16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_f16_f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -140,7 +152,7 @@ var spvScatter2scatterF16F16F32 []byte
 var Scatter2scatterF16F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16F16F32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -153,7 +165,7 @@ var spvScatter2scatterF32F16F32 []byte
 var Scatter2scatterF32F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -166,7 +178,7 @@ var spvScatter2scatterF32Bf16Bf16 []byte
 var Scatter2scatterF32Bf16Bf16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_bf16_bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16Bf16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -179,7 +191,7 @@ var spvScatter2scatterBf16Bf16F32 []byte
 var Scatter2scatterBf16Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Bf16F32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -192,7 +204,7 @@ var spvScatter2scatterF32Bf16F32 []byte
 var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16F32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -205,7 +217,7 @@ var spvScatter2scatterF32Int8 []byte
 var Scatter2scatterF32Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Int8),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -218,7 +230,7 @@ var spvScatter2scatterF32Q4 []byte
 var Scatter2scatterF32Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Q4),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -231,7 +243,7 @@ var spvScatter2scatterF16Int8 []byte
 var Scatter2scatterF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16Int8),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -244,7 +256,7 @@ var spvScatter2scatterF16Q4 []byte
 var Scatter2scatterF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16Q4),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -257,7 +269,7 @@ var spvScatter2scatterBf16Int8 []byte
 var Scatter2scatterBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Int8),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -270,7 +282,7 @@ var spvScatter2scatterBf16Q4 []byte
 var Scatter2scatterBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Q4),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},

@@ -9,7 +9,7 @@
 // the matrices of one step multiply, the next step is on its way from memory to registers.
 // Requires: in and out multiples of 8, all four matrices 16-byte aligned; THREADS = SM·SN·SUBGROUP; BM = SM·MI·MM,
 // BN = SN·NI·MN, BK a multiple of MK and of 8; BM·BK/8 and BN·BK/8 multiples of THREADS; THREADS one of BK/8, and of BN/8
-// when TRANSPOSED.
+// when TRANSPOSED. Where GATED: out and NI·MN multiples of 16, and THREADS of 2·BK/8.
 // Accumulation: f32, in the order of the device's matrix unit, the same for every run. Stores round to nearest even.
 // Oracle: internal/ref/scatter2scatter.go
 #extension GL_GOOGLE_include_directive : require
@@ -30,6 +30,9 @@ layout(constant_id = 10) const bool WHOLE = false; // in is a multiple of BK and
 layout(constant_id = 11) const bool TRANSPOSED = false;
 layout(constant_id = 12) const bool SHORT = false; // tiles of few rows take less time; MI > 2
 layout(constant_id = 13) const uint BAND_ROWS = 1; // BAND of include/scatter2scatter.glsl
+layout(constant_id = 14) const uint ACTIVATION = 7; // LINEAR
+layout(constant_id = 15) const bool GATED = false;
+layout(constant_id = 16) const bool INTERLEAVED = false; // only where GATED
 layout(local_size_x_id = 0) in;
 
 const uint BM = SM * MI * MM;
@@ -37,6 +40,7 @@ const uint BN = SN * NI * MN;
 #define BAND BAND_ROWS
 #include "include/scatter2scatter.glsl"
 #include "include/weights.glsl"
+#include "include/epilogue.glsl"
 
 const uint KQ = BK / 8u;          // 16-byte chunks along k
 const uint ROW = KQ + 1u;         // chunks of a row in shared memory: padded against bank conflicts
@@ -64,7 +68,11 @@ layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
 
 uint x_rows[X_LOADS]; // the invocation's rows of x, in chunks from push.x
 uvec4 x_next[X_LOADS];
+coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator> sums[MI * NI];
+coopmat<ELEMENT, gl_ScopeSubgroup, MM, MK, gl_MatrixUseA> x_now[MI];
+coopmat<ELEMENT, gl_ScopeSubgroup, MK, MN, gl_MatrixUseB> w_now[NI];
 #include "include/coopmat_weights.glsl"
+#include "include/coopmat_store.glsl"
 
 // find_rows repeats the last row or column where a tile ends early: those results are never stored.
 void find_rows(uint row, uint chunk, uint w_row, uint w_chunk) {
@@ -103,10 +111,6 @@ void put(uint strips, uint row, uint chunk, uint w_row, uint w_chunk) {
     }
 }
 
-coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator> sums[MI * NI];
-coopmat<ELEMENT, gl_ScopeSubgroup, MM, MK, gl_MatrixUseA> x_now[MI];
-coopmat<ELEMENT, gl_ScopeSubgroup, MK, MN, gl_MatrixUseB> w_now[NI];
-
 // take loads the subgroup's matrices of inputs [q·MK, (q + 1)·MK) of the step in shared memory.
 void take(uint strips, uint q, uint first_m, uint first_n) {
     [[unroll]] for (uint i = 0u; i < MI; i++) {
@@ -128,46 +132,6 @@ void multiply(uint strips) {
             if (i < strips) {
                 sums[i * NI + j] = coopMatMulAdd(x_now[i], w_now[j], sums[i * NI + j]);
             }
-        }
-    }
-}
-
-// store_chunk writes eight results of a row, columns n to n + 7.
-void store_chunk(uvec2 row, uint n, float gate, vec4 low, vec4 high) {
-#ifdef WEIGHTS_INT8
-    low *= load_f32x4(scale_base, n);
-    high *= load_f32x4(scale_base, n + 4u);
-#endif
-    if (!address_is_null(push.bias)) {
-        uvec4 b = Chunks(expert_base(push.bias, has(BIAS_TABLE), tile.expert, 1u, push.out_width * 2u)).at[n / 8u];
-        low += low_of(b);
-        high += high_of(b);
-    }
-    low *= gate;
-    high *= gate;
-    if (has(ACCUMULATE)) {
-        uvec4 y = ChunksInOut(row).at[n / 8u];
-        low += low_of(y);
-        high += high_of(y);
-    }
-    ChunksInOut(row).at[n / 8u] = chunk_of(low, high);
-}
-
-// store_strip writes the subgroup's matrices of row i, which lie in its strip, to y.
-void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
-    const uint width = NI * MN / 8u; // chunks of a row
-    bool gated = !address_is_null(push.gates);
-    for (uint at = lane; at < MM * width; at += SUBGROUP) {
-        uint m = at / width;
-        uint c = at % width;
-        uint position = tile.first + first_m + m;
-        uint n = tile.column + first_n + 8u * c;
-        if (position < tile.end && n < push.out_width) {
-            uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
-            float gate = gated ? load_f32(push.gates, slot) : 1.0;
-            uint from = strip + m * STRIP_STRIDE + 2u * c;
-            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * 2u);
-            store_chunk(row, n, gate, uintBitsToFloat(chunks[from]), uintBitsToFloat(chunks[from + 1u]));
         }
     }
 }

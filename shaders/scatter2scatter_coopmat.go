@@ -19,16 +19,19 @@ type Scatter2scatterCoopmatPush struct {
 	Offsets  uint64
 	Tiles    uint64
 	TileArgs uint64
+	H        uint64
 	InWidth  uint32
 	OutWidth uint32
 	FanIn    uint32
 	Rows     uint32
 	Flags    uint32
+	Alpha    float32
+	Limit    float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c Scatter2scatterCoopmatPush) Bytes() []byte {
-	return kernel.Pack(c, pushScatter2scatterCoopmat, 92)
+	return kernel.Pack(c, pushScatter2scatterCoopmat, 108)
 }
 
 var pushScatter2scatterCoopmat = []kernel.Field{
@@ -41,29 +44,35 @@ var pushScatter2scatterCoopmat = []kernel.Field{
 	{Name: "offsets", Offset: 48, Size: 8},
 	{Name: "tiles", Offset: 56, Size: 8},
 	{Name: "tile_args", Offset: 64, Size: 8},
-	{Name: "in_width", Offset: 72, Size: 4},
-	{Name: "out_width", Offset: 76, Size: 4},
-	{Name: "fan_in", Offset: 80, Size: 4},
-	{Name: "rows", Offset: 84, Size: 4},
-	{Name: "flags", Offset: 88, Size: 4},
+	{Name: "h", Offset: 72, Size: 8},
+	{Name: "in_width", Offset: 80, Size: 4},
+	{Name: "out_width", Offset: 84, Size: 4},
+	{Name: "fan_in", Offset: 88, Size: 4},
+	{Name: "rows", Offset: 92, Size: 4},
+	{Name: "flags", Offset: 96, Size: 4},
+	{Name: "alpha", Offset: 100, Size: 4},
+	{Name: "limit", Offset: 104, Size: 4},
 }
 
 // Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
 type Scatter2scatterCoopmatSpec struct {
-	Threads    uint32 // constant 0
-	Subgroup   uint32 // constant 1
-	SM         uint32 // constant 2
-	SN         uint32 // constant 3
-	MI         uint32 // constant 4
-	NI         uint32 // constant 5
-	BK         uint32 // constant 6
-	MM         uint32 // constant 7
-	MN         uint32 // constant 8
-	MK         uint32 // constant 9
-	Whole      bool   // constant 10
-	Transposed bool   // constant 11
-	Short      bool   // constant 12
-	BandRows   uint32 // constant 13
+	Threads     uint32 // constant 0
+	Subgroup    uint32 // constant 1
+	SM          uint32 // constant 2
+	SN          uint32 // constant 3
+	MI          uint32 // constant 4
+	NI          uint32 // constant 5
+	BK          uint32 // constant 6
+	MM          uint32 // constant 7
+	MN          uint32 // constant 8
+	MK          uint32 // constant 9
+	Whole       bool   // constant 10
+	Transposed  bool   // constant 11
+	Short       bool   // constant 12
+	BandRows    uint32 // constant 13
+	Activation  uint32 // constant 14
+	Gated       bool   // constant 15
+	Interleaved bool   // constant 16
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
@@ -89,6 +98,9 @@ var specScatter2scatterCoopmat = []kernel.Constant{
 	{ID: 11, Name: "TRANSPOSED", Default: 0},
 	{ID: 12, Name: "SHORT", Default: 0},
 	{ID: 13, Name: "BAND_ROWS", Default: 1},
+	{ID: 14, Name: "ACTIVATION", Default: 7},
+	{ID: 15, Name: "GATED", Default: 0},
+	{ID: 16, Name: "INTERLEAVED", Default: 0},
 }
 
 //go:embed spv/scatter2scatter_coopmat.f16.spv
@@ -98,7 +110,7 @@ var spvScatter2scatterCoopmatF16 []byte
 var Scatter2scatterCoopmatF16 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -117,7 +129,7 @@ var spvScatter2scatterCoopmatBf16 []byte
 var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -137,7 +149,7 @@ var spvScatter2scatterCoopmatF16Int8 []byte
 var Scatter2scatterCoopmatF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Int8),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -156,7 +168,7 @@ var spvScatter2scatterCoopmatF16Q4 []byte
 var Scatter2scatterCoopmatF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Q4),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -175,7 +187,7 @@ var spvScatter2scatterCoopmatBf16Int8 []byte
 var Scatter2scatterCoopmatBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Int8),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -195,7 +207,7 @@ var spvScatter2scatterCoopmatBf16Q4 []byte
 var Scatter2scatterCoopmatBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Q4),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},

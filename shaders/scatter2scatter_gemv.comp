@@ -7,6 +7,8 @@
 // invocation adds up every TEAM-th chunk of 16 bytes of their inputs, and the team's sums meet in shared memory.
 // Requires: in a multiple of a chunk's values (4 in f32, 8 in 16 bits, 16 in int8, 32 in q4), x and W 16-byte aligned; THREADS a
 // multiple of TEAM; RN even, and TEAM a multiple of RN/2.
+// Where GATED, outputs come in pairs of a gate and the up that it meets; an invocation stores one of h, or two where RN is a
+// multiple of 4.
 // FAST_HALF: the device's own widening of f16 is exact, subnormals included.
 // Accumulation: f32, the same for every run: each invocation in ascending order, then the invocations in that order.
 // Oracle: internal/ref/scatter2scatter.go
@@ -21,13 +23,18 @@ layout(constant_id = 2) const uint TEAM = 32;
 layout(constant_id = 3) const uint RN = 4;
 layout(constant_id = 4) const uint COLUMNS = 4;
 layout(constant_id = 5) const bool FAST_HALF = false;
+layout(constant_id = 6) const uint ACTIVATION = 7; // LINEAR
+layout(constant_id = 7) const bool GATED = false;
+layout(constant_id = 8) const bool INTERLEAVED = false; // only where GATED
 layout(local_size_x_id = 0) in;
 
 const uint BN = THREADS / TEAM * RN;
 #include "include/scatter2scatter.glsl"
 #include "include/weights.glsl"
+#include "include/epilogue_pairs.glsl"
 
 const uint SUMS = RN * COLUMNS;
+const uint OWN = GATED ? 4u - RN % 4u : 2u; // outputs that an invocation makes results of at once
 const uint STRIDE = SUMS + 1u; // padded, against bank conflicts
 shared float partial[THREADS * STRIDE];
 
@@ -45,7 +52,7 @@ uint scale_next[RN];
 #endif
 
 #ifdef WEIGHTS_INT8
-vec2 output_scales; // of the two outputs that the invocation stores, for one row of x after the other
+vec4 output_scales; // of the OWN outputs that the invocation stores, for one row of x after the other
 #endif
 
 // load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
@@ -69,7 +76,7 @@ void start_weights(uint member, uint first_n) {
     uvec2 matrix = expert_base(push.w, has(W_TABLE), tile.expert, push.out_width, row_bytes);
 #endif
     [[unroll]] for (uint r = 0u; r < RN; r++) {
-        uint n = min(first_n + r, push.out_width - 1u);
+        uint n = output_of(first_n + r);
 #ifdef WEIGHTS_QUANTIZED
         w_rows[r] = row_codes(matrix, n);
 #else
@@ -81,8 +88,10 @@ void start_weights(uint member, uint first_n) {
     }
 #ifdef WEIGHTS_INT8
     uvec2 scales = row_scales(matrix, 0u);
-    uint stored = first_n + member % (RN / 2u) * 2u;
-    output_scales = vec2(load_f32(scales, min(stored, push.out_width - 1u)), load_f32(scales, min(stored + 1u, push.out_width - 1u)));
+    uint stored = first_n + member % (RN / OWN) * OWN;
+    [[unroll]] for (uint i = 0u; i < OWN; i++) {
+        output_scales[i] = load_f32(scales, output_of(stored + i));
+    }
 #endif
     load_next(member);
 }
@@ -161,32 +170,43 @@ void add_inputs(uint member, uint count) {
     }
 }
 
-// store_results adds up the team's sums, two outputs per invocation, and stores those of count rows from first on.
+// store_results adds up the team's sums, OWN outputs per invocation, and stores those of count rows from first on.
 void store_results(uint member, uint team, uint first, uint count) {
     bool biased = !address_is_null(push.bias);
     bool gated = !address_is_null(push.gates);
     uvec2 bias = expert_base(biased ? push.bias : push.w, has(BIAS_TABLE), tile.expert, 1u, push.out_width * VALUE_BYTES);
-    for (uint i = member; i < SUMS / 2u; i += TEAM) {
-        uint c = i / (RN / 2u);
-        uint r = i % (RN / 2u) * 2u;
+    for (uint i = member; i < SUMS / OWN; i += TEAM) {
+        uint c = i / (RN / OWN);
+        uint r = i % (RN / OWN) * OWN;
         uint n = tile.column + team * RN + r;
         if (c < count && n < push.out_width) {
-            vec2 v = vec2(0.0);
+            vec4 v = vec4(0.0);
             [[unroll]] for (uint m = 0u; m < TEAM; m++) {
-                uint at = (team * TEAM + m) * STRIDE;
-                v += vec2(partial[at + r * COLUMNS + c], partial[at + (r + 1u) * COLUMNS + c]);
+                uint at = (team * TEAM + m) * STRIDE + r * COLUMNS + c;
+                [[unroll]] for (uint o = 0u; o < OWN; o++) {
+                    v[o] += partial[at + o * COLUMNS];
+                }
             }
 #ifdef WEIGHTS_INT8
             v *= output_scales;
 #endif
             if (biased) {
-                v += vec2(load_value(bias, n), load_value(bias, min(n + 1u, push.out_width - 1u)));
+                [[unroll]] for (uint o = 0u; o < OWN; o++) {
+                    v[o] += load_value(bias, output_of(n + o));
+                }
             }
             uint position = first + c;
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
-            v *= gated ? load_f32(push.gates, slot) : 1.0;
-            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
-            store_pair(row, n, push.out_width, v, true, has(ACCUMULATE));
+            float gate = gated ? load_f32(push.gates, slot) : 1.0;
+            uint row = has(Y_GROUPED) ? position : slot;
+            if (ACTIVATION == LINEAR) {
+                uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
+                store_pair(base, n, push.out_width, v.xy * gate, true, has(ACCUMULATE));
+            } else if (GATED) {
+                store_activated(row, n / 2u, OWN == 4u, gate, v.xz, v.yw);
+            } else {
+                store_activated(row, n, true, gate, v.xy, vec2(0.0));
+            }
         }
     }
 }

@@ -19,15 +19,18 @@ type Scatter2scatterGemvPush struct {
 	Offsets  uint64
 	Tiles    uint64
 	TileArgs uint64
+	H        uint64
 	InWidth  uint32
 	OutWidth uint32
 	FanIn    uint32
 	Rows     uint32
 	Flags    uint32
+	Alpha    float32
+	Limit    float32
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c Scatter2scatterGemvPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatterGemv, 92) }
+func (c Scatter2scatterGemvPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatterGemv, 108) }
 
 var pushScatter2scatterGemv = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -39,21 +42,27 @@ var pushScatter2scatterGemv = []kernel.Field{
 	{Name: "offsets", Offset: 48, Size: 8},
 	{Name: "tiles", Offset: 56, Size: 8},
 	{Name: "tile_args", Offset: 64, Size: 8},
-	{Name: "in_width", Offset: 72, Size: 4},
-	{Name: "out_width", Offset: 76, Size: 4},
-	{Name: "fan_in", Offset: 80, Size: 4},
-	{Name: "rows", Offset: 84, Size: 4},
-	{Name: "flags", Offset: 88, Size: 4},
+	{Name: "h", Offset: 72, Size: 8},
+	{Name: "in_width", Offset: 80, Size: 4},
+	{Name: "out_width", Offset: 84, Size: 4},
+	{Name: "fan_in", Offset: 88, Size: 4},
+	{Name: "rows", Offset: 92, Size: 4},
+	{Name: "flags", Offset: 96, Size: 4},
+	{Name: "alpha", Offset: 100, Size: 4},
+	{Name: "limit", Offset: 104, Size: 4},
 }
 
 // Scatter2scatterGemvSpec holds the specialization constants of scatter2scatter_gemv.comp.
 type Scatter2scatterGemvSpec struct {
-	Threads  uint32 // constant 0
-	BM       uint32 // constant 1
-	Team     uint32 // constant 2
-	RN       uint32 // constant 3
-	Columns  uint32 // constant 4
-	FastHalf bool   // constant 5
+	Threads     uint32 // constant 0
+	BM          uint32 // constant 1
+	Team        uint32 // constant 2
+	RN          uint32 // constant 3
+	Columns     uint32 // constant 4
+	FastHalf    bool   // constant 5
+	Activation  uint32 // constant 6
+	Gated       bool   // constant 7
+	Interleaved bool   // constant 8
 }
 
 // DefaultScatter2scatterGemvSpec returns the values in the source.
@@ -71,6 +80,9 @@ var specScatter2scatterGemv = []kernel.Constant{
 	{ID: 3, Name: "RN", Default: 4},
 	{ID: 4, Name: "COLUMNS", Default: 4},
 	{ID: 5, Name: "FAST_HALF", Default: 0},
+	{ID: 6, Name: "ACTIVATION", Default: 7},
+	{ID: 7, Name: "GATED", Default: 0},
+	{ID: 8, Name: "INTERLEAVED", Default: 0},
 }
 
 //go:embed spv/scatter2scatter_gemv.f32.spv
@@ -80,7 +92,7 @@ var spvScatter2scatterGemvF32 []byte
 var Scatter2scatterGemvF32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -93,7 +105,7 @@ var spvScatter2scatterGemvF16 []byte
 var Scatter2scatterGemvF16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -106,7 +118,7 @@ var spvScatter2scatterGemvBf16 []byte
 var Scatter2scatterGemvBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -119,7 +131,7 @@ var spvScatter2scatterGemvF32F16F16 []byte
 var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -132,7 +144,7 @@ var spvScatter2scatterGemvF16F16F32 []byte
 var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16F16F32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -145,7 +157,7 @@ var spvScatter2scatterGemvF32F16F32 []byte
 var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -158,7 +170,7 @@ var spvScatter2scatterGemvF32Bf16Bf16 []byte
 var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16Bf16),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -171,7 +183,7 @@ var spvScatter2scatterGemvBf16Bf16F32 []byte
 var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Bf16F32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -184,7 +196,7 @@ var spvScatter2scatterGemvF32Bf16F32 []byte
 var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16F32),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -197,7 +209,7 @@ var spvScatter2scatterGemvF32Int8 []byte
 var Scatter2scatterGemvF32Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Int8),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -210,7 +222,7 @@ var spvScatter2scatterGemvF32Q4 []byte
 var Scatter2scatterGemvF32Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Q4),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -223,7 +235,7 @@ var spvScatter2scatterGemvF16Int8 []byte
 var Scatter2scatterGemvF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Int8),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -236,7 +248,7 @@ var spvScatter2scatterGemvF16Q4 []byte
 var Scatter2scatterGemvF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Q4),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -249,7 +261,7 @@ var spvScatter2scatterGemvBf16Int8 []byte
 var Scatter2scatterGemvBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Int8),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -262,7 +274,7 @@ var spvScatter2scatterGemvBf16Q4 []byte
 var Scatter2scatterGemvBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Q4),
-	PushBytes: 92,
+	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},

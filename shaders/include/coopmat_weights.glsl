@@ -5,6 +5,22 @@
 
 uint w_rows[W_LOADS]; // the invocation's rows of W
 
+// Gates and ups take turns in a tile's columns, except where W is loaded by eight neighbouring outputs and has gates first.
+const bool IN_TURNS = TRANSPOSED ? INTERLEAVED : true;
+// Outputs between an invocation's loads.
+const uint W_APART = GATED ? (TRANSPOSED ? W_STEP : INTERLEAVED ? W_STEP : W_STEP / 2u) : W_STEP;
+
+// output_chunk is which eight outputs those of the tile's chunk are where W is TRANSPOSED; beyond the last it repeats that.
+uint output_chunk(uint chunk) {
+    uint width = push.out_width / 8u;
+    chunk += tile.column / 8u;
+    if (!GATED || IN_TURNS) {
+        return min(chunk, width - 1u);
+    }
+    uint c = min(chunk / 2u, width / 2u - 1u);
+    return (chunk & 1u) == 0u ? c : width / 2u + c;
+}
+
 #ifdef WEIGHTS_QUANTIZED
 
 uvec2 code_base;
@@ -14,7 +30,7 @@ uvec2 w_next[W_LOADS]; // eight codes: two words, or one and the bits of their s
 // find_w_rows repeats the last row where a tile ends early.
 void find_w_rows(uint w_row, uint w_chunk) {
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        w_rows[i] = min(tile.column + w_row + i * W_STEP, push.out_width - 1u);
+        w_rows[i] = output_of(tile.column + w_row + i * W_STEP);
     }
     code_base = expert_codes();
     scale_base = row_scales(code_base, 0u);
@@ -33,7 +49,7 @@ uvec2 load_w(uint row, uint at) {
 // fetch_w starts the loads of inputs [k, k + BK); inside says whether the invocation's are below in.
 void fetch_w(uint k, uint chunk, uint w_row, bool inside) {
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
-        w_next[i] = inside ? load_w(WHOLE ? w_rows[0] + i * W_STEP : w_rows[i], k / 8u + chunk) : uvec2(0u);
+        w_next[i] = inside ? load_w(WHOLE ? w_rows[0] + i * W_APART : w_rows[i], k / 8u + chunk) : uvec2(0u);
     }
 }
 
@@ -58,10 +74,9 @@ uvec4 w_next[W_LOADS];
 void find_w_rows(uint w_row, uint w_chunk) {
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
         if (TRANSPOSED) {
-            uint width = push.out_width / 8u;
-            w_rows[i] = (w_row + i * W_STEP) * width + min(tile.column / 8u + w_chunk, width - 1u);
+            w_rows[i] = (w_row + i * W_STEP) * (push.out_width / 8u) + output_chunk(w_chunk);
         } else {
-            w_rows[i] = min(tile.column + w_row + i * W_STEP, push.out_width - 1u) * (push.in_width / 8u) + w_chunk;
+            w_rows[i] = output_of(tile.column + w_row + i * W_STEP) * (push.in_width / 8u) + w_chunk;
         }
     }
     uint rows = TRANSPOSED ? push.in_width : push.out_width;
@@ -71,7 +86,7 @@ void find_w_rows(uint w_row, uint w_chunk) {
 void fetch_w(uint k, uint chunk, uint w_row, bool inside) {
     [[unroll]] for (uint i = 0u; i < W_LOADS; i++) {
         uint stride = (TRANSPOSED ? push.out_width : push.in_width) / 8u;
-        uint at = (WHOLE ? w_rows[0] + i * W_STEP * stride : w_rows[i]) + (TRANSPOSED ? k * stride : k / 8u);
+        uint at = (WHOLE ? w_rows[0] + i * W_APART * stride : w_rows[i]) + (TRANSPOSED ? k * stride : k / 8u);
         bool valid = TRANSPOSED ? WHOLE || k + w_row + i * W_STEP < push.in_width : inside;
         w_next[i] = valid ? Chunks(w_base).at[at] : uvec4(0u);
     }

@@ -12,11 +12,14 @@ layout(push_constant, std430) uniform Push {
     uvec2 offsets;
     uvec2 tiles;
     uvec2 tile_args;
+    uvec2 h;
     uint in_width;
     uint out_width;
     uint fan_in;
     uint rows;
     uint flags;
+    float alpha;
+    float limit;
 } push;
 
 const uint X_GROUPED = 1u;

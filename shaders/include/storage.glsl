@@ -129,6 +129,15 @@ void store_value4(uvec2 base, uint index, vec4 value) {
 void store_value2(uvec2 base, uint index, vec2 value) { store_some2(base, index, value, 2u); }
 #endif
 
+// as_stored is what a value becomes when it is stored as an output.
+#if defined(VALUE_BYTES)
+#if defined(STORAGE_F32) || defined(OUTPUT_F32)
+float as_stored(float value) { return value; }
+#else
+float as_stored(float value) { return WIDEN(NARROW(value)); }
+#endif
+#endif
+
 #if defined(INPUT_F32)
 #define INPUT_BYTES 4u
 #define load_input load_f32
