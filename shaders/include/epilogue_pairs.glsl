@@ -29,9 +29,6 @@ void keep_operands(uvec2 row, uint c, bool pairs, inout vec2 v, inout vec2 up) {
 
 // store_activated stores columns c and, where pairs, c + 1 of a row of h.
 void store_activated(uint row, uint c, bool pairs, float gate, vec2 v, vec2 up) {
-    if (c >= hidden_width()) {
-        return;
-    }
     if (!address_is_null(push.y)) {
         keep_operands(address_at(push.y, row, push.out_width * OUTPUT_BYTES), c, pairs, v, up);
     }

@@ -35,7 +35,7 @@ type family func(add func(Case))
 
 // families lists every operation of the suite. An operation is added here.
 var families = []family{
-	linearForward, linearMixed, linearDecode, linearQuantized, linearCoopMat, linearBackward, linearCoopMatBackward, linearAuto, denseLinear,
+	linearForward, linearMixed, linearDecode, linearQuantized, linearCoopMat, linearBackward, linearCoopMatBackward, linearAuto, linearActivated, denseLinear,
 	routingCases, topKCases, topKUnusual, topKBackwardCases,
 	activationCases, activationUnusual, combineCases, convertCases, jitterCases,
 	statsCases, lossCases, mlpForward, mlpBackward,
