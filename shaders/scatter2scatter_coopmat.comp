@@ -30,7 +30,7 @@ layout(constant_id = 10) const bool WHOLE = false; // in is a multiple of BK and
 layout(constant_id = 11) const bool TRANSPOSED = false;
 layout(constant_id = 12) const bool SHORT = false; // tiles of few rows take less time; MI > 2
 layout(constant_id = 13) const uint BAND_ROWS = 1; // BAND of include/scatter2scatter.glsl
-layout(constant_id = 14) const uint ACTIVATION = 7; // LINEAR
+layout(constant_id = 14) const uint ACTIVATION = 2; // with ACTIVATED only, as the two below: see include/epilogue.glsl
 layout(constant_id = 15) const bool GATED = false;
 layout(constant_id = 16) const bool INTERLEAVED = false; // only where GATED
 layout(local_size_x_id = 0) in;
@@ -175,17 +175,6 @@ void compute(uint strips) {
         take(strips, q, first_m, first_n);
         multiply(strips);
     }
-    uint strip = gl_SubgroupID * STRIP;
-    [[unroll]] for (uint i = 0u; i < MI; i++) {
-        if (i < strips) {
-            barrier();
-            [[unroll]] for (uint j = 0u; j < NI; j++) {
-                coopMatStore(sums[i * NI + j], floats, 4u * strip + j * MN, 4u * STRIP_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-            }
-            barrier();
-            store_strip(strip, first_m + i * MM, first_n, gl_SubgroupInvocationID);
-        }
-    }
 }
 
 void main() {
@@ -193,11 +182,15 @@ void main() {
         return;
     }
     uint rows = tile.end - tile.first;
+    uint strips = MI;
     if (SHORT && rows <= SM * MM) {
+        strips = 1u;
         compute(1u);
     } else if (SHORT && rows <= 2u * SM * MM) {
+        strips = 2u;
         compute(2u);
     } else {
         compute(MI);
     }
+    store_tile(strips, gl_SubgroupID % SN * (NI * MN));
 }

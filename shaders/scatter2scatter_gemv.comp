@@ -23,7 +23,7 @@ layout(constant_id = 2) const uint TEAM = 32;
 layout(constant_id = 3) const uint RN = 4;
 layout(constant_id = 4) const uint COLUMNS = 4;
 layout(constant_id = 5) const bool FAST_HALF = false;
-layout(constant_id = 6) const uint ACTIVATION = 7; // LINEAR
+layout(constant_id = 6) const uint ACTIVATION = 2; // with ACTIVATED only, as the two below: see include/epilogue.glsl
 layout(constant_id = 7) const bool GATED = false;
 layout(constant_id = 8) const bool INTERLEAVED = false; // only where GATED
 layout(local_size_x_id = 0) in;
@@ -89,8 +89,9 @@ void start_weights(uint member, uint first_n) {
 #ifdef WEIGHTS_INT8
     uvec2 scales = row_scales(matrix, 0u);
     uint stored = first_n + member % (RN / OWN) * OWN;
-    [[unroll]] for (uint i = 0u; i < OWN; i++) {
-        output_scales[i] = load_f32(scales, output_of(stored + i));
+    output_scales.xy = vec2(load_f32(scales, output_of(stored)), load_f32(scales, output_of(stored + 1u)));
+    if (OWN == 4u) {
+        output_scales.zw = vec2(load_f32(scales, output_of(stored + 2u)), load_f32(scales, output_of(stored + 3u)));
     }
 #endif
     load_next(member);
@@ -180,33 +181,36 @@ void store_results(uint member, uint team, uint first, uint count) {
         uint r = i % (RN / OWN) * OWN;
         uint n = tile.column + team * RN + r;
         if (c < count && n < push.out_width) {
-            vec4 v = vec4(0.0);
+            vec2 v = vec2(0.0);
+            vec2 w = vec2(0.0); // the third and fourth where OWN is 4
             [[unroll]] for (uint m = 0u; m < TEAM; m++) {
                 uint at = (team * TEAM + m) * STRIDE + r * COLUMNS + c;
-                [[unroll]] for (uint o = 0u; o < OWN; o++) {
-                    v[o] += partial[at + o * COLUMNS];
+                v += vec2(partial[at], partial[at + COLUMNS]);
+                if (OWN == 4u) {
+                    w += vec2(partial[at + 2u * COLUMNS], partial[at + 3u * COLUMNS]);
                 }
             }
 #ifdef WEIGHTS_INT8
-            v *= output_scales;
+            v *= output_scales.xy;
+            w *= output_scales.zw;
 #endif
             if (biased) {
-                [[unroll]] for (uint o = 0u; o < OWN; o++) {
-                    v[o] += load_value(bias, output_of(n + o));
+                v += vec2(load_value(bias, output_of(n)), load_value(bias, output_of(n + 1u)));
+                if (OWN == 4u) {
+                    w += vec2(load_value(bias, output_of(n + 2u)), load_value(bias, output_of(n + 3u)));
                 }
             }
             uint position = first + c;
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uint row = has(Y_GROUPED) ? position : slot;
-            if (ACTIVATION == LINEAR) {
-                uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
-                store_pair(base, n, push.out_width, v.xy * gate, true, has(ACCUMULATE));
-            } else if (GATED) {
-                store_activated(row, n / 2u, OWN == 4u, gate, v.xz, v.yw);
-            } else {
-                store_activated(row, n, true, gate, v.xy, vec2(0.0));
-            }
+#ifdef ACTIVATED
+            bool pairs = GATED ? OWN == 4u : true;
+            store_activated(row, GATED ? n / 2u : n, pairs, gate, GATED ? vec2(v.x, w.x) : v, GATED ? vec2(v.y, w.y) : vec2(0.0));
+#else
+            uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
+            store_pair(base, n, push.out_width, v * gate, true, has(ACCUMULATE));
+#endif
         }
     }
 }

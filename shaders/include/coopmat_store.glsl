@@ -19,10 +19,11 @@ void finish(uint n, inout vec4 low, inout vec4 high) {
     }
 }
 
-// keep finishes outputs n to n + 7 and, with an activation, stores them in y unless that is null.
+#ifdef ACTIVATED
+// keep finishes outputs n to n + 7 and stores them in y unless that is null.
 void keep(uint row, uint n, inout vec4 low, inout vec4 high) {
     finish(n, low, high);
-    if (ACTIVATION != LINEAR && !address_is_null(push.y)) {
+    if (!address_is_null(push.y)) {
         uvec4 z = chunk_of(low, high);
         ChunksInOut(address_at(push.y, row, push.out_width * 2u)).at[n / 8u] = z;
         z ^= push.flags >> 31u; // 0, which compilers cannot know: Mesa's leaves out the rounding of f16 that is undone at once
@@ -31,24 +32,25 @@ void keep(uint row, uint n, inout vec4 low, inout vec4 high) {
     }
 }
 
-// results makes columns n to n + 7 of a row of what is stored, h or y, from sums that lie from the at-th chunk on.
-void results(uint row, uint n, uint at, out vec4 low, out vec4 high) {
-    low = uintBitsToFloat(chunks[at]);
-    high = uintBitsToFloat(chunks[at + 1u]);
+// activate_chunks makes columns n to n + 7 of a row of h of sums, of which the first eight are in low and high and the rest, where
+// GATED, in the chunk at and the next.
+void activate_chunks(uint row, uint n, uint at, inout vec4 low, inout vec4 high) {
     vec4 up_low = vec4(0.0);
     vec4 up_high = vec4(0.0);
     if (GATED) {
-        vec4 third = uintBitsToFloat(chunks[at + 2u]);
-        vec4 fourth = uintBitsToFloat(chunks[at + 3u]);
+        up_low = uintBitsToFloat(chunks[at]);
+        up_high = uintBitsToFloat(chunks[at + 1u]);
         if (INTERLEAVED) {
             keep(row, 2u * n, low, high);
-            keep(row, 2u * n + 8u, third, fourth);
+            keep(row, 2u * n + 8u, up_low, up_high);
         }
-        up_low = IN_TURNS ? vec4(low.yw, high.yw) : third;
-        up_high = IN_TURNS ? vec4(third.yw, fourth.yw) : fourth;
         if (IN_TURNS) {
-            low = vec4(low.xz, high.xz);
-            high = vec4(third.xz, fourth.xz);
+            vec4 first = vec4(low.xz, high.xz);
+            vec4 second = vec4(up_low.xz, up_high.xz);
+            up_high = vec4(up_low.yw, up_high.yw);
+            up_low = vec4(low.yw, high.yw);
+            low = first;
+            high = second;
         }
     }
     if (!INTERLEAVED) {
@@ -57,13 +59,10 @@ void results(uint row, uint n, uint at, out vec4 low, out vec4 high) {
             keep(row, hidden_width() + n, up_low, up_high);
         }
     }
-    if (ACTIVATION != LINEAR) {
-        [[unroll]] for (uint c = 0u; c < 4u; c++) {
-            low[c] = activated(low[c], up_low[c]);
-            high[c] = activated(high[c], up_high[c]);
-        }
-    }
+    low = vec4(activated(low.x, up_low.x), activated(low.y, up_low.y), activated(low.z, up_low.z), activated(low.w, up_low.w));
+    high = vec4(activated(high.x, up_high.x), activated(high.y, up_high.y), activated(high.z, up_high.z), activated(high.w, up_high.w));
 }
+#endif
 
 // store_strip writes the subgroup's matrices of row i, which lie in its strip, to y or h.
 void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
@@ -79,11 +78,18 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uint row = has(Y_GROUPED) ? position : slot;
-            vec4 low, high;
-            results(row, n, strip + m * STRIP_STRIDE + c * (columns / 4u), low, high);
+            uint from = strip + m * STRIP_STRIDE + c * (columns / 4u);
+            vec4 low = uintBitsToFloat(chunks[from]);
+            vec4 high = uintBitsToFloat(chunks[from + 1u]);
+#ifdef ACTIVATED
+            uvec2 base = address_at(push.h, row, hidden_width() * 2u);
+            activate_chunks(row, n, from + 2u, low, high);
+#else
+            uvec2 base = address_at(push.y, row, push.out_width * 2u);
+            finish(n, low, high);
+#endif
             low *= gate;
             high *= gate;
-            uvec2 base = address_at(ACTIVATION == LINEAR ? push.y : push.h, row, hidden_width() * 2u);
             if (has(ACCUMULATE)) {
                 uvec4 y = ChunksInOut(base).at[n / 8u];
                 low += low_of(y);
@@ -91,6 +97,25 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
             }
             ChunksInOut(base).at[n / 8u] = chunk_of(low, high);
         }
+    }
+}
+
+// store_tile stores the results of a tile of strips·SM·MM rows, strip by strip through shared memory. The loop stays one and picks a
+// strip's matrices by constants: the store is there once.
+void store_tile(uint strips, uint first_n) {
+    uint first_m = gl_SubgroupID / SN * (strips * MM);
+    uint strip = gl_SubgroupID * STRIP;
+    [[dont_unroll]] for (uint i = 0u; i < strips; i++) {
+        barrier();
+        [[unroll]] for (uint s = 0u; s < MI; s++) {
+            if (s == i) {
+                [[unroll]] for (uint j = 0u; j < NI; j++) {
+                    coopMatStore(sums[s * NI + j], floats, 4u * strip + j * MN, 4u * STRIP_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+                }
+            }
+        }
+        barrier();
+        store_strip(strip, first_m + i * MM, first_n, gl_SubgroupInvocationID);
     }
 }
 

@@ -9,13 +9,14 @@
 // there as well, and h is made of z as it is stored, so that a backward pass that reads z finds the h that there was.
 //
 // A tile's columns are outputs in an order that brings gates and ups together, which is the kernel's affair. Needs the push
-// constants of scatter2scatter and the constants ACTIVATION, GATED and INTERLEAVED.
+// constants of scatter2scatter and the constants ACTIVATION, GATED and INTERLEAVED, which mean nothing in modules without ACTIVATED.
+// Those store z itself, and hold no code of activations because that alone would cost them registers.
 #ifndef EPILOGUE_GLSL
 #define EPILOGUE_GLSL
 
+#ifdef ACTIVATED
 #include "activations.glsl"
-
-const uint LINEAR = 7u; // an ACTIVATION that is none
+#endif
 
 // hidden_width is the width of h.
 uint hidden_width() { return GATED ? push.out_width / 2u : push.out_width; }
@@ -34,9 +35,11 @@ uint output_of(uint n) {
     return (n & 1u) == 0u ? gate_output(n / 2u) : up_output(n / 2u);
 }
 
+#ifdef ACTIVATED
 // activated is f(z), or f(z)·up where GATED.
 float activated(float z, float up) {
-    return GATED ? activate_gated(ACTIVATION, z, up, push.alpha, push.limit) : activate(ACTIVATION, z);
+    return activate_gated(ACTIVATION, z, GATED ? up : 1.0, push.alpha, push.limit);
 }
+#endif
 
 #endif
