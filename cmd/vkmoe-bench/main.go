@@ -4,8 +4,8 @@
 //	vkmoe-bench list | plot | explain | tune | cold | decoder [flags] …
 //
 // A case is a layer and a number of tokens, such as paper/512 or qwen3/8; "paper" alone stands for all of its sizes, anchors,
-// granularity, sparsity and decode for groups of cases, and no case for anchors. list prints all of them. --op says what is
-// timed of each:
+// granularity, sparsity, decode and others for groups of cases, and no case for those of the operation that peers were measured
+// on. list prints all of them. --op says what is timed of each:
 //
 //	forward   ParallelLinear from tokens to grouped rows
 //	dx, dw    the gradients of its input, per slot, and of its weights
@@ -141,6 +141,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	var chosen []benchCase
 	if mixtures == nil {
+		if len(names) == 0 {
+			names = defaultCases[*f.operation]
+		}
 		if chosen, err = chooseCases(names); err != nil {
 			return err
 		}
@@ -155,7 +158,7 @@ func run(ctx context.Context, args []string) error {
 		r.Weights = format.String()
 	}
 	if mixtures != nil {
-		if r.Mixtures, err = runMomha(ctx, dev, mixtures, storage, *f.reps, *f.parts); err != nil {
+		if err := r.runMixtures(ctx, dev, f, mixtures, storage); err != nil {
 			return err
 		}
 		return r.write(*f.out)
@@ -189,10 +192,11 @@ func openTimed(name string) (*vk.Device, error) {
 func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtype vk.DType, format moe.WeightFormat,
 	chosen []benchCase) error {
 	for round := range max(1, *f.rounds) {
-		peers, err := f.peers.run(ctx, f, chosen)
+		peers, err := f.peers.run(ctx, f, *f.operation, peerWords(chosen))
 		if err != nil {
 			return err
 		}
+		r.keep(peers)
 		if *f.ceilings && round == 0 {
 			c, err := measureCeilings(ctx, dev, dtype)
 			if err != nil {
@@ -224,7 +228,6 @@ func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtyp
 				return err
 			}
 		}
-		r.keep(peers)
 	}
 	fmt.Print(r.ratios())
 	return nil

@@ -13,10 +13,12 @@ import (
 )
 
 func TestChooseCases(t *testing.T) {
-	all, err := chooseCases(nil)
-	require.NoError(t, err)
-	require.Len(t, all, 20, "the rows that peers were measured on")
-	for group, n := range map[string]int{"granularity": 5, "sparsity": 6, "decode": 24, "paper": 11} {
+	for operation, n := range map[string]int{"forward": 20, "dx": 5, "dw": 5, "mlp": 17, "training": 17, "route": 2} {
+		all, err := chooseCases(defaultCases[operation])
+		require.NoError(t, err)
+		require.Len(t, all, n, "the rows that peers were measured on: %s", operation)
+	}
+	for group, n := range map[string]int{"granularity": 5, "sparsity": 6, "decode": 24, "paper": 11, "token": 4} {
 		some, err := chooseCases([]string{group})
 		require.NoError(t, err)
 		require.Len(t, some, n, group)
