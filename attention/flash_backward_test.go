@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/spirv"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -221,9 +222,7 @@ func TestFlashBackwardRepeatsItsBits(t *testing.T) {
 
 // TestFlashBackwardOfRandomShapes draws lengths, heads and windows for a few kinds of attention.
 func TestFlashBackwardOfRandomShapes(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	configs := backwardConfigs()
 	kinds := slices.Sorted(maps.Keys(configs))
 	rapid.Check(t, func(rt *rapid.T) {

@@ -8,22 +8,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
 func TestDecoderTimesWholeModels(t *testing.T) {
-	dev, err := vk.Open(vk.Options{})
-	if err != nil && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skipf("needs a Vulkan device: %v", err)
-	}
-	require.NoError(t, err)
-	require.NoError(t, dev.Close())
 	peer, arguments := fakePeer(t, `echo '{"Peer": "Other", "Parameters": 107328, "TokensPerSecond": 5}'`)
 	wrong, _ := fakePeer(t, `echo '{"Peer": "Other", "Parameters": 7}'`)
 	for _, work := range []string{"train", "generate"} {
 		path := filepath.Join(t.TempDir(), "result.json")
 		args := []string{"decoder", "--work", work, "--shape", "small", "--batch", "2", "--length", "16", "--reps", "3", "--dtype", "bf16"}
-		require.NoError(t, run(t.Context(), append(args, "--peer", peer, "--json", path)))
+		gputest.Require(t, run(t.Context(), append(args, "--peer", peer, "--json", path)))
 		asked, err := os.ReadFile(arguments)
 		require.NoError(t, err)
 		require.Equal(t, work+" --shape small --batch 2 --length 16 --reps 3\n", string(asked))

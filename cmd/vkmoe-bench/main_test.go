@@ -2,14 +2,13 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/vkmoe/vkmoe/vk"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 )
 
 func TestChooseCases(t *testing.T) {
@@ -46,10 +45,7 @@ func TestBenchWritesJSON(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for _, dtype := range []string{"f32", "bf16"} {
 		err := run(t.Context(), []string{"--dtype", dtype, "--reps", "1", "--json", file, "small/64"})
-		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-			t.Skipf("needs a Vulkan device: %v", err)
-		}
-		require.NoError(t, err)
+		gputest.Require(t, err)
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
 		var r report
@@ -66,10 +62,7 @@ func TestQuantizedWeightsAreCheckedAndTimed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for _, format := range []string{"int8", "q4"} {
 		err := run(t.Context(), []string{"--weights", format, "--reps", "1", "--json", file, "small/64"})
-		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-			t.Skipf("needs a Vulkan device: %v", err)
-		}
-		require.NoError(t, err)
+		gputest.Require(t, err)
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
 		var r report
@@ -85,10 +78,7 @@ func TestEveryOperationIsCheckedAndTimed(t *testing.T) {
 	for operation := range operations {
 		for _, dtype := range []string{"f32", "f16"} {
 			err := run(t.Context(), []string{"--op", operation, "--parts", "--dtype", dtype, "--reps", "2", "--json", file, "small/64"})
-			if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-				t.Skipf("needs a Vulkan device: %v", err)
-			}
-			require.NoError(t, err, operation)
+			gputest.Require(t, err, operation)
 			data, err := os.ReadFile(file)
 			require.NoError(t, err)
 			var r report

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/vkmoe/vkmoe/vk"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 )
 
 func TestChooseMomha(t *testing.T) {
@@ -34,11 +33,7 @@ func TestMomhaIsCheckedAndTimed(t *testing.T) {
 	for dtype, name := range map[string]string{"f32": "momha/2", "bf16": "momha/8"} {
 		other, arguments := fakePeer(t, `echo '{"peer": "Other", "dtype": "f32", "results": [
 			{"operation": "training", "case": "`+name+`", "median_us": 1e9, "extra_mb": 7}]}'`)
-		err := run(t.Context(), []string{"--parts", "--dtype", dtype, "--reps", "1", "--json", file, "--peer", other, name})
-		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-			t.Skipf("needs a Vulkan device: %v", err)
-		}
-		require.NoError(t, err)
+		gputest.Require(t, run(t.Context(), []string{"--parts", "--dtype", dtype, "--reps", "1", "--json", file, "--peer", other, name}))
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
 		var r report
