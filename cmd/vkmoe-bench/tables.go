@@ -128,7 +128,7 @@ func (m *measurements) forwardTable() (head []string, rows [][]string) {
 			return
 		}
 		row := []string{layerName(c) + note, c.tokens(), amount(res.Median), fmt.Sprintf("%.0f", res.TFLOPs), share(res.ShareOfPeak),
-			fmt.Sprintf("%.2f", res.Weights), share(res.ShareOfCopy)}
+			rate(res.Weights), share(res.ShareOfCopy)}
 		for _, peer := range []string{"PyTorch", "ScatterMoE", "ggml"} {
 			row = append(row, m.peerCell(r, res.Median, 1, peer, "forward", c.Name()))
 		}
@@ -139,6 +139,14 @@ func (m *measurements) forwardTable() (head []string, rows [][]string) {
 	}
 	add(casesOf("paper/2048")[0], "f32", ", f32")
 	return head, rows
+}
+
+// rate writes terabytes a second.
+func rate(v float64) string {
+	if v == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f", v)
 }
 
 // share writes a share in percent.
