@@ -29,6 +29,12 @@ func TestChooseCases(t *testing.T) {
 		names = append(names, c.Name())
 	}
 	require.Equal(t, []string{"dense/8192", "paper/8", "olmoe/1"}, names)
+	tasks, err := chooseTasks([]string{"dw:paper/8192", "paper/8", "mlp:token"}, "dx")
+	require.NoError(t, err)
+	require.Len(t, tasks, 6)
+	require.Equal(t, [3]string{"dw", "dx", "mlp"}, [3]string{tasks[0].operation, tasks[1].operation, tasks[5].operation})
+	_, err = chooseTasks([]string{"sideways:paper/8"}, "dx")
+	require.ErrorContains(t, err, "sideways")
 	_, err = chooseCases([]string{"nothing"})
 	require.ErrorContains(t, err, `"nothing"`)
 }
@@ -96,4 +102,12 @@ func TestQuantile(t *testing.T) {
 	require.Equal(t, 3.0, quantile(times, 0.5))
 	require.Equal(t, 1.0, quantile(times, 0))
 	require.Equal(t, 5.0, quantile(times, 1))
+}
+
+func TestShortJobsAreRepeated(t *testing.T) {
+	require.Equal(t, mostRepeats, repeatsOf(10, 0))
+	require.Equal(t, 10, repeatsOf(300, 1<<20))
+	require.Equal(t, 2, repeatsOf(300, 100<<20), "within the scratch")
+	require.Equal(t, 1, repeatsOf(300, 1<<30))
+	require.Equal(t, 1, repeatsOf(1e6, 0))
 }

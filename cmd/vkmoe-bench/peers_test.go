@@ -25,11 +25,11 @@ func TestPeersAreTimedOnTheSameCases(t *testing.T) {
 	command, arguments := fakePeer(t, `echo '{"peer": "Other", "version": "1", "dtype": "f32", "results": [
 		{"operation": "forward", "case": "small/64", "median_us": 1e9}]}'`)
 	file := filepath.Join(t.TempDir(), "bench.json")
-	args := []string{"--dtype", "f32", "--reps", "1", "--json", file, "--rounds", "2", "--peer", command, "small/64"}
+	args := []string{"--dtype", "f32", "--reps", "1", "--json", file, "--rounds", "2", "--peer", command, "small/64", "route:small/512"}
 	require.NoError(t, run(t.Context(), args))
 	asked, err := os.ReadFile(arguments)
 	require.NoError(t, err)
-	require.Equal(t, "--op forward --dtype f32 --reps 1 small/64 8 2 512 1024 64 GELU\n", string(asked))
+	require.Equal(t, "--dtype f32 --reps 1 --op forward small/64 8 2 512 1024 64 GELU --op route small/512 8 2 512 1024 512 GELU\n", string(asked))
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
 	var r report
