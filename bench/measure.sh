@@ -55,13 +55,15 @@ for piece in $pieces; do
 	momha) scattermoe=scattermoe_momha && time_cases bf16-momha momha ;;
 	sweeps) scattermoe=scattermoe_layers && time_cases bf16-sweeps mlp:granularity mlp:sparsity training:granularity training:sparsity ;;
 	few)
-		time_cases bf16-few route:routing paper/2 paper/4 paper/16 paper/32 mixtral/2 mixtral/4 mixtral/16 mixtral/32 \
-			qwen3/2 qwen3/4 qwen3/16 qwen3/32 olmoe/2 olmoe/4 olmoe/8 olmoe/16 olmoe/32
+		scattermoe=scattermoe_layers torch=yes && time_cases f32 --dtype f32 paper/512 paper/2048
+		scattermoe='' torch=''
+		time_cases bf16-route --op route
 		for weights in int8 q4; do
 			time_cases "bf16-$weights" --weights $weights paper/1 paper/8 paper/64 mixtral/1 mixtral/8 mixtral/64 qwen3/1 qwen3/8 qwen3/64
 		done
 		"$bench" cold --json "$out/$name-bf16-cold.json"
-		scattermoe=scattermoe_layers torch=yes && time_cases f32 --dtype f32 paper/512 paper/2048
+		time_cases bf16-few paper/2 paper/4 paper/16 paper/32 mixtral/2 mixtral/4 mixtral/16 mixtral/32 \
+			qwen3/2 qwen3/4 qwen3/16 qwen3/32 olmoe/2 olmoe/4 olmoe/8 olmoe/16 olmoe/32
 		;;
 	train) training=yes && decoder bf16-decoder-train --work train ;;
 	generate)

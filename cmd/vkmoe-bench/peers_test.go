@@ -88,7 +88,7 @@ func TestPlotDrawsWhatThereIs(t *testing.T) {
 	}
 	require.Len(t, found, 6, "a single case of mixtral is no curve")
 	paper := found["paper-forward-bf16-time"]
-	require.Equal(t, []line{{"vkmoe", [][2]float64{{8, 200}, {512, 100}}}, {"P 2 (f16)", [][2]float64{{8, 50}}}}, paper.lines)
+	require.Equal(t, []line{{"vkmoe", [][2]float64{{8, 200}, {512, 100}}}, {"P (f16)", [][2]float64{{8, 50}}}}, paper.lines)
 	require.Equal(t, [][2]float64{{8, 200}}, found["paper-forward-bf16-rate"].lines[1].points, "the same work in a quarter of the time")
 	require.Equal(t, [][2]float64{{1, 50}, {16, 50}}, found["granularity-forward-bf16"].lines[0].points)
 	require.Equal(t, []string{"qwen3/64", "paper/64"}, found["memory-mlp-bf16"].labels)
