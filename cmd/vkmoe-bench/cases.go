@@ -47,15 +47,35 @@ type caseGroup struct {
 // groups are the named groups; a layer's name stands for its cases likewise.
 var groups = []caseGroup{
 	{"anchors", "the rows that peers were measured on", func(c benchCase) bool {
-		public := slices.Contains([]string{"paper", "mixtral", "qwen3", "olmoe"}, c.layer)
-		missing := c.layer == "olmoe" && (c.t == 8 || c.t == 64) || c.layer == "qwen3" && c.t == 8192
-		return public && !slices.Contains([]int{2, 4, 16, 32}, c.t) && !missing
+		return publicRow(c, 1, 8, 64, 512, 2048, 4096, 8192, 61440) && c.Name() != "olmoe/8" && c.Name() != "olmoe/64"
 	}},
 	{"granularity", "8·G experts of 8192/G hidden units, G of them active, 8,192 tokens", func(c benchCase) bool {
 		return strings.HasPrefix(c.layer, "granularity")
 	}},
 	{"sparsity", "k of 64 experts active, 8,192 tokens", func(c benchCase) bool { return strings.HasPrefix(c.layer, "sparsity") }},
+	{"gradients", "the rows that peers' gradients of weights were measured on", func(c benchCase) bool {
+		return publicRow(c, 4096, 8192, 61440)
+	}},
+	{"layers", "the rows that peers' sparse MLPs were measured on, beside granularity and sparsity", func(c benchCase) bool {
+		return publicRow(c, 2048, 4096, 61440) || c.Name() == "mixtral/512"
+	}},
+	{"token", "a single token of the same layers", func(c benchCase) bool { return c.t == 1 }},
 	{"decode", "few tokens", func(c benchCase) bool { return c.t <= 32 }},
+	{"routing", "tokens that choose 8 of 128 experts", func(c benchCase) bool {
+		return c.layer == "qwen3" && (c.t == 512 || c.t == 8192)
+	}},
+}
+
+// defaultCases are the names that stand for no name, by operation: the rows that peers were measured on.
+var defaultCases = map[string][]string{
+	"forward": {"anchors"}, "dx": {"gradients"}, "dw": {"gradients"}, "mlp": {"layers", "granularity", "sparsity"},
+	"training": {"layers", "granularity", "sparsity"}, "route": {"routing"},
+}
+
+// publicRow says whether a case is a layer of ScatterMoE's unit or of a public model with so many tokens.
+func publicRow(c benchCase, tokens ...int) bool {
+	public := []string{"paper", "mixtral", "qwen3", "olmoe"}
+	return slices.Contains(public, c.layer) && slices.Contains(tokens, c.t) && c.Name() != "qwen3/8192"
 }
 
 func sizes(c benchCase, tokens ...int) []benchCase {
@@ -112,6 +132,49 @@ func chooseCases(names []string) ([]benchCase, error) {
 	return chosen, nil
 }
 
+// A task is a case and what is timed of it.
+type task struct {
+	operation string
+	benchCase
+}
+
+// chooseTasks finds the cases of the names given, the operation's own for none. A name may carry another operation: dw:paper/8192.
+func chooseTasks(names []string, operation string) ([]task, error) {
+	if err := checkOperation(operation); err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		names = defaultCases[operation]
+	}
+	var chosen []task
+	for _, name := range names {
+		t := task{operation: operation}
+		if before, after, found := strings.Cut(name, ":"); found {
+			t.operation, name = before, after
+		}
+		if err := checkOperation(t.operation); err != nil {
+			return nil, err
+		}
+		found, err := chooseCases([]string{name})
+		if err != nil {
+			return nil, err
+		}
+		for _, t.benchCase = range found {
+			if !slices.Contains(chosen, t) {
+				chosen = append(chosen, t)
+			}
+		}
+	}
+	return chosen, nil
+}
+
+func checkOperation(name string) error {
+	if operations[name] == nil {
+		return fmt.Errorf("there is no operation %q; there are %s", name, operationNames)
+	}
+	return nil
+}
+
 // casesOf are the cases that a case's, a layer's or a group's name stands for.
 func casesOf(name string) []benchCase {
 	var found []benchCase
@@ -126,7 +189,10 @@ func casesOf(name string) []benchCase {
 
 // listCases prints every name that can be asked for.
 func listCases() {
-	fmt.Println("operations (--op): " + operationNames)
+	fmt.Println("operations (--op), and what they are timed on where nothing is named:")
+	for _, name := range strings.Split(operationNames, ", ") {
+		fmt.Printf("  %-14s %s\n", name, strings.Join(defaultCases[name], ", "))
+	}
 	fmt.Println("\ngroups:")
 	for _, g := range groups {
 		fmt.Printf("  %-14s %3d cases: %s\n", g.name, len(casesOf(g.name)), g.about)
@@ -151,8 +217,6 @@ type job interface {
 	cost() (flops, bytes float64)
 	// memory is that of the job's results, in bytes.
 	memory() uint64
-	// repeats is how often the job is recorded at most in one submission.
-	repeats() int
 	close() error
 }
 

@@ -120,8 +120,6 @@ func (m *mlp) memory() uint64 {
 	return m.ys.Bytes() + m.grads.X.Bytes() + m.grads.Gates.Bytes() + m.grads.Up.Weight.Bytes() + m.grads.Down.Weight.Bytes()
 }
 
-func (m *mlp) repeats() int { return 1 }
-
 // hidden returns z, of a slot: all of it, or of one hidden unit.
 func (m *mlp) hidden(slot, unit int) (gate, up float64) {
 	e, x := int(m.ids[slot]), m.x[slot/m.k*m.in:(slot/m.k+1)*m.in]
@@ -179,80 +177,19 @@ func (m *mlp) check(ctx context.Context) (float64, error) {
 	return m.checkTraining(ctx, rng)
 }
 
-// checkTraining compares the gradient of x of a token and sampled gradients of the second weights.
-func (m *mlp) checkTraining(ctx context.Context, rng *rand.Rand) (float64, error) {
-	var d deviation
-	for range 20 {
-		e, n, unit := rng.IntN(m.experts), rng.IntN(m.in), rng.IntN(m.out)
-		sum := 0.0
-		for slot, id := range m.ids {
-			if int(id) == e {
-				sum += float64(m.gates[slot]) * float64(m.dy[slot/m.k*m.in+n]) * m.activated(slot, unit)
-			}
-		}
-		matrix, err := m.grads.Down.Weight.Expert(e)
-		if err != nil {
-			return 0, err
-		}
-		got, err := rows(ctx, matrix, n*m.out+unit, 1)
-		if err != nil {
-			return 0, err
-		}
-		d.add(got[0], sum)
-	}
-	if !(d.relative() <= m.limit()) {
-		return 0, fmt.Errorf("gradients of the second weights are off by %g", d.relative())
-	}
-	var input deviation
-	t := rng.IntN(m.t)
-	dx, err := rows(ctx, m.grads.X, t*m.in, m.in)
-	if err != nil {
-		return 0, err
-	}
-	want := make([]float64, m.in)
-	for slot := t * m.k; slot < (t+1)*m.k; slot++ {
-		m.addInputGradient(want, slot)
-	}
-	for n, v := range want {
-		input.add(dx[n], v)
-	}
-	if !(input.relative() <= m.limit()) {
-		return 0, fmt.Errorf("gradients of the input are off by %g", input.relative())
-	}
-	return math.Max(d.relative(), input.relative()), nil
-}
-
-// addInputGradient adds a slot's share of its token's dX.
-func (m *mlp) addInputGradient(dx []float64, slot int) {
-	e, dy := int(m.ids[slot]), m.dy[slot/m.k*m.in:(slot/m.k+1)*m.in]
-	up, down := m.up.of(e), m.down.of(e)
-	dh := make([]float64, m.out)
-	for n, v := range dy {
-		for unit := range dh {
-			dh[unit] += float64(m.gates[slot]) * float64(v) * float64(down[n*m.out+unit])
-		}
-	}
-	add := func(n int, dz float64) {
-		for i, w := range up[n*m.in:][:m.in] {
-			dx[i] += dz * float64(w)
-		}
-	}
-	for unit, v := range dh {
-		gate, up := m.hidden(slot, unit)
-		if m.activation.Gated() {
-			add(unit, v*up*ref.SiLU.Derivative(gate))
-			add(m.out+unit, v*ref.SiLU.Of(gate))
-		} else {
-			add(unit, v*ref.GELU.Derivative(gate))
-		}
-	}
-}
-
-// dot is the product of a with as much of b.
+// dot is the product of a with as much of b, in four sums so that additions need not wait for each other.
 func dot(a, b []float32) float64 {
-	sum := 0.0
-	for i, v := range a {
-		sum += float64(v) * float64(b[i])
+	var sum [4]float64
+	b = b[:len(a)]
+	for len(a) >= 4 {
+		sum[0] += float64(a[0]) * float64(b[0])
+		sum[1] += float64(a[1]) * float64(b[1])
+		sum[2] += float64(a[2]) * float64(b[2])
+		sum[3] += float64(a[3]) * float64(b[3])
+		a, b = a[4:], b[4:]
 	}
-	return sum
+	for i, v := range a {
+		sum[0] += float64(v) * float64(b[i])
+	}
+	return sum[0] + sum[1] + sum[2] + sum[3]
 }
