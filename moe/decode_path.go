@@ -18,9 +18,6 @@ var decodeKernels = newLinearKernels([...]*vk.Kernel{
 	shaders.Scatter2scatterGemvF32Bf16Bf16, shaders.Scatter2scatterGemvF32Bf16F32,
 	shaders.Scatter2scatterGemvF32Int8, shaders.Scatter2scatterGemvF16Int8, shaders.Scatter2scatterGemvBf16Int8,
 	shaders.Scatter2scatterGemvF32Q4, shaders.Scatter2scatterGemvF16Q4, shaders.Scatter2scatterGemvBf16Q4,
-	shaders.Scatter2scatterGemvF32Activated, shaders.Scatter2scatterGemvF16Activated, shaders.Scatter2scatterGemvBf16Activated,
-	shaders.Scatter2scatterGemvF32Int8Activated, shaders.Scatter2scatterGemvF16Int8Activated, shaders.Scatter2scatterGemvBf16Int8Activated,
-	shaders.Scatter2scatterGemvF32Q4Activated, shaders.Scatter2scatterGemvF16Q4Activated, shaders.Scatter2scatterGemvBf16Q4Activated,
 })
 
 // A vectorTile is how the decode path shares work: of Threads invocations every Team computes Outputs outputs, Columns rows
@@ -89,5 +86,5 @@ func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int,
 // spec returns the kernel's specialization constants of the tile.
 func (t vectorTile) spec(blockM int, fastHalf bool) shaders.Scatter2scatterGemvSpec {
 	return shaders.Scatter2scatterGemvSpec{Threads: uint32(t.Threads), BM: uint32(blockM), Team: uint32(t.Team),
-		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf}
+		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf, Activation: linearMode}
 }

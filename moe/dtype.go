@@ -14,39 +14,29 @@ var (
 	combineKernels    = byStorage{shaders.CombineF32, shaders.CombineF16, shaders.CombineBf16}
 )
 
-// linearTypes are the dtypes of x, of the layer and of y, the format of the weights, and whether an activation follows.
+// linearTypes are the dtypes of x, of the layer and of y, and the format of the weights.
 type linearTypes struct {
-	x, w, y   vk.DType
-	format    WeightFormat
-	activated bool
+	x, w, y vk.DType
+	format  WeightFormat
 }
 
 // linearVariants are those that the kernels of linear maps come in.
 var linearVariants = [...]linearTypes{
-	{vk.F32, vk.F32, vk.F32, WeightsFull, false},
-	{vk.F16, vk.F16, vk.F16, WeightsFull, false},
-	{vk.F16, vk.F16, vk.F32, WeightsFull, false},
-	{vk.F32, vk.F16, vk.F16, WeightsFull, false},
-	{vk.F32, vk.F16, vk.F32, WeightsFull, false},
-	{vk.BF16, vk.BF16, vk.BF16, WeightsFull, false},
-	{vk.BF16, vk.BF16, vk.F32, WeightsFull, false},
-	{vk.F32, vk.BF16, vk.BF16, WeightsFull, false},
-	{vk.F32, vk.BF16, vk.F32, WeightsFull, false},
-	{vk.F32, vk.F32, vk.F32, WeightsInt8, false},
-	{vk.F16, vk.F16, vk.F16, WeightsInt8, false},
-	{vk.BF16, vk.BF16, vk.BF16, WeightsInt8, false},
-	{vk.F32, vk.F32, vk.F32, WeightsQ4, false},
-	{vk.F16, vk.F16, vk.F16, WeightsQ4, false},
-	{vk.BF16, vk.BF16, vk.BF16, WeightsQ4, false},
-	{vk.F32, vk.F32, vk.F32, WeightsFull, true},
-	{vk.F16, vk.F16, vk.F16, WeightsFull, true},
-	{vk.BF16, vk.BF16, vk.BF16, WeightsFull, true},
-	{vk.F32, vk.F32, vk.F32, WeightsInt8, true},
-	{vk.F16, vk.F16, vk.F16, WeightsInt8, true},
-	{vk.BF16, vk.BF16, vk.BF16, WeightsInt8, true},
-	{vk.F32, vk.F32, vk.F32, WeightsQ4, true},
-	{vk.F16, vk.F16, vk.F16, WeightsQ4, true},
-	{vk.BF16, vk.BF16, vk.BF16, WeightsQ4, true},
+	{vk.F32, vk.F32, vk.F32, WeightsFull},
+	{vk.F16, vk.F16, vk.F16, WeightsFull},
+	{vk.F16, vk.F16, vk.F32, WeightsFull},
+	{vk.F32, vk.F16, vk.F16, WeightsFull},
+	{vk.F32, vk.F16, vk.F32, WeightsFull},
+	{vk.BF16, vk.BF16, vk.BF16, WeightsFull},
+	{vk.BF16, vk.BF16, vk.F32, WeightsFull},
+	{vk.F32, vk.BF16, vk.BF16, WeightsFull},
+	{vk.F32, vk.BF16, vk.F32, WeightsFull},
+	{vk.F32, vk.F32, vk.F32, WeightsInt8},
+	{vk.F16, vk.F16, vk.F16, WeightsInt8},
+	{vk.BF16, vk.BF16, vk.BF16, WeightsInt8},
+	{vk.F32, vk.F32, vk.F32, WeightsQ4},
+	{vk.F16, vk.F16, vk.F16, WeightsQ4},
+	{vk.BF16, vk.BF16, vk.BF16, WeightsQ4},
 }
 
 // newLinearKernels lists a kernel's variants by what they are for, in the order of linearVariants.
@@ -66,9 +56,6 @@ var linearKernels = newLinearKernels([...]*vk.Kernel{
 	shaders.Scatter2scatterF32Bf16Bf16, shaders.Scatter2scatterF32Bf16F32,
 	shaders.Scatter2scatterF32Int8, shaders.Scatter2scatterF16Int8, shaders.Scatter2scatterBf16Int8,
 	shaders.Scatter2scatterF32Q4, shaders.Scatter2scatterF16Q4, shaders.Scatter2scatterBf16Q4,
-	shaders.Scatter2scatterF32Activated, shaders.Scatter2scatterF16Activated, shaders.Scatter2scatterBf16Activated,
-	shaders.Scatter2scatterF32Int8Activated, shaders.Scatter2scatterF16Int8Activated, shaders.Scatter2scatterBf16Int8Activated,
-	shaders.Scatter2scatterF32Q4Activated, shaders.Scatter2scatterF16Q4Activated, shaders.Scatter2scatterBf16Q4Activated,
 })
 
 // convertKernels are the variants of convert by the dtypes of source and destination.

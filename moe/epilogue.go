@@ -14,10 +14,13 @@ type epilogue struct {
 	z   *vk.Tensor // what the activation is applied to, [rows,Out], where that is kept; nil otherwise
 }
 
-// constants are ACTIVATION, GATED and INTERLEAVED of the kernels of linear maps, 0 without an activation.
+// linearMode is ACTIVATION of kernels whose results are stored as they are.
+const linearMode = 7
+
+// constants are ACTIVATION, GATED and INTERLEAVED of the kernels of linear maps.
 func (e *epilogue) constants() (mode uint32, gated, interleaved bool) {
 	if e == nil {
-		return 0, false, false
+		return linearMode, false, false
 	}
 	f := activations[e.cfg.Function]
 	return f.mode, f.gated, e.cfg.Interleaved
@@ -53,8 +56,8 @@ func (l *ParallelLinear) with(opts LinearOptions) *ParallelLinear {
 	return &other
 }
 
-// checkActivation checks the options' activation and Z for x and an output y of so many rows, and returns how many columns y has.
-func (l *ParallelLinear) checkActivation(dev *vk.Device, op string, opts LinearOptions, x, y *vk.Tensor, rows int) (int, error) {
+// checkActivation checks the options' activation and Z for an output y of so many rows, and returns how many columns y has.
+func (l *ParallelLinear) checkActivation(dev *vk.Device, op string, opts LinearOptions, y *vk.Tensor, rows int) (int, error) {
 	if opts.Activation == nil {
 		if opts.Z != nil {
 			return 0, &vk.ShapeError{Op: op, Arg: "Z", Want: "nil without an activation", Got: opts.Z.String()}
@@ -64,11 +67,6 @@ func (l *ParallelLinear) checkActivation(dev *vk.Device, op string, opts LinearO
 	if err := opts.Activation.Validate(); err != nil {
 		return 0, err
 	}
-	for arg, t := range map[string]*vk.Tensor{"x": x, "y": y} {
-		if t != nil && t.DType() != l.Config.DType {
-			return 0, &vk.ShapeError{Op: op, Arg: arg, Want: l.Config.DType.String() + ", the layer's dtype, beside an activation", Got: t.String()}
-		}
-	}
 	columns := l.Config.Out
 	if opts.Activation.Function.Gated() {
 		if columns%2 != 0 {
@@ -76,5 +74,5 @@ func (l *ParallelLinear) checkActivation(dev *vk.Device, op string, opts LinearO
 		}
 		columns /= 2
 	}
-	return columns, check.Optional(dev, op, "Z", opts.Z, l.Config.DType, rows, l.Config.Out)
+	return columns, check.Optional(dev, op, "Z", opts.Z, l.rowsDType(y), rows, l.Config.Out)
 }

@@ -123,7 +123,7 @@ func TestActivationsInTheEpilogue(t *testing.T) {
 	}
 }
 
-// TestActivationsInTheEpilogueOfEveryTile also has the weights in tables of experts.
+// TestActivationsInTheEpilogueOfEveryTile also has the dtypes mixed and the weights in tables of experts.
 func TestActivationsInTheEpilogueOfEveryTile(t *testing.T) {
 	seen := map[Tile]bool{}
 	acts := activationConfigs()
@@ -137,8 +137,7 @@ func TestActivationsInTheEpilogueOfEveryTile(t *testing.T) {
 			for _, inOut := range []bool{false, true} {
 				act := acts[n%5] // SwiGLU to GEGLUTanh, in both orders
 				c := activatedCase{linearCase{60, 4, 2, 40, 68 + 2*(n%3), spreads[0], ref.Layout{GroupedOut: true}, true, true, inOut, 0, tile, tenths}, act, n%2 == 0}
-				st := uniform(halfTypes[n%2])
-				st.part = n % 3
+				st := storage{vk.F32, halfTypes[n%2], halfTypes[n%2], n % 3, WeightsFull}
 				c.check(t, st, nil)
 				n++
 			}

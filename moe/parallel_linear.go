@@ -161,10 +161,9 @@ type LinearOptions struct {
 	Accumulate bool // add to y instead of overwriting it
 
 	// Activation is applied to the results before they meet the gates: y = gate·f(W·x + b), which has Out/2 columns where f is
-	// gated. f is evaluated in f32 on the sums themselves, which are in memory nowhere. x and y must then have the layer's dtype.
-	// nil stands for none.
+	// gated. f is evaluated in f32 on the sums themselves, which are in memory nowhere. nil stands for none.
 	Activation *ActivationConfig
-	// Z keeps what the activation is applied to, W·x + b, with Out columns in the rows of y and of the layer's dtype, for a backward pass
+	// Z keeps what the activation is applied to, W·x + b, with Out columns in the rows of y and in y's dtype, for a backward pass
 	// (ActivateBackward). y is then what Activate makes of Z as it is stored. nil keeps nothing; only with an Activation.
 	Z *vk.Tensor
 }
@@ -228,7 +227,7 @@ func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOpt
 	const op = "ParallelLinear.Dense"
 	rows, columns, err := matrix(op, "x", x)
 	if err == nil {
-		columns, err = l.checkActivation(rec.Device(), op, opts, x, y, rows)
+		columns, err = l.checkActivation(rec.Device(), op, opts, y, rows)
 	}
 	if err == nil {
 		err = check.First(
@@ -330,7 +329,7 @@ func (l *ParallelLinear) transposed() bool { return l.Config.InOut && l.Config.W
 
 // types are what the kernels are chosen by.
 func (l *ParallelLinear) types(x, y *vk.Tensor) linearTypes {
-	return linearTypes{x.DType(), l.Config.DType, y.DType(), l.Config.Weights, l.epilogue != nil}
+	return linearTypes{x.DType(), l.Config.DType, y.DType(), l.Config.Weights}
 }
 
 // rowsDType is the dtype that x or y must have: F32 where the tensor is that and the weights are full, else the layer's.

@@ -63,7 +63,7 @@ func (l *ParallelLinear) checkForward(dev *vk.Device, op string, r *Routing, x, 
 	if opts.In == Scattered && x != nil && x.Rank() == 2 && x.Dim(0) == r.Tokens {
 		rows, fanIn = r.Tokens, r.K
 	}
-	columns, err := l.checkActivation(dev, op, opts, x, y, r.Slots())
+	columns, err := l.checkActivation(dev, op, opts, y, r.Slots())
 	if err != nil {
 		return 0, err
 	}

@@ -20,7 +20,7 @@ func TestPathsAreWhatWasAskedFor(t *testing.T) {
 			l.Weight = bankOf(t, k.Floats("weight", dtype, make([]float32, 128), 1, 16, 8))
 			err := l.Dense(k.Rec, x, y)
 			_, _, _, able := matrixShape(dev.Caps(), dtype)
-			able = able && tensorKernels[tensorTypes{dtype, WeightsFull, false}] != nil && dev.Caps().Has(tensorKernels[tensorTypes{dtype, WeightsFull, false}].Needs...)
+			able = able && tensorKernels[tensorTypes{dtype, WeightsFull}] != nil && dev.Caps().Has(tensorKernels[tensorTypes{dtype, WeightsFull}].Needs...)
 			if path == PathCoopMat && !able {
 				var missing *vk.UnsupportedError
 				require.ErrorAs(t, err, &missing, "%v", dtype)

@@ -31,7 +31,7 @@ func (t Tile) Threads() int { return t.BM / t.TM * (t.BN / t.TN) }
 // spec returns the kernel's specialization constants of the tile. Tall tiles leave out rows that do not exist.
 func (t Tile) spec() shaders.Scatter2scatterSpec {
 	return shaders.Scatter2scatterSpec{Threads: uint32(t.Threads()), BM: uint32(t.BM), BN: uint32(t.BN), BK: uint32(t.BK),
-		TM: uint32(t.TM), TN: uint32(t.TN), Short: t.TM >= 8 && t.TM%4 == 0}
+		TM: uint32(t.TM), TN: uint32(t.TN), Short: t.TM >= 8 && t.TM%4 == 0, Activation: linearMode}
 }
 
 // A deviceClass is what the selector tells devices apart by.

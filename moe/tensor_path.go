@@ -13,18 +13,12 @@ import (
 var (
 	// tensorKernels are the variants of scatter2scatter_coopmat.
 	tensorKernels = map[tensorTypes]*vk.Kernel{
-		{vk.F16, WeightsFull, false}:  shaders.Scatter2scatterCoopmatF16,
-		{vk.BF16, WeightsFull, false}: shaders.Scatter2scatterCoopmatBf16,
-		{vk.F16, WeightsInt8, false}:  shaders.Scatter2scatterCoopmatF16Int8,
-		{vk.BF16, WeightsInt8, false}: shaders.Scatter2scatterCoopmatBf16Int8,
-		{vk.F16, WeightsQ4, false}:    shaders.Scatter2scatterCoopmatF16Q4,
-		{vk.BF16, WeightsQ4, false}:   shaders.Scatter2scatterCoopmatBf16Q4,
-		{vk.F16, WeightsFull, true}:   shaders.Scatter2scatterCoopmatF16Activated,
-		{vk.BF16, WeightsFull, true}:  shaders.Scatter2scatterCoopmatBf16Activated,
-		{vk.F16, WeightsInt8, true}:   shaders.Scatter2scatterCoopmatF16Int8Activated,
-		{vk.BF16, WeightsInt8, true}:  shaders.Scatter2scatterCoopmatBf16Int8Activated,
-		{vk.F16, WeightsQ4, true}:     shaders.Scatter2scatterCoopmatF16Q4Activated,
-		{vk.BF16, WeightsQ4, true}:    shaders.Scatter2scatterCoopmatBf16Q4Activated,
+		{vk.F16, WeightsFull}:  shaders.Scatter2scatterCoopmatF16,
+		{vk.BF16, WeightsFull}: shaders.Scatter2scatterCoopmatBf16,
+		{vk.F16, WeightsInt8}:  shaders.Scatter2scatterCoopmatF16Int8,
+		{vk.BF16, WeightsInt8}: shaders.Scatter2scatterCoopmatBf16Int8,
+		{vk.F16, WeightsQ4}:    shaders.Scatter2scatterCoopmatF16Q4,
+		{vk.BF16, WeightsQ4}:   shaders.Scatter2scatterCoopmatBf16Q4,
 	}
 	// tensorXTYKernels are those of group_xty_coopmat, by the dtypes of the rows and of the result.
 	tensorXTYKernels = map[[2]vk.DType]*vk.Kernel{
@@ -35,15 +29,14 @@ var (
 	}
 )
 
-// tensorTypes are the dtype of the operands, the format of the weights, and whether an activation follows.
+// tensorTypes are the dtype of the operands and the format of the weights.
 type tensorTypes struct {
-	dtype     vk.DType
-	format    WeightFormat
-	activated bool
+	dtype  vk.DType
+	format WeightFormat
 }
 
 func (l *ParallelLinear) tensorTypes() tensorTypes {
-	return tensorTypes{l.Config.DType, l.Config.Weights, l.epilogue != nil}
+	return tensorTypes{l.Config.DType, l.Config.Weights}
 }
 
 // A tensorTile is how the tensor path cuts a BM × BN tile: SM × SN subgroups, BK inputs at a time.

@@ -18,7 +18,7 @@ func matrixTypes(t *testing.T) []vk.DType {
 	newKit(t).Close() // skips without a device
 	var types []vk.DType
 	for _, dtype := range halfTypes {
-		if _, _, _, ok := matrixShape(dev.Caps(), dtype); ok && dev.Caps().Has(tensorKernels[tensorTypes{dtype, WeightsFull, false}].Needs...) {
+		if _, _, _, ok := matrixShape(dev.Caps(), dtype); ok && dev.Caps().Has(tensorKernels[tensorTypes{dtype, WeightsFull}].Needs...) {
 			types = append(types, dtype)
 		}
 	}

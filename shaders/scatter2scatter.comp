@@ -39,7 +39,7 @@ layout(constant_id = 6) const bool X_QUADS = false;
 layout(constant_id = 7) const bool W_QUADS = false;
 layout(constant_id = 8) const bool TRANSPOSED = false;
 layout(constant_id = 9) const bool SHORT = false; // tiles of at most half their rows take less time; TM is a multiple of 4
-layout(constant_id = 10) const uint ACTIVATION = 2; // with ACTIVATED only, as the two below: see include/epilogue.glsl
+layout(constant_id = 10) const uint ACTIVATION = 7; // LINEAR of include/epilogue.glsl
 layout(constant_id = 11) const bool GATED = false;
 layout(constant_id = 12) const bool INTERLEAVED = false; // only where GATED
 layout(local_size_x_id = 0) in;

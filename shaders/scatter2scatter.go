@@ -88,7 +88,7 @@ var specScatter2scatter = []kernel.Constant{
 	{ID: 7, Name: "W_QUADS", Default: 0},
 	{ID: 8, Name: "TRANSPOSED", Default: 0},
 	{ID: 9, Name: "SHORT", Default: 0},
-	{ID: 10, Name: "ACTIVATION", Default: 2},
+	{ID: 10, Name: "ACTIVATION", Default: 7},
 	{ID: 11, Name: "GATED", Default: 0},
 	{ID: 12, Name: "INTERLEAVED", Default: 0},
 }
@@ -282,123 +282,6 @@ var spvScatter2scatterBf16Q4 []byte
 var Scatter2scatterBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Q4),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.f32_activated.spv
-var spvScatter2scatterF32Activated []byte
-
-// Scatter2scatterF32Activated is scatter2scatter.comp with STORAGE_F32, ACTIVATED.
-var Scatter2scatterF32Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "f32_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterF32Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.f32_int8_activated.spv
-var spvScatter2scatterF32Int8Activated []byte
-
-// Scatter2scatterF32Int8Activated is scatter2scatter.comp with STORAGE_F32, WEIGHTS_INT8, ACTIVATED.
-var Scatter2scatterF32Int8Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "f32_int8_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterF32Int8Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.f32_q4_activated.spv
-var spvScatter2scatterF32Q4Activated []byte
-
-// Scatter2scatterF32Q4Activated is scatter2scatter.comp with STORAGE_F32, WEIGHTS_Q4, ACTIVATED.
-var Scatter2scatterF32Q4Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "f32_q4_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterF32Q4Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.f16_activated.spv
-var spvScatter2scatterF16Activated []byte
-
-// Scatter2scatterF16Activated is scatter2scatter.comp with STORAGE_F16, ACTIVATED.
-var Scatter2scatterF16Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "f16_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterF16Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.f16_int8_activated.spv
-var spvScatter2scatterF16Int8Activated []byte
-
-// Scatter2scatterF16Int8Activated is scatter2scatter.comp with STORAGE_F16, WEIGHTS_INT8, ACTIVATED.
-var Scatter2scatterF16Int8Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "f16_int8_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterF16Int8Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.f16_q4_activated.spv
-var spvScatter2scatterF16Q4Activated []byte
-
-// Scatter2scatterF16Q4Activated is scatter2scatter.comp with STORAGE_F16, WEIGHTS_Q4, ACTIVATED.
-var Scatter2scatterF16Q4Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "f16_q4_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterF16Q4Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.bf16_activated.spv
-var spvScatter2scatterBf16Activated []byte
-
-// Scatter2scatterBf16Activated is scatter2scatter.comp with STORAGE_BF16, ACTIVATED.
-var Scatter2scatterBf16Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "bf16_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterBf16Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.bf16_int8_activated.spv
-var spvScatter2scatterBf16Int8Activated []byte
-
-// Scatter2scatterBf16Int8Activated is scatter2scatter.comp with STORAGE_BF16, WEIGHTS_INT8, ACTIVATED.
-var Scatter2scatterBf16Int8Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "bf16_int8_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterBf16Int8Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatter,
-	Spec:      specScatter2scatter,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter.bf16_q4_activated.spv
-var spvScatter2scatterBf16Q4Activated []byte
-
-// Scatter2scatterBf16Q4Activated is scatter2scatter.comp with STORAGE_BF16, WEIGHTS_Q4, ACTIVATED.
-var Scatter2scatterBf16Q4Activated = &kernel.Kernel{
-	Stem: "scatter2scatter", Variant: "bf16_q4_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterBf16Q4Activated),
 	PushBytes: 108,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,

@@ -98,7 +98,7 @@ var specScatter2scatterCoopmat = []kernel.Constant{
 	{ID: 11, Name: "TRANSPOSED", Default: 0},
 	{ID: 12, Name: "SHORT", Default: 0},
 	{ID: 13, Name: "BAND_ROWS", Default: 1},
-	{ID: 14, Name: "ACTIVATION", Default: 2},
+	{ID: 14, Name: "ACTIVATION", Default: 7},
 	{ID: 15, Name: "GATED", Default: 0},
 	{ID: 16, Name: "INTERLEAVED", Default: 0},
 }
@@ -207,123 +207,6 @@ var spvScatter2scatterCoopmatBf16Q4 []byte
 var Scatter2scatterCoopmatBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Q4),
-	PushBytes: 108,
-	Push:      pushScatter2scatterCoopmat,
-	Spec:      specScatter2scatterCoopmat,
-	LocalSize: [3]int{0, -1, -1},
-	Needs: []kernel.Feature{
-		"f16",
-		"bf16",
-		"memory-model",
-		"coopmat",
-		"explicit-layout",
-	},
-}
-
-//go:embed spv/scatter2scatter_coopmat.f16_activated.spv
-var spvScatter2scatterCoopmatF16Activated []byte
-
-// Scatter2scatterCoopmatF16Activated is scatter2scatter_coopmat.comp with STORAGE_F16, ACTIVATED.
-var Scatter2scatterCoopmatF16Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_coopmat", Variant: "f16_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterCoopmat,
-	Spec:      specScatter2scatterCoopmat,
-	LocalSize: [3]int{0, -1, -1},
-	Needs: []kernel.Feature{
-		"f16",
-		"memory-model",
-		"coopmat",
-		"explicit-layout",
-	},
-}
-
-//go:embed spv/scatter2scatter_coopmat.f16_int8_activated.spv
-var spvScatter2scatterCoopmatF16Int8Activated []byte
-
-// Scatter2scatterCoopmatF16Int8Activated is scatter2scatter_coopmat.comp with STORAGE_F16, WEIGHTS_INT8, ACTIVATED.
-var Scatter2scatterCoopmatF16Int8Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_coopmat", Variant: "f16_int8_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Int8Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterCoopmat,
-	Spec:      specScatter2scatterCoopmat,
-	LocalSize: [3]int{0, -1, -1},
-	Needs: []kernel.Feature{
-		"f16",
-		"memory-model",
-		"coopmat",
-		"explicit-layout",
-	},
-}
-
-//go:embed spv/scatter2scatter_coopmat.f16_q4_activated.spv
-var spvScatter2scatterCoopmatF16Q4Activated []byte
-
-// Scatter2scatterCoopmatF16Q4Activated is scatter2scatter_coopmat.comp with STORAGE_F16, WEIGHTS_Q4, ACTIVATED.
-var Scatter2scatterCoopmatF16Q4Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_coopmat", Variant: "f16_q4_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Q4Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterCoopmat,
-	Spec:      specScatter2scatterCoopmat,
-	LocalSize: [3]int{0, -1, -1},
-	Needs: []kernel.Feature{
-		"f16",
-		"memory-model",
-		"coopmat",
-		"explicit-layout",
-	},
-}
-
-//go:embed spv/scatter2scatter_coopmat.bf16_activated.spv
-var spvScatter2scatterCoopmatBf16Activated []byte
-
-// Scatter2scatterCoopmatBf16Activated is scatter2scatter_coopmat.comp with STORAGE_BF16, ACTIVATED.
-var Scatter2scatterCoopmatBf16Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_coopmat", Variant: "bf16_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterCoopmat,
-	Spec:      specScatter2scatterCoopmat,
-	LocalSize: [3]int{0, -1, -1},
-	Needs: []kernel.Feature{
-		"f16",
-		"bf16",
-		"memory-model",
-		"coopmat",
-		"explicit-layout",
-	},
-}
-
-//go:embed spv/scatter2scatter_coopmat.bf16_int8_activated.spv
-var spvScatter2scatterCoopmatBf16Int8Activated []byte
-
-// Scatter2scatterCoopmatBf16Int8Activated is scatter2scatter_coopmat.comp with STORAGE_BF16, WEIGHTS_INT8, ACTIVATED.
-var Scatter2scatterCoopmatBf16Int8Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_coopmat", Variant: "bf16_int8_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Int8Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterCoopmat,
-	Spec:      specScatter2scatterCoopmat,
-	LocalSize: [3]int{0, -1, -1},
-	Needs: []kernel.Feature{
-		"f16",
-		"bf16",
-		"memory-model",
-		"coopmat",
-		"explicit-layout",
-	},
-}
-
-//go:embed spv/scatter2scatter_coopmat.bf16_q4_activated.spv
-var spvScatter2scatterCoopmatBf16Q4Activated []byte
-
-// Scatter2scatterCoopmatBf16Q4Activated is scatter2scatter_coopmat.comp with STORAGE_BF16, WEIGHTS_Q4, ACTIVATED.
-var Scatter2scatterCoopmatBf16Q4Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_coopmat", Variant: "bf16_q4_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Q4Activated),
 	PushBytes: 108,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,

@@ -23,7 +23,7 @@ layout(constant_id = 2) const uint TEAM = 32;
 layout(constant_id = 3) const uint RN = 4;
 layout(constant_id = 4) const uint COLUMNS = 4;
 layout(constant_id = 5) const bool FAST_HALF = false;
-layout(constant_id = 6) const uint ACTIVATION = 2; // with ACTIVATED only, as the two below: see include/epilogue.glsl
+layout(constant_id = 6) const uint ACTIVATION = 7; // LINEAR of include/epilogue.glsl
 layout(constant_id = 7) const bool GATED = false;
 layout(constant_id = 8) const bool INTERLEAVED = false; // only where GATED
 layout(local_size_x_id = 0) in;
@@ -204,13 +204,13 @@ void store_results(uint member, uint team, uint first, uint count) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uint row = has(Y_GROUPED) ? position : slot;
-#ifdef ACTIVATED
-            bool pairs = GATED ? OWN == 4u : true;
-            store_activated(row, GATED ? n / 2u : n, pairs, gate, GATED ? vec2(v.x, w.x) : v, GATED ? vec2(v.y, w.y) : vec2(0.0));
-#else
-            uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
-            store_pair(base, n, push.out_width, v * gate, true, has(ACCUMULATE));
-#endif
+            if (ACTIVATION == LINEAR) {
+                uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
+                store_pair(base, n, push.out_width, v * gate, true, has(ACCUMULATE));
+            } else {
+                bool pairs = GATED ? OWN == 4u : true;
+                store_activated(row, GATED ? n / 2u : n, pairs, gate, GATED ? vec2(v.x, w.x) : v, GATED ? vec2(v.y, w.y) : vec2(0.0));
+            }
         }
     }
 }

@@ -80,7 +80,7 @@ var specScatter2scatterGemv = []kernel.Constant{
 	{ID: 3, Name: "RN", Default: 4},
 	{ID: 4, Name: "COLUMNS", Default: 4},
 	{ID: 5, Name: "FAST_HALF", Default: 0},
-	{ID: 6, Name: "ACTIVATION", Default: 2},
+	{ID: 6, Name: "ACTIVATION", Default: 7},
 	{ID: 7, Name: "GATED", Default: 0},
 	{ID: 8, Name: "INTERLEAVED", Default: 0},
 }
@@ -274,123 +274,6 @@ var spvScatter2scatterGemvBf16Q4 []byte
 var Scatter2scatterGemvBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Q4),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.f32_activated.spv
-var spvScatter2scatterGemvF32Activated []byte
-
-// Scatter2scatterGemvF32Activated is scatter2scatter_gemv.comp with STORAGE_F32, ACTIVATED.
-var Scatter2scatterGemvF32Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "f32_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.f32_int8_activated.spv
-var spvScatter2scatterGemvF32Int8Activated []byte
-
-// Scatter2scatterGemvF32Int8Activated is scatter2scatter_gemv.comp with STORAGE_F32, WEIGHTS_INT8, ACTIVATED.
-var Scatter2scatterGemvF32Int8Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "f32_int8_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Int8Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.f32_q4_activated.spv
-var spvScatter2scatterGemvF32Q4Activated []byte
-
-// Scatter2scatterGemvF32Q4Activated is scatter2scatter_gemv.comp with STORAGE_F32, WEIGHTS_Q4, ACTIVATED.
-var Scatter2scatterGemvF32Q4Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "f32_q4_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Q4Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.f16_activated.spv
-var spvScatter2scatterGemvF16Activated []byte
-
-// Scatter2scatterGemvF16Activated is scatter2scatter_gemv.comp with STORAGE_F16, ACTIVATED.
-var Scatter2scatterGemvF16Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "f16_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.f16_int8_activated.spv
-var spvScatter2scatterGemvF16Int8Activated []byte
-
-// Scatter2scatterGemvF16Int8Activated is scatter2scatter_gemv.comp with STORAGE_F16, WEIGHTS_INT8, ACTIVATED.
-var Scatter2scatterGemvF16Int8Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "f16_int8_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Int8Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.f16_q4_activated.spv
-var spvScatter2scatterGemvF16Q4Activated []byte
-
-// Scatter2scatterGemvF16Q4Activated is scatter2scatter_gemv.comp with STORAGE_F16, WEIGHTS_Q4, ACTIVATED.
-var Scatter2scatterGemvF16Q4Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "f16_q4_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Q4Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.bf16_activated.spv
-var spvScatter2scatterGemvBf16Activated []byte
-
-// Scatter2scatterGemvBf16Activated is scatter2scatter_gemv.comp with STORAGE_BF16, ACTIVATED.
-var Scatter2scatterGemvBf16Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "bf16_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.bf16_int8_activated.spv
-var spvScatter2scatterGemvBf16Int8Activated []byte
-
-// Scatter2scatterGemvBf16Int8Activated is scatter2scatter_gemv.comp with STORAGE_BF16, WEIGHTS_INT8, ACTIVATED.
-var Scatter2scatterGemvBf16Int8Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "bf16_int8_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Int8Activated),
-	PushBytes: 108,
-	Push:      pushScatter2scatterGemv,
-	Spec:      specScatter2scatterGemv,
-	LocalSize: [3]int{0, -1, -1},
-}
-
-//go:embed spv/scatter2scatter_gemv.bf16_q4_activated.spv
-var spvScatter2scatterGemvBf16Q4Activated []byte
-
-// Scatter2scatterGemvBf16Q4Activated is scatter2scatter_gemv.comp with STORAGE_BF16, WEIGHTS_Q4, ACTIVATED.
-var Scatter2scatterGemvBf16Q4Activated = &kernel.Kernel{
-	Stem: "scatter2scatter_gemv", Variant: "bf16_q4_activated",
-	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Q4Activated),
 	PushBytes: 108,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,

@@ -66,14 +66,11 @@ var variants = slices.Concat(
 	storages("scatter2scatter"),
 	mixed("scatter2scatter"),
 	quantized("scatter2scatter"),
-	activated("scatter2scatter"),
 	storages("scatter2scatter_coopmat")[1:],
 	quantized("scatter2scatter_coopmat")[2:],
-	activated("scatter2scatter_coopmat")[3:],
 	storages("scatter2scatter_gemv"),
 	mixed("scatter2scatter_gemv"),
 	quantized("scatter2scatter_gemv"),
-	activated("scatter2scatter_gemv"),
 	storages("square_sum"),
 	storages("sum_heads"),
 	plain("target_count", "token_links"),
@@ -151,20 +148,6 @@ func quantized(stem string) []variant {
 		for _, format := range []string{"int8", "q4"} {
 			list = append(list, variant{stem: stem, name: v.name + "_" + format,
 				macros: append(v.macros[:1:1], "WEIGHTS_"+strings.ToUpper(format))})
-		}
-	}
-	return list
-}
-
-// activated are the variants of a stem whose results pass an activation, for each storage the one with full weights and those with
-// quantized ones, named storage_activated and storage_format_activated.
-func activated(stem string) []variant {
-	var list []variant
-	for i, v := range storages(stem) {
-		for _, v := range append([]variant{v}, quantized(stem)[2*i:2*i+2]...) {
-			v.name += "_activated"
-			v.macros = append(slices.Clip(v.macros), "ACTIVATED")
-			list = append(list, v)
 		}
 	}
 	return list

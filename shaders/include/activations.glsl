@@ -29,7 +29,7 @@ float normal_cdf(float x) {
     // x² in two parts: rounding it would cost the tail x² ulp.
     precise float square = x * x;
     precise float rest = fma(x, x, -square);
-    float tail = 0.5 * exp_f32(-0.5 * square) * (1.0 - 0.5 * rest) * t * p;
+    float tail = 0.5 * EXP(-0.5 * square) * (1.0 - 0.5 * rest) * t * p;
     if (a > 10.0) {
         tail = 0.0;
     }

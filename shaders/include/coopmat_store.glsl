@@ -19,7 +19,6 @@ void finish(uint n, inout vec4 low, inout vec4 high) {
     }
 }
 
-#ifdef ACTIVATED
 // keep finishes outputs n to n + 7 and stores them in y unless that is null.
 void keep(uint row, uint n, inout vec4 low, inout vec4 high) {
     finish(n, low, high);
@@ -62,7 +61,6 @@ void activate_chunks(uint row, uint n, uint at, inout vec4 low, inout vec4 high)
     low = vec4(activated(low.x, up_low.x), activated(low.y, up_low.y), activated(low.z, up_low.z), activated(low.w, up_low.w));
     high = vec4(activated(high.x, up_high.x), activated(high.y, up_high.y), activated(high.z, up_high.z), activated(high.w, up_high.w));
 }
-#endif
 
 // store_strip writes the subgroup's matrices of row i, which lie in its strip, to y or h.
 void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
@@ -81,13 +79,12 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
             uint from = strip + m * STRIP_STRIDE + c * (columns / 4u);
             vec4 low = uintBitsToFloat(chunks[from]);
             vec4 high = uintBitsToFloat(chunks[from + 1u]);
-#ifdef ACTIVATED
-            uvec2 base = address_at(push.h, row, hidden_width() * 2u);
-            activate_chunks(row, n, from + 2u, low, high);
-#else
-            uvec2 base = address_at(push.y, row, push.out_width * 2u);
-            finish(n, low, high);
-#endif
+            uvec2 base = address_at(ACTIVATION == LINEAR ? push.y : push.h, row, hidden_width() * 2u);
+            if (ACTIVATION == LINEAR) {
+                finish(n, low, high);
+            } else {
+                activate_chunks(row, n, from + 2u, low, high);
+            }
             low *= gate;
             high *= gate;
             if (has(ACCUMULATE)) {

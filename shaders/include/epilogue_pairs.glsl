@@ -4,8 +4,6 @@
 
 #include "epilogue.glsl"
 
-#ifdef ACTIVATED
-
 // keep_pair stores outputs n and, where pairs, n + 1 in y and makes v what is there then. end is beyond the last.
 void keep_pair(uvec2 row, uint n, uint end, bool pairs, inout vec2 v) {
     store_pair(row, n, end, v, pairs, false);
@@ -37,7 +35,5 @@ void store_activated(uint row, uint c, bool pairs, float gate, vec2 v, vec2 up) 
     vec2 h = vec2(activated(v.x, up.x), pairs ? activated(v.y, up.y) : 0.0) * gate;
     store_pair(address_at(push.h, row, hidden_width() * OUTPUT_BYTES), c, hidden_width(), h, pairs, has(ACCUMULATE));
 }
-
-#endif
 
 #endif

@@ -52,9 +52,15 @@ float exp_f32(float x) {
     return is_nan(x) ? x : scaled;
 }
 
+// The exponential of sigmoid and of activations.glsl. A kernel that stores results in 16 bits may define it as exp: what Vulkan asks of
+// that, 3 + 2·|x| ulp, is 2^-15 at worst.
+#ifndef EXP
+#define EXP exp_f32
+#endif
+
 // 1 / (1 + e^-x), accurate relative to its value in both tails.
 float sigmoid(float x) {
-    float e = exp_f32(-abs(x));
+    float e = EXP(-abs(x));
     float q = 1.0 / (1.0 + e);
     return x < 0.0 ? e * q : q;
 }

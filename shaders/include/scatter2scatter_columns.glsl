@@ -28,18 +28,21 @@ uint column_of_quad(uint quad, uint c) {
 
 // store_row stores the invocation's columns of row i.
 void store_row(uint i, uint row, uint first_n, float gate, float bias[TN]) {
+    if (ACTIVATION == LINEAR) {
+        uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
+        [[unroll]] for (uint j = 0u; j < TN; j += STEP) {
+            uint next = j + STEP - 1u;
+            vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]) * gate;
+            store_pair(base, tile.column + column_of(first_n, j), push.out_width, v, PAIRS, has(ACCUMULATE));
+        }
+        return;
+    }
     [[unroll]] for (uint j = 0u; j < OWN; j += STEP) {
         uint next = j + STEP - 1u;
-        uint n = column_of(first_n, j);
-        vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]);
-#ifdef ACTIVATED
         const uint half_n = TN - OWN; // to the ups where GATED
+        vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]);
         vec2 up = vec2(sums[i * TN + half_n + j] + bias[half_n + j], sums[i * TN + half_n + next] + bias[half_n + next]);
-        store_activated(row, (GATED ? tile.column / 2u : tile.column) + n, PAIRS, gate, v, up);
-#else
-        uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
-        store_pair(base, tile.column + n, push.out_width, v * gate, PAIRS, has(ACCUMULATE));
-#endif
+        store_activated(row, (GATED ? tile.column / 2u : tile.column) + column_of(first_n, j), PAIRS, gate, v, up);
     }
 }
 
