@@ -202,6 +202,12 @@ static inline void vkmoe_barrier(const vkmoe_cmds *t, vkh commands) {
 		VKMOE_STAGE_COMPUTE | VKMOE_STAGE_TRANSFER | VKMOE_STAGE_INDIRECT, 0, 1, &b, 0, NULL, 0, NULL);
 }
 
+// vkmoe_compute_barrier orders dispatches before it with dispatches after it.
+static inline void vkmoe_compute_barrier(const vkmoe_cmds *t, vkh commands) {
+	vkmoe_memory_barrier b = {46, NULL, VKMOE_ACCESS_SHADER_WRITE, VKMOE_ACCESS_SHADER_READ | VKMOE_ACCESS_SHADER_WRITE};
+	t->barrier(commands, VKMOE_STAGE_COMPUTE, VKMOE_STAGE_COMPUTE, 0, 1, &b, 0, NULL, 0, NULL);
+}
+
 // vkmoe_host_barrier makes the device's writes visible to the host once it has waited for the submission.
 static inline void vkmoe_host_barrier(const vkmoe_cmds *t, vkh commands) {
 	vkmoe_memory_barrier b = {46, NULL, VKMOE_ACCESS_SHADER_WRITE | VKMOE_ACCESS_TRANSFER_WRITE, VKMOE_ACCESS_HOST_READ};

@@ -113,7 +113,11 @@ func (r *Recorder) Dispatch(d Dispatch) {
 		return
 	}
 	r.kernels.add(p, &d)
-	cb, ok := r.access(d.Reads, d.Writes, d.FLOPs)
+	by := stageCompute
+	if d.Indirect != nil {
+		by = stageIndirect
+	}
+	cb, ok := r.access(by, d.Reads, d.Writes, d.FLOPs)
 	if !ok {
 		return
 	}
@@ -192,7 +196,7 @@ func (r *Recorder) Fill(t *Tensor, word uint32) {
 		r.Fail(&ShapeError{Op: "Fill", Arg: "view", Want: "whole 32-bit words", Got: fmt.Sprintf("%v at byte %d", t, t.offset)})
 		return
 	}
-	cb, ok := r.access(nil, []*Tensor{t}, 0)
+	cb, ok := r.access(stageTransfer, nil, []*Tensor{t}, 0)
 	if !ok {
 		return
 	}
@@ -216,7 +220,7 @@ func (r *Recorder) Copy(dst, src *Tensor) {
 		r.Fail(&ShapeError{Op: "Copy", Arg: "dst", Want: "no overlap with src", Got: "overlapping ranges"})
 		return
 	}
-	cb, ok := r.access([]*Tensor{src}, []*Tensor{dst}, 0)
+	cb, ok := r.access(stageTransfer, []*Tensor{src}, []*Tensor{dst}, 0)
 	if !ok {
 		return
 	}
@@ -227,7 +231,7 @@ func (r *Recorder) Copy(dst, src *Tensor) {
 
 // access declares what the next command touches, puts the barrier it needs before it and returns the command buffer
 // to record it into.
-func (r *Recorder) access(reads, writes []*Tensor, flops float64) (vkHandle, bool) {
+func (r *Recorder) access(by stage, reads, writes []*Tensor, flops float64) (vkHandle, bool) {
 	for _, list := range [2][]*Tensor{reads, writes} {
 		for _, t := range list {
 			if t == nil {
@@ -246,8 +250,13 @@ func (r *Recorder) access(reads, writes []*Tensor, flops float64) (vkHandle, boo
 		return 0, false
 	}
 	cb, ok := r.segment(flops)
-	if ok && r.hazards.conflict(reads, writes) {
-		r.dev.cmds.barrier(cb)
+	if ok {
+		switch r.hazards.conflict(by, reads, writes) {
+		case barrierCompute:
+			r.dev.cmds.computeBarrier(cb)
+		case barrierFull:
+			r.dev.cmds.barrier(cb)
+		}
 	}
 	return cb, ok
 }
