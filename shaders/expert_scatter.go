@@ -64,6 +64,7 @@ var pushExpertScatter = []kernel.Field{
 type ExpertScatterSpec struct {
 	Threads uint32 // constant 0
 	Direct  bool   // constant 1
+	Masks   uint32 // constant 2
 }
 
 // DefaultExpertScatterSpec returns the values in the source.
@@ -71,6 +72,7 @@ func DefaultExpertScatterSpec() ExpertScatterSpec {
 	return ExpertScatterSpec{
 		Threads: 64,
 		Direct:  false,
+		Masks:   0,
 	}
 }
 
@@ -79,12 +81,14 @@ func (c ExpertScatterSpec) Values() []uint32 {
 	return []uint32{
 		c.Threads,
 		bitsBool(c.Direct),
+		c.Masks,
 	}
 }
 
 var specExpertScatter = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},
 	{ID: 1, Name: "DIRECT", Default: 0},
+	{ID: 2, Name: "MASKS", Default: 0},
 }
 
 //go:embed spv/expert_scatter.spv
