@@ -1,7 +1,9 @@
 # Targets for people and for CI; the work is done by go and by scripts/.
 
 # The drivers that test and golden use: with-driver.sh's names, the first with the validation layer in test.
-DRIVERS = system lavapipe-22.3-sg4 lavapipe-22.3-sg16 swiftshader
+# Package tests run on the system's device and on lavapipe 26.2, which alone has cooperative matrices without a GPU; kernels on
+# the other drivers are the conformance suite's (make conform), which package vk is not.
+DRIVERS = system lavapipe-22.3-sg4+vk lavapipe-26.2+short swiftshader+vk
 GOLDEN = tests/testdata/golden
 ARGS =
 

@@ -210,9 +210,7 @@ func TestFlashBackwardTakesTheMemoryItSays(t *testing.T) {
 }
 
 func TestFlashBackwardRefusesWhatDoesNotFit(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	cfg := gqa(2, 1, 8, 4)
 	type call struct {
 		in        FlashInput

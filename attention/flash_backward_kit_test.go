@@ -248,3 +248,14 @@ func (p *flashProblem) check(t *testing.T, o backwardOption, parts int) {
 	p.requireGrads(t, results(), o, parts, fmt.Sprintf("%+v queries %v keys %v sinks %v %+v", p.cfg, p.queries, p.keys, p.sinks != nil, o))
 	k.Close()
 }
+
+// requireAlike runs the recording 20 times, after each of which the results must be the same to the bit.
+func requireAlike(k *kit, results func() flashGradients) {
+	k.T.Helper()
+	k.Run()
+	want := results()
+	for range 19 {
+		k.Run()
+		require.Equal(k.T, want, results())
+	}
+}

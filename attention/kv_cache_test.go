@@ -99,9 +99,7 @@ func rowsOf(data []float32, rows []int, width int) []float32 {
 // check decodes step by step and compares each row with the oracle's of the whole sequences.
 func (c decodeCase) check(t *testing.T) {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	ctx, cfg, b := context.Background(), c.cfg, len(c.steps[0])
 	lengths := make([]int, b)
 	for _, step := range c.steps {
@@ -209,9 +207,7 @@ func TestCacheGrows(t *testing.T) {
 
 func newTestCache(t *testing.T, cfg KVCacheConfig) *KVCache {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	c, err := NewKVCache(context.Background(), dev, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })

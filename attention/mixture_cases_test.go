@@ -235,9 +235,7 @@ func TestPaddedSequences(t *testing.T) {
 
 // TestMixtureMemoryIsWhatTheFormulasSay compares the device's count of live and peak bytes with WeightBytes and PassBytes.
 func TestMixtureMemoryIsWhatTheFormulasSay(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	for _, cfg := range []MixtureConfig{
 		{Experts: 8, TopK: 2, HeadsPerExpert: 4, HeadWidth: 16, Width: 128, Causal: true, Sinks: true, RouterBias: true, QueryBias: true},
 		{Experts: 16, TopK: 4, HeadsPerExpert: 3, HeadWidth: 11, Width: 100, ExpertBias: true, KeyValueBias: true},
@@ -349,9 +347,7 @@ func requireMixturePassBytes(t *testing.T, m *Mixture, weights *MixtureGrads, to
 
 // TestMixtureReproducesJetMoE runs the attention of the recorded model, whose values transformers computed.
 func TestMixtureReproducesJetMoE(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	dir := filepath.Join("..", "tests", "testdata", "golden", "jetmoe")
 	open := func(name string) func(string) []float32 {
 		f, err := safetensors.Open(filepath.Join(dir, name))

@@ -26,9 +26,7 @@ type mixtureLayer struct {
 // turns, 0 for none.
 func newMixture(t testing.TB, cfg MixtureConfig, turning int) mixtureLayer {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	ctx := context.Background()
 	var rope *RoPE
 	if turning > 0 {

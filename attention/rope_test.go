@@ -17,9 +17,7 @@ import (
 // newRoPE makes a RoPE that the test closes.
 func newRoPE(t testing.TB, cfg RoPEConfig, positions int) *RoPE {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	r, err := NewRoPE(context.Background(), dev, cfg, positions)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })

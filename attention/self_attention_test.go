@@ -51,9 +51,7 @@ type selfTest struct {
 // newSelfTest makes a layer that the test closes.
 func newSelfTest(t testing.TB, c selfCase, dtype vk.DType) *selfTest {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	c.cfg.DType = dtype
 	r := rand.New(rand.NewSource(int64(len(c.name))))
 	s := &selfTest{selfCase: c}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -102,9 +103,7 @@ func dtypeOf(w *AttentionWeights) vk.DType {
 }
 
 func TestNewAttentionRefusesWrongWeights(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	for name, damage := range map[string]func(w *AttentionWeights){
 		"Query":     func(w *AttentionWeights) { w.Query = w.Query[1:] },
 		"Sinks":     func(w *AttentionWeights) { w.Sinks = nil },

@@ -24,9 +24,7 @@ const golden = "../tests/testdata/golden"
 
 func loaded(t *testing.T, name string, dtype vk.DType) *Decoder {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	c, err := Open(filepath.Join(golden, name))
 	require.NoError(t, err)
 	defer c.Close()
@@ -159,9 +157,7 @@ func TestSavedDecodersAreWhatWasLoaded(t *testing.T) {
 }
 
 func TestLoadDecoderNamesTheTensorAtFault(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	for fault, change := range map[TensorFault]func([]safetensors.Entry) []safetensors.Entry{
 		Missing: func(e []safetensors.Entry) []safetensors.Entry {
 			return slices.DeleteFunc(e, func(e safetensors.Entry) bool { return e.Name == "model.norm.weight" })
@@ -232,9 +228,7 @@ func TestMemoryErrorMatchesOutOfMemory(t *testing.T) {
 
 // TestWeightBytesAreWhatTheDeviceCounts holds the estimate against the allocator.
 func TestWeightBytesAreWhatTheDeviceCounts(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	for _, name := range []string{"mixtral", "jetmoe", "qwen2moe", "gptoss", "deepseekv3"} {
 		for _, dtype := range gputest.Storages {
 			cfg, err := ReadConfig(filepath.Join(golden, name))

@@ -15,9 +15,7 @@ import (
 
 func quantized(t *testing.T, dir string, dtype vk.DType, format moe.WeightFormat) *Decoder {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	c, err := Open(dir)
 	require.NoError(t, err)
 	defer c.Close()
@@ -79,9 +77,7 @@ func TestQuantizedDecodersIn16Bits(t *testing.T) {
 }
 
 func TestQuantizedWeightBytesAreWhatTheDeviceCounts(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	for _, name := range []string{"mixtral", "gptoss", "deepseekv3"} {
 		var sizes []uint64
 		for _, format := range []moe.WeightFormat{moe.WeightsFull, moe.WeightsInt8, moe.WeightsQ4} {

@@ -1,15 +1,14 @@
 package model
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/moe"
 	"github.com/vkmoe/vkmoe/vk"
@@ -136,10 +135,7 @@ func TestRoundedIsACopyInTheDType(t *testing.T) {
 // TestNewMLPRefusesWeightsThatDoNotFit uses the default device; the golden tests upload what fits.
 func TestNewMLPRefusesWeightsThatDoNotFit(t *testing.T) {
 	dev, err := vk.Open(vk.Options{})
-	if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skip("needs a Vulkan device: ", err)
-	}
-	require.NoError(t, err)
+	gputest.Require(t, err)
 	defer func() { require.NoError(t, dev.Close(), "what failed has freed its memory") }()
 	whole := MLPWeights{Config: moe.MLPConfig{Experts: 1, TopK: 1, Width: 2, Hidden: 1}, RouterWeight: make([]float32, 2),
 		Up: make([]float32, 4), Down: make([]float32, 2)}

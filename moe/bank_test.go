@@ -50,9 +50,7 @@ func TestSplittingABankChangesNoBit(t *testing.T) {
 
 // TestBankSplitsWhereTheDeviceAsks opens the device with a low limit of an allocation.
 func TestBankSplitsWhereTheDeviceAsks(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	ctx := context.Background()
 	small, err := vk.Open(vk.Options{NoCache: true, TraceLeaks: true, MaxAllocation: 4096})
 	require.NoError(t, err)
@@ -207,9 +205,7 @@ func TestLayerFromSeparateExperts(t *testing.T) {
 }
 
 func TestBankArguments(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	var shape *vk.ShapeError
 	for _, s := range [][]int{{}, {3}, {0, 4}, {3, 0}, {3, -1}} {
 		_, err := NewExpertBank(dev, vk.F32, s...)

@@ -14,6 +14,9 @@ type Choice struct {
 	Path     Path   // printed as portable, coopmat or decode
 	Tile     string // in words
 	Table    string // where the table is from
+
+	// Pipeline is what the device compiles for it, for [vk.Device.Compile] before it is needed.
+	Pipeline vk.PipelineSpec
 }
 
 func (c Choice) String() string {
@@ -38,9 +41,9 @@ func (l *ParallelLinear) Choice(dev *vk.Device, rows int) (Choice, error) {
 	}
 	defer y.Close()
 	tile := band.portable(l.Config.Out)
-	d := vk.Dispatch{Kernel: linearKernels[l.types(x, y)]}
+	d := vk.Dispatch{Kernel: linearKernels[l.types(x, y)], Spec: l.portableSpec(tile, x).Values()}
 	c.Path, _ = l.choosePath(dev, tile, rows, rows, x, y, &d)
-	c.Kernel = d.Kernel.Name()
+	c.Kernel, c.Pipeline = d.Kernel.Name(), vk.PipelineSpec{Kernel: d.Kernel, Spec: d.Spec, SubgroupSize: d.SubgroupSize}
 	switch c.Path {
 	case PathDecode:
 		c.Tile = l.vectorTile(dev, rows, rows).String()

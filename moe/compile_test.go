@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/spirv"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -189,9 +190,7 @@ func TestPipelinesFitEveryDevice(t *testing.T) {
 // TestEveryPipelineCompiles asks the driver for all of them. It also runs where nothing can be executed, as on RADV
 // without hardware.
 func TestEveryPipelineCompiles(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	list := pipelines()
 	if testing.Short() {
 		list = list[:16]

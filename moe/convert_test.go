@@ -103,9 +103,7 @@ func TestConvertSizes(t *testing.T) {
 }
 
 func TestConvertChecksItsArguments(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	tensor := func(dtype vk.DType, n int) *vk.Tensor {
 		x, err := dev.NewTensor(dtype, n)
 		require.NoError(t, err)

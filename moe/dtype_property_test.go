@@ -15,9 +15,7 @@ import (
 // TestStorageProperties draws shapes, layouts, storage types, splits and alignments: results are within the bound of the
 // oracle, nothing beside the output changes, and the bits do not depend on how the bank is split.
 func TestStorageProperties(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	types := []storage{}
 	for dtype := vk.F32; dtype <= vk.BF16; dtype++ {
 		types = append(types, uniform(dtype))

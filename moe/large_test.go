@@ -20,9 +20,8 @@ const largeBytes = 40 << 30
 // needLarge skips a test that no software device finishes and few GPUs hold.
 func needLarge(t *testing.T) {
 	t.Helper()
+	gputest.Need(t, dev)
 	switch {
-	case dev == nil:
-		t.Skip("needs a Vulkan device")
 	case dev.Adapter().Type == vk.Software:
 		t.Skipf("needs a GPU: %s is a software device", dev.Adapter().Name)
 	case dev.Adapter().LocalBytes() < largeBytes:
@@ -165,9 +164,7 @@ func TestLargeBank(t *testing.T) {
 
 // TestLargeBankInSmall is TestLargeBank on any device, with a low limit of an allocation in place of the large bank.
 func TestLargeBankInSmall(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	d, err := vk.Open(vk.Options{NoCache: true, MaxAllocation: 128 << 10})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, d.Close()) }()

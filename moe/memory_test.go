@@ -7,14 +7,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vkmoe/vkmoe/internal/check"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
 // TestMemoryIsWhatTheFormulasSay compares the device's count of live and peak bytes with WeightBytes and PassBytes.
 func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	for _, cfg := range []MLPConfig{
 		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, Bias: true, RouterBias: true},
 		{Experts: 16, TopK: 4, Width: 100, Hidden: 60, Activation: GELU},

@@ -24,9 +24,7 @@ type layer struct {
 // newLayer makes a layer of random weights, scaled so that values neither grow nor vanish.
 func newLayer(t testing.TB, cfg MLPConfig) layer {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	m, err := NewMLP(dev, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, m.Close()) })

@@ -263,13 +263,9 @@ func (l *ParallelLinear) push(x, y *vk.Tensor) shaders.Scatter2scatterPush {
 // x and the weights.
 func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scatter2scatterPush, tiles, rows, most int,
 	x, y *vk.Tensor, reads ...*vk.Tensor) error {
-	spec := tile.spec()
-	spec.XQuads = quads(x, l.Config.In)
-	spec.Transposed = l.transposed()
-	spec.WQuads = l.Weight.quads(l.Config.weightShape()[2])
 	d := vk.Dispatch{
 		Kernel: linearKernels[l.types(x, y)],
-		Spec:   spec.Values(),
+		Spec:   l.portableSpec(tile, x).Values(),
 		Push:   push.Bytes(),
 		Reads:  slices.Concat(reads, []*vk.Tensor{x, y}, l.Weight.tensors(), l.Bias.tensors()),
 		Writes: []*vk.Tensor{y},
@@ -284,6 +280,15 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		return rec.Fail(l.noDecodePath(rec.Device()))
 	}
 	return check.Record(rec, d, uint64(tiles)*uint64(check.CeilDiv(l.Config.Out, columns)))
+}
+
+// portableSpec is the portable kernel's specialization.
+func (l *ParallelLinear) portableSpec(tile Tile, x *vk.Tensor) shaders.Scatter2scatterSpec {
+	spec := tile.spec()
+	spec.XQuads = quads(x, l.Config.In)
+	spec.Transposed = l.transposed()
+	spec.WQuads = l.Weight.quads(l.Config.weightShape()[2])
+	return spec
 }
 
 // choosePath makes a dispatch of the portable kernel one of a faster path where the device's table and the operands allow that. It

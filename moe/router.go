@@ -82,7 +82,7 @@ const (
 	topKKeys    = 3072 // words of shared memory for keys: 12 KiB
 
 	byRanks       = 0       // instead of a number of lanes
-	maxTopKRanked = 1 << 24 // comparisons
+	maxTopKRanked = 1 << 25 // comparisons
 )
 
 // topKRows is how many rows of logits a work-group takes when a row has this many keys.

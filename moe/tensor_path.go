@@ -87,7 +87,7 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	if l.Config.Path == PathCoopMat && len(band.Matrices) == 0 {
 		return tensorTile{band.Wide.BM, 32, 16, 1, 2}
 	}
-	return fitting(band.Matrices, l.Config.In, l.Config.Out)
+	return fitting(band.matrices(l.Config.Weights), l.Config.In, l.Config.Out)
 }
 
 // bandRows is how many rows of tiles work-groups go through together, column by column: those that run at the same time on an

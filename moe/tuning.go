@@ -40,12 +40,18 @@ type TuningMeasured struct {
 // A tileBand holds the tiles from a mean number of rows per active expert on. Routing fixes BM, which all tiles of a band
 // share, before it is known which layers will use it.
 type tileBand struct {
-	MeanRows  int         `json:"mean_rows"`
-	Wide      Tile        `json:"wide"`                // of the portable path
-	Narrow    Tile        `json:"narrow"`              // likewise, for up to narrowOut outputs
-	Matrices  []widthTile `json:"matrices,omitempty"`  // of the tensor path, the first that is for the widths; none where slower
-	Vectors   vectorTile  `json:"vectors,omitzero"`    // of the decode path, which goes before the others; none likewise
-	VectorsQ4 vectorTile  `json:"vectors_q4,omitzero"` // the same for 4-bit weights, where they have a tile of their own
+	MeanRows int  `json:"mean_rows"`
+	Wide     Tile `json:"wide"`   // of the portable path
+	Narrow   Tile `json:"narrow"` // likewise, for up to narrowOut outputs
+
+	Matrices []widthTile `json:"matrices,omitempty"` // of the tensor path, the first that is for the widths; none where slower
+	Vectors  vectorTile  `json:"vectors,omitzero"`   // of the decode path, which goes before the others; none likewise
+
+	// The same for quantized weights, where they have tiles of their own.
+	MatricesInt8 []widthTile `json:"matrices_int8,omitempty"`
+	MatricesQ4   []widthTile `json:"matrices_q4,omitempty"`
+	VectorsInt8  vectorTile  `json:"vectors_int8,omitzero"`
+	VectorsQ4    vectorTile  `json:"vectors_q4,omitzero"`
 }
 
 // A widthTile is a tile of the tensor path for layers of at least so many inputs and outputs; of weight gradients, for matrices
@@ -106,14 +112,14 @@ func (t *Tuning) Validate() error {
 		if !b.Wide.valid() || !b.Narrow.valid() || b.Narrow.BM != b.Wide.BM {
 			return fail(name+"Wide and Narrow", "tiles of as many rows that fit every device", fmt.Sprint(b.Wide, ", ", b.Narrow))
 		}
-		for _, m := range b.Matrices {
-			if !m.valid() || m.BM != b.Wide.BM {
-				return fail(name+"Matrices", "tiles of as many rows", m)
+		for _, own := range b.own() {
+			for _, m := range *own.matrices {
+				if !m.valid() || m.BM != b.Wide.BM {
+					return fail(name+"Matrices"+own.suffix, "tiles of as many rows", m)
+				}
 			}
-		}
-		for field, v := range map[string]vectorTile{"Vectors": b.Vectors, "VectorsQ4": b.VectorsQ4} {
-			if v != (vectorTile{}) && !v.valid() {
-				return fail(name+field, "whole teams", v)
+			if v := *own.vectors; v != (vectorTile{}) && !v.valid() {
+				return fail(name+"Vectors"+own.suffix, "whole teams", v)
 			}
 		}
 	}
@@ -160,12 +166,33 @@ func (t *Tuning) band(rows, experts int) *tileBand {
 	panic("moe: no band for 0 rows") // Validate asks for one
 }
 
+// formatTiles are where a band keeps the tiles of the faster paths for a format of the weights.
+type formatTiles struct {
+	suffix   string // of the fields' names
+	matrices *[]widthTile
+	vectors  *vectorTile
+}
+
+// own are the band's tiles, by format.
+func (b *tileBand) own() [WeightsQ4 + 1]formatTiles {
+	return [...]formatTiles{WeightsFull: {"", &b.Matrices, &b.Vectors}, WeightsInt8: {"Int8", &b.MatricesInt8, &b.VectorsInt8},
+		WeightsQ4: {"Q4", &b.MatricesQ4, &b.VectorsQ4}}
+}
+
 // vectors is the band's tile of the decode path for weights of a format.
 func (b *tileBand) vectors(format WeightFormat) vectorTile {
-	if format == WeightsQ4 && b.Vectors != (vectorTile{}) && b.VectorsQ4 != (vectorTile{}) {
-		return b.VectorsQ4
+	if own := *b.own()[format].vectors; b.Vectors != (vectorTile{}) && own != (vectorTile{}) {
+		return own
 	}
 	return b.Vectors
+}
+
+// matrices are the band's tiles of the tensor path likewise.
+func (b *tileBand) matrices(format WeightFormat) []widthTile {
+	if own := *b.own()[format].matrices; len(b.Matrices) > 0 && len(own) > 0 {
+		return own
+	}
+	return b.Matrices
 }
 
 // portable is the band's tile of the portable path for so many outputs.

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vkmoe/vkmoe/internal/ref"
+	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -147,8 +148,10 @@ func TestTuningInUse(t *testing.T) {
 	require.NoError(t, UseTuning(own, table))
 	c, err := l.Choice(own, 400)
 	require.NoError(t, err)
+	require.Equal(t, shaders.Scatter2scatterF32, c.Pipeline.Kernel)
+	c.Pipeline = vk.PipelineSpec{}
 	require.Equal(t, Choice{200, 0, "scatter2scatter.f32", PathPortable, "64×32×16 tiles, 4×4 per invocation, 128 invocations",
-		"set by the program"}, c)
+		"set by the program", vk.PipelineSpec{}}, c)
 	require.Contains(t, c.String(), "200 rows per expert (band from 0): portable path, scatter2scatter.f32, 64×32×16 tiles")
 	x, err := own.NewTensor(vk.F32, 4, 64)
 	require.NoError(t, err)

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# test.sh [DRIVER…] builds every package's tests once and runs those that use a Vulkan device on each driver, the first
-# with the validation layer, and the others once. Drivers are with-driver.sh's names; by default the system's
-# best device, then lavapipe with subgroups of 4 and 16, and SwiftShader. Failing tests' output is shown and a table of
+# test.sh DRIVER… builds every package's tests once and runs those that use a Vulkan device on each driver, the first
+# with the validation layer, and the others once. Drivers are with-driver.sh's names. Failing tests' output is shown and a table of
 # what ran where ends it. A driver's name with +short appended runs go test's short form there, with +vk package vk only, which is
 # what the conformance suite (scripts/conform.sh) does not test.
 #
@@ -12,7 +11,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 drivers=("$@")
-[ $# -gt 0 ] || drivers=(system lavapipe-22.3-sg4 lavapipe-22.3-sg16 swiftshader)
 out=$PWD/out/test
 rm -rf "$out"
 mkdir -p "$out"

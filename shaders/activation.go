@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -20,16 +19,7 @@ type ActivationPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c ActivationPush) Bytes() []byte {
-	b := make([]byte, 32)
-	putU64(b[0:], c.Z)
-	putU64(b[8:], c.H)
-	putU32(b[16:], c.Rows)
-	putU32(b[20:], c.Width)
-	putU32(b[24:], math.Float32bits(c.Alpha))
-	putU32(b[28:], math.Float32bits(c.Limit))
-	return b
-}
+func (c ActivationPush) Bytes() []byte { return kernel.Pack(c, pushActivation, 32) }
 
 var pushActivation = []kernel.Field{
 	{Name: "z", Offset: 0, Size: 8},
@@ -51,28 +41,10 @@ type ActivationSpec struct {
 }
 
 // DefaultActivationSpec returns the values in the source.
-func DefaultActivationSpec() ActivationSpec {
-	return ActivationSpec{
-		Columns:     64,
-		Rows:        1,
-		Quads:       false,
-		Mode:        2,
-		Gated:       false,
-		Interleaved: false,
-	}
-}
+func DefaultActivationSpec() ActivationSpec { return kernel.Defaults[ActivationSpec](specActivation) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c ActivationSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		bitsBool(c.Quads),
-		c.Mode,
-		bitsBool(c.Gated),
-		bitsBool(c.Interleaved),
-	}
-}
+func (c ActivationSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specActivation = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 64},

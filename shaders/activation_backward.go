@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -26,22 +25,7 @@ type ActivationBackwardPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c ActivationBackwardPush) Bytes() []byte {
-	b := make([]byte, 76)
-	putU64(b[0:], c.Z)
-	putU64(b[8:], c.Dh)
-	putU64(b[16:], c.Dz)
-	putU64(b[24:], c.H)
-	putU64(b[32:], c.Gates)
-	putU64(b[40:], c.Dgates)
-	putU64(b[48:], c.Inverse)
-	putU32(b[56:], c.Slots)
-	putU32(b[60:], c.Width)
-	putU32(b[64:], c.Flags)
-	putU32(b[68:], math.Float32bits(c.Alpha))
-	putU32(b[72:], math.Float32bits(c.Limit))
-	return b
-}
+func (c ActivationBackwardPush) Bytes() []byte { return kernel.Pack(c, pushActivationBackward, 76) }
 
 var pushActivationBackward = []kernel.Field{
 	{Name: "z", Offset: 0, Size: 8},
@@ -70,27 +54,11 @@ type ActivationBackwardSpec struct {
 
 // DefaultActivationBackwardSpec returns the values in the source.
 func DefaultActivationBackwardSpec() ActivationBackwardSpec {
-	return ActivationBackwardSpec{
-		Lanes:       16,
-		Rows:        4,
-		Quads:       false,
-		Mode:        2,
-		Gated:       false,
-		Interleaved: false,
-	}
+	return kernel.Defaults[ActivationBackwardSpec](specActivationBackward)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c ActivationBackwardSpec) Values() []uint32 {
-	return []uint32{
-		c.Lanes,
-		c.Rows,
-		bitsBool(c.Quads),
-		c.Mode,
-		bitsBool(c.Gated),
-		bitsBool(c.Interleaved),
-	}
-}
+func (c ActivationBackwardSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specActivationBackward = []kernel.Constant{
 	{ID: 0, Name: "LANES", Default: 16},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -23,19 +22,7 @@ type AdamwPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c AdamwPush) Bytes() []byte {
-	b := make([]byte, 64)
-	putU64(b[0:], c.P)
-	putU64(b[8:], c.Master)
-	putU64(b[16:], c.M)
-	putU64(b[24:], c.V)
-	putU64(b[32:], c.G)
-	putU64(b[40:], c.Hyper)
-	putU64(b[48:], c.Norm)
-	putU32(b[56:], c.Count)
-	putU32(b[60:], math.Float32bits(c.Decay))
-	return b
-}
+func (c AdamwPush) Bytes() []byte { return kernel.Pack(c, pushAdamw, 64) }
 
 var pushAdamw = []kernel.Field{
 	{Name: "p", Offset: 0, Size: 8},
@@ -55,18 +42,10 @@ type AdamwSpec struct {
 }
 
 // DefaultAdamwSpec returns the values in the source.
-func DefaultAdamwSpec() AdamwSpec {
-	return AdamwSpec{
-		Threads: 64,
-	}
-}
+func DefaultAdamwSpec() AdamwSpec { return kernel.Defaults[AdamwSpec](specAdamw) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c AdamwSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
+func (c AdamwSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specAdamw = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -21,18 +21,7 @@ type CombinePush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c CombinePush) Bytes() []byte {
-	b := make([]byte, 52)
-	putU64(b[0:], c.Y)
-	putU64(b[8:], c.Gates)
-	putU64(b[16:], c.Inverse)
-	putU64(b[24:], c.Result)
-	putU64(b[32:], c.Bias)
-	putU32(b[40:], c.Tokens)
-	putU32(b[44:], c.Width)
-	putU32(b[48:], c.K)
-	return b
-}
+func (c CombinePush) Bytes() []byte { return kernel.Pack(c, pushCombine, 52) }
 
 var pushCombine = []kernel.Field{
 	{Name: "y", Offset: 0, Size: 8},
@@ -56,28 +45,10 @@ type CombineSpec struct {
 }
 
 // DefaultCombineSpec returns the values in the source.
-func DefaultCombineSpec() CombineSpec {
-	return CombineSpec{
-		Columns:    64,
-		Rows:       1,
-		Quads:      false,
-		Grouped:    false,
-		Accumulate: false,
-		Biased:     false,
-	}
-}
+func DefaultCombineSpec() CombineSpec { return kernel.Defaults[CombineSpec](specCombine) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c CombineSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		bitsBool(c.Quads),
-		bitsBool(c.Grouped),
-		bitsBool(c.Accumulate),
-		bitsBool(c.Biased),
-	}
-}
+func (c CombineSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specCombine = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 64},

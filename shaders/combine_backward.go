@@ -24,21 +24,7 @@ type CombineBackwardPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c CombineBackwardPush) Bytes() []byte {
-	b := make([]byte, 72)
-	putU64(b[0:], c.A)
-	putU64(b[8:], c.B)
-	putU64(b[16:], c.C)
-	putU64(b[24:], c.Gates)
-	putU64(b[32:], c.Dgates)
-	putU64(b[40:], c.Ids)
-	putU64(b[48:], c.Inverse)
-	putU32(b[56:], c.Slots)
-	putU32(b[60:], c.Width)
-	putU32(b[64:], c.K)
-	putU32(b[68:], c.Flags)
-	return b
-}
+func (c CombineBackwardPush) Bytes() []byte { return kernel.Pack(c, pushCombineBackward, 72) }
 
 var pushCombineBackward = []kernel.Field{
 	{Name: "a", Offset: 0, Size: 8},
@@ -66,27 +52,11 @@ type CombineBackwardSpec struct {
 
 // DefaultCombineBackwardSpec returns the values in the source.
 func DefaultCombineBackwardSpec() CombineBackwardSpec {
-	return CombineBackwardSpec{
-		Lanes: 16,
-		Rows:  4,
-		Quads: false,
-		ARows: 0,
-		BRows: 1,
-		CRows: 1,
-	}
+	return kernel.Defaults[CombineBackwardSpec](specCombineBackward)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c CombineBackwardSpec) Values() []uint32 {
-	return []uint32{
-		c.Lanes,
-		c.Rows,
-		bitsBool(c.Quads),
-		c.ARows,
-		c.BRows,
-		c.CRows,
-	}
-}
+func (c CombineBackwardSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specCombineBackward = []kernel.Constant{
 	{ID: 0, Name: "LANES", Default: 16},

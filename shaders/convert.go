@@ -16,13 +16,7 @@ type ConvertPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c ConvertPush) Bytes() []byte {
-	b := make([]byte, 20)
-	putU64(b[0:], c.Src)
-	putU64(b[8:], c.Dst)
-	putU32(b[16:], c.Count)
-	return b
-}
+func (c ConvertPush) Bytes() []byte { return kernel.Pack(c, pushConvert, 20) }
 
 var pushConvert = []kernel.Field{
 	{Name: "src", Offset: 0, Size: 8},
@@ -37,20 +31,10 @@ type ConvertSpec struct {
 }
 
 // DefaultConvertSpec returns the values in the source.
-func DefaultConvertSpec() ConvertSpec {
-	return ConvertSpec{
-		Threads: 64,
-		Quads:   false,
-	}
-}
+func DefaultConvertSpec() ConvertSpec { return kernel.Defaults[ConvertSpec](specConvert) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c ConvertSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		bitsBool(c.Quads),
-	}
-}
+func (c ConvertSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specConvert = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -14,11 +14,7 @@ type CoopmatPlacesPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c CoopmatPlacesPush) Bytes() []byte {
-	b := make([]byte, 8)
-	putU64(b[0:], c.Places)
-	return b
-}
+func (c CoopmatPlacesPush) Bytes() []byte { return kernel.Pack(c, pushCoopmatPlaces, 8) }
 
 var pushCoopmatPlaces = []kernel.Field{
 	{Name: "places", Offset: 0, Size: 8},
@@ -33,21 +29,11 @@ type CoopmatPlacesSpec struct {
 
 // DefaultCoopmatPlacesSpec returns the values in the source.
 func DefaultCoopmatPlacesSpec() CoopmatPlacesSpec {
-	return CoopmatPlacesSpec{
-		Subgroup: 32,
-		MM:       16,
-		MN:       16,
-	}
+	return kernel.Defaults[CoopmatPlacesSpec](specCoopmatPlaces)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c CoopmatPlacesSpec) Values() []uint32 {
-	return []uint32{
-		c.Subgroup,
-		c.MM,
-		c.MN,
-	}
-}
+func (c CoopmatPlacesSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specCoopmatPlaces = []kernel.Constant{
 	{ID: 0, Name: "SUBGROUP", Default: 32},

@@ -22,19 +22,7 @@ type CopyHeadsPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c CopyHeadsPush) Bytes() []byte {
-	b := make([]byte, 44)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Y)
-	putU32(b[16:], c.Rows)
-	putU32(b[20:], c.Heads)
-	putU32(b[24:], c.Width)
-	putU32(b[28:], c.XToken)
-	putU32(b[32:], c.XHead)
-	putU32(b[36:], c.YToken)
-	putU32(b[40:], c.YHead)
-	return b
-}
+func (c CopyHeadsPush) Bytes() []byte { return kernel.Pack(c, pushCopyHeads, 44) }
 
 var pushCopyHeads = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -56,22 +44,10 @@ type CopyHeadsSpec struct {
 }
 
 // DefaultCopyHeadsSpec returns the values in the source.
-func DefaultCopyHeadsSpec() CopyHeadsSpec {
-	return CopyHeadsSpec{
-		Columns: 32,
-		Rows:    2,
-		Quads:   false,
-	}
-}
+func DefaultCopyHeadsSpec() CopyHeadsSpec { return kernel.Defaults[CopyHeadsSpec](specCopyHeads) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c CopyHeadsSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		bitsBool(c.Quads),
-	}
-}
+func (c CopyHeadsSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specCopyHeads = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 32},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -23,19 +22,7 @@ type CrossEntropyPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c CrossEntropyPush) Bytes() []byte {
-	b := make([]byte, 56)
-	putU64(b[0:], c.Logits)
-	putU64(b[8:], c.Gradient)
-	putU64(b[16:], c.Targets)
-	putU64(b[24:], c.Losses)
-	putU64(b[32:], c.Count)
-	putU32(b[40:], c.Rows)
-	putU32(b[44:], c.Vocabulary)
-	putU32(b[48:], math.Float32bits(c.Scale))
-	putU32(b[52:], math.Float32bits(c.GradientScale))
-	return b
-}
+func (c CrossEntropyPush) Bytes() []byte { return kernel.Pack(c, pushCrossEntropy, 56) }
 
 var pushCrossEntropy = []kernel.Field{
 	{Name: "logits", Offset: 0, Size: 8},
@@ -57,19 +44,11 @@ type CrossEntropySpec struct {
 
 // DefaultCrossEntropySpec returns the values in the source.
 func DefaultCrossEntropySpec() CrossEntropySpec {
-	return CrossEntropySpec{
-		Threads: 64,
-		Lanes:   32,
-	}
+	return kernel.Defaults[CrossEntropySpec](specCrossEntropy)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c CrossEntropySpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Lanes,
-	}
-}
+func (c CrossEntropySpec) Values() []uint32 { return kernel.Words(c) }
 
 var specCrossEntropy = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

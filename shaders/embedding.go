@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -21,17 +20,7 @@ type EmbeddingPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c EmbeddingPush) Bytes() []byte {
-	b := make([]byte, 40)
-	putU64(b[0:], c.Ids)
-	putU64(b[8:], c.Table)
-	putU64(b[16:], c.Y)
-	putU32(b[24:], c.Tokens)
-	putU32(b[28:], c.Width)
-	putU32(b[32:], c.Vocabulary)
-	putU32(b[36:], math.Float32bits(c.Scale))
-	return b
-}
+func (c EmbeddingPush) Bytes() []byte { return kernel.Pack(c, pushEmbedding, 40) }
 
 var pushEmbedding = []kernel.Field{
 	{Name: "ids", Offset: 0, Size: 8},
@@ -51,22 +40,10 @@ type EmbeddingSpec struct {
 }
 
 // DefaultEmbeddingSpec returns the values in the source.
-func DefaultEmbeddingSpec() EmbeddingSpec {
-	return EmbeddingSpec{
-		Columns: 64,
-		Rows:    1,
-		Quads:   false,
-	}
-}
+func DefaultEmbeddingSpec() EmbeddingSpec { return kernel.Defaults[EmbeddingSpec](specEmbedding) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c EmbeddingSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		bitsBool(c.Quads),
-	}
-}
+func (c EmbeddingSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specEmbedding = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 64},

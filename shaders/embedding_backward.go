@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -23,19 +22,7 @@ type EmbeddingBackwardPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c EmbeddingBackwardPush) Bytes() []byte {
-	b := make([]byte, 56)
-	putU64(b[0:], c.Ids)
-	putU64(b[8:], c.Next)
-	putU64(b[16:], c.Previous)
-	putU64(b[24:], c.Dy)
-	putU64(b[32:], c.Table)
-	putU32(b[40:], c.Tokens)
-	putU32(b[44:], c.Width)
-	putU32(b[48:], c.Vocabulary)
-	putU32(b[52:], math.Float32bits(c.Scale))
-	return b
-}
+func (c EmbeddingBackwardPush) Bytes() []byte { return kernel.Pack(c, pushEmbeddingBackward, 56) }
 
 var pushEmbeddingBackward = []kernel.Field{
 	{Name: "ids", Offset: 0, Size: 8},
@@ -58,21 +45,11 @@ type EmbeddingBackwardSpec struct {
 
 // DefaultEmbeddingBackwardSpec returns the values in the source.
 func DefaultEmbeddingBackwardSpec() EmbeddingBackwardSpec {
-	return EmbeddingBackwardSpec{
-		Columns:    64,
-		Rows:       1,
-		Accumulate: false,
-	}
+	return kernel.Defaults[EmbeddingBackwardSpec](specEmbeddingBackward)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c EmbeddingBackwardSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		bitsBool(c.Accumulate),
-	}
-}
+func (c EmbeddingBackwardSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specEmbeddingBackward = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 64},

@@ -19,16 +19,7 @@ type ExpertHistogramPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c ExpertHistogramPush) Bytes() []byte {
-	b := make([]byte, 32)
-	putU64(b[0:], c.Ids)
-	putU64(b[8:], c.Counts)
-	putU32(b[16:], c.Slots)
-	putU32(b[20:], c.Experts)
-	putU32(b[24:], c.SlotsPerBlock)
-	putU32(b[28:], c.Blocks)
-	return b
-}
+func (c ExpertHistogramPush) Bytes() []byte { return kernel.Pack(c, pushExpertHistogram, 32) }
 
 var pushExpertHistogram = []kernel.Field{
 	{Name: "ids", Offset: 0, Size: 8},
@@ -46,17 +37,11 @@ type ExpertHistogramSpec struct {
 
 // DefaultExpertHistogramSpec returns the values in the source.
 func DefaultExpertHistogramSpec() ExpertHistogramSpec {
-	return ExpertHistogramSpec{
-		Threads: 128,
-	}
+	return kernel.Defaults[ExpertHistogramSpec](specExpertHistogram)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c ExpertHistogramSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
+func (c ExpertHistogramSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specExpertHistogram = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 128},

@@ -26,23 +26,7 @@ type ExpertScatterPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c ExpertScatterPush) Bytes() []byte {
-	b := make([]byte, 84)
-	putU64(b[0:], c.Ids)
-	putU64(b[8:], c.Counts)
-	putU64(b[16:], c.Offsets)
-	putU64(b[24:], c.Order)
-	putU64(b[32:], c.Inverse)
-	putU64(b[40:], c.Tiles)
-	putU64(b[48:], c.TileArgs)
-	putU64(b[56:], c.Status)
-	putU32(b[64:], c.Slots)
-	putU32(b[68:], c.Experts)
-	putU32(b[72:], c.SlotsPerBlock)
-	putU32(b[76:], c.Blocks)
-	putU32(b[80:], c.BlockM)
-	return b
-}
+func (c ExpertScatterPush) Bytes() []byte { return kernel.Pack(c, pushExpertScatter, 84) }
 
 var pushExpertScatter = []kernel.Field{
 	{Name: "ids", Offset: 0, Size: 8},
@@ -69,21 +53,11 @@ type ExpertScatterSpec struct {
 
 // DefaultExpertScatterSpec returns the values in the source.
 func DefaultExpertScatterSpec() ExpertScatterSpec {
-	return ExpertScatterSpec{
-		Threads: 64,
-		Direct:  false,
-		Masks:   0,
-	}
+	return kernel.Defaults[ExpertScatterSpec](specExpertScatter)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c ExpertScatterSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		bitsBool(c.Direct),
-		c.Masks,
-	}
-}
+func (c ExpertScatterSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specExpertScatter = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -38,34 +37,7 @@ type FlashAttentionPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c FlashAttentionPush) Bytes() []byte {
-	b := make([]byte, 128)
-	putU64(b[0:], c.Q)
-	putU64(b[8:], c.K)
-	putU64(b[16:], c.V)
-	putU64(b[24:], c.Result)
-	putU64(b[32:], c.Lse)
-	putU64(b[40:], c.QueryOffsets)
-	putU64(b[48:], c.KeyOffsets)
-	putU64(b[56:], c.Sinks)
-	putU32(b[64:], c.QRow)
-	putU32(b[68:], c.QHead)
-	putU32(b[72:], c.KRow)
-	putU32(b[76:], c.KHead)
-	putU32(b[80:], c.VRow)
-	putU32(b[84:], c.VHead)
-	putU32(b[88:], c.ResultRow)
-	putU32(b[92:], c.ResultHead)
-	putU32(b[96:], c.Tokens)
-	putU32(b[100:], c.KeyRows)
-	putU32(b[104:], c.Sequences)
-	putU32(b[108:], c.Heads)
-	putU32(b[112:], c.Flags)
-	putU32(b[116:], uint32(c.Window))
-	putU32(b[120:], math.Float32bits(c.Scale))
-	putU32(b[124:], c.Splits)
-	return b
-}
+func (c FlashAttentionPush) Bytes() []byte { return kernel.Pack(c, pushFlashAttention, 128) }
 
 var pushFlashAttention = []kernel.Field{
 	{Name: "q", Offset: 0, Size: 8},
@@ -114,43 +86,11 @@ type FlashAttentionSpec struct {
 
 // DefaultFlashAttentionSpec returns the values in the source.
 func DefaultFlashAttentionSpec() FlashAttentionSpec {
-	return FlashAttentionSpec{
-		Threads:    64,
-		BM:         32,
-		BN:         32,
-		TM:         4,
-		TN:         4,
-		BK:         8,
-		BV:         8,
-		Width:      64,
-		ValueWidth: 64,
-		Quads:      false,
-		Partial:    false,
-		Cap:        0,
-		UK:         8,
-		UV:         8,
-	}
+	return kernel.Defaults[FlashAttentionSpec](specFlashAttention)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashAttentionSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.BM,
-		c.BN,
-		c.TM,
-		c.TN,
-		c.BK,
-		c.BV,
-		c.Width,
-		c.ValueWidth,
-		bitsBool(c.Quads),
-		bitsBool(c.Partial),
-		math.Float32bits(c.Cap),
-		c.UK,
-		c.UV,
-	}
-}
+func (c FlashAttentionSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashAttention = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -37,30 +36,7 @@ type FlashAttentionBackwardKvPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c FlashAttentionBackwardKvPush) Bytes() []byte {
-	b := make([]byte, 128)
-	putU64(b[0:], c.Q)
-	putU64(b[8:], c.K)
-	putU64(b[16:], c.V)
-	putU64(b[24:], c.Dout)
-	putU64(b[32:], c.Lse)
-	putU64(b[40:], c.Delta)
-	putU64(b[48:], c.Dk)
-	putU64(b[56:], c.Dv)
-	putU64(b[64:], c.QueryOffsets)
-	putU64(b[72:], c.KeyOffsets)
-	putU32(b[80:], c.QStride)
-	putU32(b[84:], c.KStride)
-	putU32(b[88:], c.VStride)
-	putU32(b[92:], c.DoutStride)
-	putU32(b[96:], c.DkStride)
-	putU32(b[100:], c.DvStride)
-	putU32(b[104:], c.Sequences)
-	putU32(b[108:], c.Queries)
-	putU32(b[112:], c.Keys)
-	putU32(b[116:], c.Skip)
-	putU32(b[120:], c.Heads)
-	putU32(b[124:], uint32(c.Window))
-	return b
+	return kernel.Pack(c, pushFlashAttentionBackwardKv, 128)
 }
 
 var pushFlashAttentionBackwardKv = []kernel.Field{
@@ -117,61 +93,11 @@ type FlashAttentionBackwardKvSpec struct {
 
 // DefaultFlashAttentionBackwardKvSpec returns the values in the source.
 func DefaultFlashAttentionBackwardKvSpec() FlashAttentionBackwardKvSpec {
-	return FlashAttentionBackwardKvSpec{
-		Threads:    64,
-		Own:        32,
-		Other:      16,
-		TO:         4,
-		TX:         2,
-		Chunk:      32,
-		Lanes:      16,
-		Most:       1073741823,
-		Width:      64,
-		ValueWidth: 64,
-		Scale:      1,
-		SoftCap:    0,
-		Causal:     false,
-		Tiled:      false,
-		Accumulate: false,
-		Quads:      0,
-		HeadMajor:  0,
-		QStride:    64,
-		KStride:    64,
-		VStride:    64,
-		DoutStride: 64,
-		DkStride:   64,
-		DvStride:   64,
-	}
+	return kernel.Defaults[FlashAttentionBackwardKvSpec](specFlashAttentionBackwardKv)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashAttentionBackwardKvSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Own,
-		c.Other,
-		c.TO,
-		c.TX,
-		c.Chunk,
-		c.Lanes,
-		c.Most,
-		c.Width,
-		c.ValueWidth,
-		math.Float32bits(c.Scale),
-		math.Float32bits(c.SoftCap),
-		bitsBool(c.Causal),
-		bitsBool(c.Tiled),
-		bitsBool(c.Accumulate),
-		c.Quads,
-		c.HeadMajor,
-		c.QStride,
-		c.KStride,
-		c.VStride,
-		c.DoutStride,
-		c.DkStride,
-		c.DvStride,
-	}
-}
+func (c FlashAttentionBackwardKvSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashAttentionBackwardKv = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

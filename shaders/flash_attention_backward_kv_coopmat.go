@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -37,30 +36,7 @@ type FlashAttentionBackwardKvCoopmatPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c FlashAttentionBackwardKvCoopmatPush) Bytes() []byte {
-	b := make([]byte, 128)
-	putU64(b[0:], c.Q)
-	putU64(b[8:], c.K)
-	putU64(b[16:], c.V)
-	putU64(b[24:], c.Dout)
-	putU64(b[32:], c.Lse)
-	putU64(b[40:], c.Delta)
-	putU64(b[48:], c.Dk)
-	putU64(b[56:], c.Dv)
-	putU64(b[64:], c.QueryOffsets)
-	putU64(b[72:], c.KeyOffsets)
-	putU32(b[80:], c.QStride)
-	putU32(b[84:], c.KStride)
-	putU32(b[88:], c.VStride)
-	putU32(b[92:], c.DoutStride)
-	putU32(b[96:], c.DkStride)
-	putU32(b[100:], c.DvStride)
-	putU32(b[104:], c.Sequences)
-	putU32(b[108:], c.Queries)
-	putU32(b[112:], c.Keys)
-	putU32(b[116:], c.Skip)
-	putU32(b[120:], c.Heads)
-	putU32(b[124:], uint32(c.Window))
-	return b
+	return kernel.Pack(c, pushFlashAttentionBackwardKvCoopmat, 128)
 }
 
 var pushFlashAttentionBackwardKvCoopmat = []kernel.Field{
@@ -122,71 +98,11 @@ type FlashAttentionBackwardKvCoopmatSpec struct {
 
 // DefaultFlashAttentionBackwardKvCoopmatSpec returns the values in the source.
 func DefaultFlashAttentionBackwardKvCoopmatSpec() FlashAttentionBackwardKvCoopmatSpec {
-	return FlashAttentionBackwardKvCoopmatSpec{
-		Threads:    32,
-		Subgroup:   32,
-		MI:         1,
-		BN:         32,
-		MM:         16,
-		MN:         16,
-		MK:         16,
-		Slots:      2,
-		Shift:      1,
-		Mates:      3,
-		Pairs:      true,
-		Width:      64,
-		ValueWidth: 64,
-		Cap:        0,
-		Scale:      1,
-		Causal:     false,
-		Tiled:      false,
-		Accumulate: false,
-		Keep:       true,
-		Early:      true,
-		HeadMajor:  0,
-		QStride:    64,
-		KStride:    64,
-		VStride:    64,
-		DoutStride: 64,
-		Wants:      3,
-		DkStride:   64,
-		DvStride:   64,
-	}
+	return kernel.Defaults[FlashAttentionBackwardKvCoopmatSpec](specFlashAttentionBackwardKvCoopmat)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashAttentionBackwardKvCoopmatSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Subgroup,
-		c.MI,
-		c.BN,
-		c.MM,
-		c.MN,
-		c.MK,
-		c.Slots,
-		c.Shift,
-		c.Mates,
-		bitsBool(c.Pairs),
-		c.Width,
-		c.ValueWidth,
-		math.Float32bits(c.Cap),
-		math.Float32bits(c.Scale),
-		bitsBool(c.Causal),
-		bitsBool(c.Tiled),
-		bitsBool(c.Accumulate),
-		bitsBool(c.Keep),
-		bitsBool(c.Early),
-		c.HeadMajor,
-		c.QStride,
-		c.KStride,
-		c.VStride,
-		c.DoutStride,
-		c.Wants,
-		c.DkStride,
-		c.DvStride,
-	}
-}
+func (c FlashAttentionBackwardKvCoopmatSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashAttentionBackwardKvCoopmat = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 32},

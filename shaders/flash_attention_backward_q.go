@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -35,28 +34,7 @@ type FlashAttentionBackwardQPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c FlashAttentionBackwardQPush) Bytes() []byte {
-	b := make([]byte, 116)
-	putU64(b[0:], c.Q)
-	putU64(b[8:], c.K)
-	putU64(b[16:], c.V)
-	putU64(b[24:], c.Dout)
-	putU64(b[32:], c.Lse)
-	putU64(b[40:], c.Delta)
-	putU64(b[48:], c.Dq)
-	putU64(b[56:], c.QueryOffsets)
-	putU64(b[64:], c.KeyOffsets)
-	putU32(b[72:], c.QStride)
-	putU32(b[76:], c.KStride)
-	putU32(b[80:], c.VStride)
-	putU32(b[84:], c.DoutStride)
-	putU32(b[88:], c.DqStride)
-	putU32(b[92:], c.Sequences)
-	putU32(b[96:], c.Queries)
-	putU32(b[100:], c.Keys)
-	putU32(b[104:], c.Skip)
-	putU32(b[108:], c.Heads)
-	putU32(b[112:], uint32(c.Window))
-	return b
+	return kernel.Pack(c, pushFlashAttentionBackwardQ, 116)
 }
 
 var pushFlashAttentionBackwardQ = []kernel.Field{
@@ -110,59 +88,11 @@ type FlashAttentionBackwardQSpec struct {
 
 // DefaultFlashAttentionBackwardQSpec returns the values in the source.
 func DefaultFlashAttentionBackwardQSpec() FlashAttentionBackwardQSpec {
-	return FlashAttentionBackwardQSpec{
-		Threads:    64,
-		Own:        32,
-		Other:      16,
-		TO:         4,
-		TX:         2,
-		Chunk:      32,
-		Lanes:      16,
-		Most:       1073741823,
-		Width:      64,
-		ValueWidth: 64,
-		Scale:      1,
-		SoftCap:    0,
-		Causal:     false,
-		Tiled:      false,
-		Accumulate: false,
-		Quads:      0,
-		HeadMajor:  0,
-		QStride:    64,
-		KStride:    64,
-		VStride:    64,
-		DoutStride: 64,
-		DqStride:   64,
-	}
+	return kernel.Defaults[FlashAttentionBackwardQSpec](specFlashAttentionBackwardQ)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashAttentionBackwardQSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Own,
-		c.Other,
-		c.TO,
-		c.TX,
-		c.Chunk,
-		c.Lanes,
-		c.Most,
-		c.Width,
-		c.ValueWidth,
-		math.Float32bits(c.Scale),
-		math.Float32bits(c.SoftCap),
-		bitsBool(c.Causal),
-		bitsBool(c.Tiled),
-		bitsBool(c.Accumulate),
-		c.Quads,
-		c.HeadMajor,
-		c.QStride,
-		c.KStride,
-		c.VStride,
-		c.DoutStride,
-		c.DqStride,
-	}
-}
+func (c FlashAttentionBackwardQSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashAttentionBackwardQ = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

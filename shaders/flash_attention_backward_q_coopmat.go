@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -35,28 +34,7 @@ type FlashAttentionBackwardQCoopmatPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c FlashAttentionBackwardQCoopmatPush) Bytes() []byte {
-	b := make([]byte, 116)
-	putU64(b[0:], c.Q)
-	putU64(b[8:], c.K)
-	putU64(b[16:], c.V)
-	putU64(b[24:], c.Dout)
-	putU64(b[32:], c.Lse)
-	putU64(b[40:], c.Delta)
-	putU64(b[48:], c.Dq)
-	putU64(b[56:], c.QueryOffsets)
-	putU64(b[64:], c.KeyOffsets)
-	putU32(b[72:], c.QStride)
-	putU32(b[76:], c.KStride)
-	putU32(b[80:], c.VStride)
-	putU32(b[84:], c.DoutStride)
-	putU32(b[88:], c.DqStride)
-	putU32(b[92:], c.Sequences)
-	putU32(b[96:], c.Queries)
-	putU32(b[100:], c.Keys)
-	putU32(b[104:], c.Skip)
-	putU32(b[108:], c.Heads)
-	putU32(b[112:], uint32(c.Window))
-	return b
+	return kernel.Pack(c, pushFlashAttentionBackwardQCoopmat, 116)
 }
 
 var pushFlashAttentionBackwardQCoopmat = []kernel.Field{
@@ -115,69 +93,11 @@ type FlashAttentionBackwardQCoopmatSpec struct {
 
 // DefaultFlashAttentionBackwardQCoopmatSpec returns the values in the source.
 func DefaultFlashAttentionBackwardQCoopmatSpec() FlashAttentionBackwardQCoopmatSpec {
-	return FlashAttentionBackwardQCoopmatSpec{
-		Threads:    32,
-		Subgroup:   32,
-		MI:         1,
-		BN:         32,
-		MM:         16,
-		MN:         16,
-		MK:         16,
-		Slots:      2,
-		Shift:      1,
-		Mates:      3,
-		Pairs:      true,
-		Width:      64,
-		ValueWidth: 64,
-		Cap:        0,
-		Scale:      1,
-		Causal:     false,
-		Tiled:      false,
-		Accumulate: false,
-		Keep:       true,
-		Early:      true,
-		HeadMajor:  0,
-		QStride:    64,
-		KStride:    64,
-		VStride:    64,
-		DoutStride: 64,
-		Wants:      3,
-		DqStride:   64,
-	}
+	return kernel.Defaults[FlashAttentionBackwardQCoopmatSpec](specFlashAttentionBackwardQCoopmat)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashAttentionBackwardQCoopmatSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Subgroup,
-		c.MI,
-		c.BN,
-		c.MM,
-		c.MN,
-		c.MK,
-		c.Slots,
-		c.Shift,
-		c.Mates,
-		bitsBool(c.Pairs),
-		c.Width,
-		c.ValueWidth,
-		math.Float32bits(c.Cap),
-		math.Float32bits(c.Scale),
-		bitsBool(c.Causal),
-		bitsBool(c.Tiled),
-		bitsBool(c.Accumulate),
-		bitsBool(c.Keep),
-		bitsBool(c.Early),
-		c.HeadMajor,
-		c.QStride,
-		c.KStride,
-		c.VStride,
-		c.DoutStride,
-		c.Wants,
-		c.DqStride,
-	}
-}
+func (c FlashAttentionBackwardQCoopmatSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashAttentionBackwardQCoopmat = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 32},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -39,32 +38,7 @@ type FlashAttentionCoopmatPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c FlashAttentionCoopmatPush) Bytes() []byte {
-	b := make([]byte, 128)
-	putU64(b[0:], c.Q)
-	putU64(b[8:], c.K)
-	putU64(b[16:], c.V)
-	putU64(b[24:], c.Result)
-	putU64(b[32:], c.Lse)
-	putU64(b[40:], c.QueryOffsets)
-	putU64(b[48:], c.KeyOffsets)
-	putU64(b[56:], c.Sinks)
-	putU32(b[64:], c.QRow)
-	putU32(b[68:], c.QHead)
-	putU32(b[72:], c.KRow)
-	putU32(b[76:], c.KHead)
-	putU32(b[80:], c.VRow)
-	putU32(b[84:], c.VHead)
-	putU32(b[88:], c.ResultRow)
-	putU32(b[92:], c.ResultHead)
-	putU32(b[96:], c.Tokens)
-	putU32(b[100:], c.KeyRows)
-	putU32(b[104:], c.Sequences)
-	putU32(b[108:], c.Heads)
-	putU32(b[112:], c.Flags)
-	putU32(b[116:], uint32(c.Window))
-	putU32(b[120:], math.Float32bits(c.Scale))
-	putU32(b[124:], c.Splits)
-	return b
+	return kernel.Pack(c, pushFlashAttentionCoopmat, 128)
 }
 
 var pushFlashAttentionCoopmat = []kernel.Field{
@@ -114,43 +88,11 @@ type FlashAttentionCoopmatSpec struct {
 
 // DefaultFlashAttentionCoopmatSpec returns the values in the source.
 func DefaultFlashAttentionCoopmatSpec() FlashAttentionCoopmatSpec {
-	return FlashAttentionCoopmatSpec{
-		Threads:    32,
-		Subgroup:   32,
-		MI:         1,
-		BN:         32,
-		MM:         16,
-		MN:         16,
-		MK:         16,
-		Slots:      2,
-		Shift:      1,
-		Mates:      3,
-		Pairs:      true,
-		Width:      64,
-		ValueWidth: 64,
-		Cap:        0,
-	}
+	return kernel.Defaults[FlashAttentionCoopmatSpec](specFlashAttentionCoopmat)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashAttentionCoopmatSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Subgroup,
-		c.MI,
-		c.BN,
-		c.MM,
-		c.MN,
-		c.MK,
-		c.Slots,
-		c.Shift,
-		c.Mates,
-		bitsBool(c.Pairs),
-		c.Width,
-		c.ValueWidth,
-		math.Float32bits(c.Cap),
-	}
-}
+func (c FlashAttentionCoopmatSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashAttentionCoopmat = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 32},

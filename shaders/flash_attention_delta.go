@@ -23,20 +23,7 @@ type FlashAttentionDeltaPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c FlashAttentionDeltaPush) Bytes() []byte {
-	b := make([]byte, 52)
-	putU64(b[0:], c.O)
-	putU64(b[8:], c.Dout)
-	putU64(b[16:], c.Delta)
-	putU32(b[24:], c.OutRowStride)
-	putU32(b[28:], c.OutHeadStride)
-	putU32(b[32:], c.DoutRowStride)
-	putU32(b[36:], c.DoutHeadStride)
-	putU32(b[40:], c.Tokens)
-	putU32(b[44:], c.Heads)
-	putU32(b[48:], c.Width)
-	return b
-}
+func (c FlashAttentionDeltaPush) Bytes() []byte { return kernel.Pack(c, pushFlashAttentionDelta, 52) }
 
 var pushFlashAttentionDelta = []kernel.Field{
 	{Name: "o", Offset: 0, Size: 8},
@@ -60,21 +47,11 @@ type FlashAttentionDeltaSpec struct {
 
 // DefaultFlashAttentionDeltaSpec returns the values in the source.
 func DefaultFlashAttentionDeltaSpec() FlashAttentionDeltaSpec {
-	return FlashAttentionDeltaSpec{
-		Lanes: 16,
-		Rows:  4,
-		Quads: false,
-	}
+	return kernel.Defaults[FlashAttentionDeltaSpec](specFlashAttentionDelta)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashAttentionDeltaSpec) Values() []uint32 {
-	return []uint32{
-		c.Lanes,
-		c.Rows,
-		bitsBool(c.Quads),
-	}
-}
+func (c FlashAttentionDeltaSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashAttentionDelta = []kernel.Constant{
 	{ID: 0, Name: "LANES", Default: 16},

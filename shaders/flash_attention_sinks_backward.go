@@ -23,17 +23,7 @@ type FlashAttentionSinksBackwardPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c FlashAttentionSinksBackwardPush) Bytes() []byte {
-	b := make([]byte, 56)
-	putU64(b[0:], c.Sinks)
-	putU64(b[8:], c.Lse)
-	putU64(b[16:], c.Terms)
-	putU64(b[24:], c.Sums)
-	putU64(b[32:], c.QueryOffsets)
-	putU32(b[40:], c.Rows)
-	putU32(b[44:], c.Heads)
-	putU32(b[48:], c.Sequences)
-	putU32(b[52:], c.Flags)
-	return b
+	return kernel.Pack(c, pushFlashAttentionSinksBackward, 56)
 }
 
 var pushFlashAttentionSinksBackward = []kernel.Field{
@@ -58,23 +48,11 @@ type FlashAttentionSinksBackwardSpec struct {
 
 // DefaultFlashAttentionSinksBackwardSpec returns the values in the source.
 func DefaultFlashAttentionSinksBackwardSpec() FlashAttentionSinksBackwardSpec {
-	return FlashAttentionSinksBackwardSpec{
-		Columns: 16,
-		Rows:    8,
-		Block:   1024,
-		Final:   false,
-	}
+	return kernel.Defaults[FlashAttentionSinksBackwardSpec](specFlashAttentionSinksBackward)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashAttentionSinksBackwardSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		c.Block,
-		bitsBool(c.Final),
-	}
-}
+func (c FlashAttentionSinksBackwardSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashAttentionSinksBackward = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 16},

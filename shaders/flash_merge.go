@@ -25,22 +25,7 @@ type FlashMergePush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c FlashMergePush) Bytes() []byte {
-	b := make([]byte, 72)
-	putU64(b[0:], c.Parts)
-	putU64(b[8:], c.Stats)
-	putU64(b[16:], c.Result)
-	putU64(b[24:], c.Lse)
-	putU64(b[32:], c.Sinks)
-	putU64(b[40:], c.QueryOffsets)
-	putU32(b[48:], c.ResultRow)
-	putU32(b[52:], c.ResultHead)
-	putU32(b[56:], c.Tokens)
-	putU32(b[60:], c.Heads)
-	putU32(b[64:], c.Splits)
-	putU32(b[68:], c.Sequences)
-	return b
-}
+func (c FlashMergePush) Bytes() []byte { return kernel.Pack(c, pushFlashMerge, 72) }
 
 var pushFlashMerge = []kernel.Field{
 	{Name: "parts", Offset: 0, Size: 8},
@@ -66,24 +51,10 @@ type FlashMergeSpec struct {
 }
 
 // DefaultFlashMergeSpec returns the values in the source.
-func DefaultFlashMergeSpec() FlashMergeSpec {
-	return FlashMergeSpec{
-		Lanes:      32,
-		Rows:       2,
-		ValueWidth: 64,
-		Quads:      false,
-	}
-}
+func DefaultFlashMergeSpec() FlashMergeSpec { return kernel.Defaults[FlashMergeSpec](specFlashMerge) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FlashMergeSpec) Values() []uint32 {
-	return []uint32{
-		c.Lanes,
-		c.Rows,
-		c.ValueWidth,
-		bitsBool(c.Quads),
-	}
-}
+func (c FlashMergeSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFlashMerge = []kernel.Constant{
 	{ID: 0, Name: "LANES", Default: 32},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -21,17 +20,7 @@ type FmaPeakPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c FmaPeakPush) Bytes() []byte {
-	b := make([]byte, 36)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Y)
-	putU32(b[16:], c.Rounds)
-	putU32(b[20:], c.Every)
-	putU32(b[24:], c.Groups)
-	putU32(b[28:], math.Float32bits(c.Factor))
-	putU32(b[32:], math.Float32bits(c.Term))
-	return b
-}
+func (c FmaPeakPush) Bytes() []byte { return kernel.Pack(c, pushFmaPeak, 36) }
 
 var pushFmaPeak = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -50,20 +39,10 @@ type FmaPeakSpec struct {
 }
 
 // DefaultFmaPeakSpec returns the values in the source.
-func DefaultFmaPeakSpec() FmaPeakSpec {
-	return FmaPeakSpec{
-		Threads: 64,
-		Chains:  16,
-	}
-}
+func DefaultFmaPeakSpec() FmaPeakSpec { return kernel.Defaults[FmaPeakSpec](specFmaPeak) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c FmaPeakSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Chains,
-	}
-}
+func (c FmaPeakSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specFmaPeak = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -19,15 +18,7 @@ type GlobalNormPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c GlobalNormPush) Bytes() []byte {
-	b := make([]byte, 28)
-	putU64(b[0:], c.Partials)
-	putU64(b[8:], c.Norm)
-	putU32(b[16:], c.Count)
-	putU32(b[20:], math.Float32bits(c.Multiplier))
-	putU32(b[24:], math.Float32bits(c.Limit))
-	return b
-}
+func (c GlobalNormPush) Bytes() []byte { return kernel.Pack(c, pushGlobalNorm, 28) }
 
 var pushGlobalNorm = []kernel.Field{
 	{Name: "partials", Offset: 0, Size: 8},
@@ -43,18 +34,10 @@ type GlobalNormSpec struct {
 }
 
 // DefaultGlobalNormSpec returns the values in the source.
-func DefaultGlobalNormSpec() GlobalNormSpec {
-	return GlobalNormSpec{
-		Threads: 64,
-	}
-}
+func DefaultGlobalNormSpec() GlobalNormSpec { return kernel.Defaults[GlobalNormSpec](specGlobalNorm) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c GlobalNormSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
+func (c GlobalNormSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specGlobalNorm = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -25,22 +25,7 @@ type GroupSumPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c GroupSumPush) Bytes() []byte {
-	b := make([]byte, 68)
-	putU64(b[0:], c.Y)
-	putU64(b[8:], c.Sum)
-	putU64(b[16:], c.Gates)
-	putU64(b[24:], c.Order)
-	putU64(b[32:], c.Offsets)
-	putU32(b[40:], c.Width)
-	putU32(b[44:], c.FanIn)
-	putU32(b[48:], c.Experts)
-	putU32(b[52:], c.Rows)
-	putU32(b[56:], c.Skip)
-	putU32(b[60:], c.Most)
-	putU32(b[64:], c.Flags)
-	return b
-}
+func (c GroupSumPush) Bytes() []byte { return kernel.Pack(c, pushGroupSum, 68) }
 
 var pushGroupSum = []kernel.Field{
 	{Name: "y", Offset: 0, Size: 8},
@@ -64,20 +49,10 @@ type GroupSumSpec struct {
 }
 
 // DefaultGroupSumSpec returns the values in the source.
-func DefaultGroupSumSpec() GroupSumSpec {
-	return GroupSumSpec{
-		Columns: 32,
-		Rows:    4,
-	}
-}
+func DefaultGroupSumSpec() GroupSumSpec { return kernel.Defaults[GroupSumSpec](specGroupSum) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c GroupSumSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-	}
-}
+func (c GroupSumSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specGroupSum = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 32},

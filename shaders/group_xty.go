@@ -28,25 +28,7 @@ type GroupXtyPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c GroupXtyPush) Bytes() []byte {
-	b := make([]byte, 84)
-	putU64(b[0:], c.A)
-	putU64(b[8:], c.B)
-	putU64(b[16:], c.C)
-	putU64(b[24:], c.Gates)
-	putU64(b[32:], c.Order)
-	putU64(b[40:], c.Offsets)
-	putU32(b[48:], c.AWidth)
-	putU32(b[52:], c.BWidth)
-	putU32(b[56:], c.AFanIn)
-	putU32(b[60:], c.BFanIn)
-	putU32(b[64:], c.Experts)
-	putU32(b[68:], c.Rows)
-	putU32(b[72:], c.Skip)
-	putU32(b[76:], c.Most)
-	putU32(b[80:], c.Flags)
-	return b
-}
+func (c GroupXtyPush) Bytes() []byte { return kernel.Pack(c, pushGroupXty, 84) }
 
 var pushGroupXty = []kernel.Field{
 	{Name: "a", Offset: 0, Size: 8},
@@ -80,34 +62,10 @@ type GroupXtySpec struct {
 }
 
 // DefaultGroupXtySpec returns the values in the source.
-func DefaultGroupXtySpec() GroupXtySpec {
-	return GroupXtySpec{
-		Threads: 64,
-		BM:      32,
-		BN:      32,
-		BK:      16,
-		TM:      4,
-		TN:      4,
-		AQuads:  false,
-		BQuads:  false,
-		CQuads:  false,
-	}
-}
+func DefaultGroupXtySpec() GroupXtySpec { return kernel.Defaults[GroupXtySpec](specGroupXty) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c GroupXtySpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.BM,
-		c.BN,
-		c.BK,
-		c.TM,
-		c.TN,
-		bitsBool(c.AQuads),
-		bitsBool(c.BQuads),
-		bitsBool(c.CQuads),
-	}
-}
+func (c GroupXtySpec) Values() []uint32 { return kernel.Words(c) }
 
 var specGroupXty = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -28,25 +28,7 @@ type GroupXtyCoopmatPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c GroupXtyCoopmatPush) Bytes() []byte {
-	b := make([]byte, 84)
-	putU64(b[0:], c.A)
-	putU64(b[8:], c.B)
-	putU64(b[16:], c.C)
-	putU64(b[24:], c.Gates)
-	putU64(b[32:], c.Order)
-	putU64(b[40:], c.Offsets)
-	putU32(b[48:], c.AWidth)
-	putU32(b[52:], c.BWidth)
-	putU32(b[56:], c.AFanIn)
-	putU32(b[60:], c.BFanIn)
-	putU32(b[64:], c.Experts)
-	putU32(b[68:], c.Rows)
-	putU32(b[72:], c.Skip)
-	putU32(b[76:], c.Most)
-	putU32(b[80:], c.Flags)
-	return b
-}
+func (c GroupXtyCoopmatPush) Bytes() []byte { return kernel.Pack(c, pushGroupXtyCoopmat, 84) }
 
 var pushGroupXtyCoopmat = []kernel.Field{
 	{Name: "a", Offset: 0, Size: 8},
@@ -85,41 +67,11 @@ type GroupXtyCoopmatSpec struct {
 
 // DefaultGroupXtyCoopmatSpec returns the values in the source.
 func DefaultGroupXtyCoopmatSpec() GroupXtyCoopmatSpec {
-	return GroupXtyCoopmatSpec{
-		Threads:  32,
-		Subgroup: 32,
-		SM:       1,
-		SN:       1,
-		MI:       2,
-		NI:       2,
-		BK:       32,
-		MM:       16,
-		MN:       16,
-		MK:       16,
-		Whole:    false,
-		Gated:    false,
-		Piece:    4,
-	}
+	return kernel.Defaults[GroupXtyCoopmatSpec](specGroupXtyCoopmat)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c GroupXtyCoopmatSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Subgroup,
-		c.SM,
-		c.SN,
-		c.MI,
-		c.NI,
-		c.BK,
-		c.MM,
-		c.MN,
-		c.MK,
-		bitsBool(c.Whole),
-		bitsBool(c.Gated),
-		c.Piece,
-	}
-}
+func (c GroupXtyCoopmatSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specGroupXtyCoopmat = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 32},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -22,18 +21,7 @@ type JitterPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c JitterPush) Bytes() []byte {
-	b := make([]byte, 48)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Y)
-	putU64(b[16:], c.Step)
-	putU64(b[24:], c.Seed)
-	putU32(b[32:], c.Stream)
-	putU32(b[36:], c.Quads)
-	putU32(b[40:], c.Tail)
-	putU32(b[44:], math.Float32bits(c.Scale))
-	return b
-}
+func (c JitterPush) Bytes() []byte { return kernel.Pack(c, pushJitter, 48) }
 
 var pushJitter = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -53,20 +41,10 @@ type JitterSpec struct {
 }
 
 // DefaultJitterSpec returns the values in the source.
-func DefaultJitterSpec() JitterSpec {
-	return JitterSpec{
-		Threads:    64,
-		Accumulate: false,
-	}
-}
+func DefaultJitterSpec() JitterSpec { return kernel.Defaults[JitterSpec](specJitter) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c JitterSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		bitsBool(c.Accumulate),
-	}
-}
+func (c JitterSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specJitter = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

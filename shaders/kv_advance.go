@@ -19,16 +19,7 @@ type KvAdvancePush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c KvAdvancePush) Bytes() []byte {
-	b := make([]byte, 36)
-	putU64(b[0:], c.Offsets)
-	putU64(b[8:], c.Lengths)
-	putU64(b[16:], c.Status)
-	putU32(b[24:], c.Sequences)
-	putU32(b[28:], c.Capacity)
-	putU32(b[32:], c.Window)
-	return b
-}
+func (c KvAdvancePush) Bytes() []byte { return kernel.Pack(c, pushKvAdvance, 36) }
 
 var pushKvAdvance = []kernel.Field{
 	{Name: "offsets", Offset: 0, Size: 8},
@@ -45,18 +36,10 @@ type KvAdvanceSpec struct {
 }
 
 // DefaultKvAdvanceSpec returns the values in the source.
-func DefaultKvAdvanceSpec() KvAdvanceSpec {
-	return KvAdvanceSpec{
-		Threads: 64,
-	}
-}
+func DefaultKvAdvanceSpec() KvAdvanceSpec { return kernel.Defaults[KvAdvanceSpec](specKvAdvance) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c KvAdvanceSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
+func (c KvAdvanceSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specKvAdvance = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -29,26 +29,7 @@ type KvAppendPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c KvAppendPush) Bytes() []byte {
-	b := make([]byte, 88)
-	putU64(b[0:], c.K)
-	putU64(b[8:], c.V)
-	putU64(b[16:], c.Keys)
-	putU64(b[24:], c.Values)
-	putU64(b[32:], c.Offsets)
-	putU64(b[40:], c.Lengths)
-	putU32(b[48:], c.KRow)
-	putU32(b[52:], c.KHead)
-	putU32(b[56:], c.VRow)
-	putU32(b[60:], c.VHead)
-	putU32(b[64:], c.Rows)
-	putU32(b[68:], c.Sequences)
-	putU32(b[72:], c.Heads)
-	putU32(b[76:], c.Capacity)
-	putU32(b[80:], c.SourceCapacity)
-	putU32(b[84:], c.Window)
-	return b
-}
+func (c KvAppendPush) Bytes() []byte { return kernel.Pack(c, pushKvAppend, 88) }
 
 var pushKvAppend = []kernel.Field{
 	{Name: "k", Offset: 0, Size: 8},
@@ -80,28 +61,10 @@ type KvAppendSpec struct {
 }
 
 // DefaultKvAppendSpec returns the values in the source.
-func DefaultKvAppendSpec() KvAppendSpec {
-	return KvAppendSpec{
-		Lanes:      64,
-		Rows:       1,
-		Width:      64,
-		ValueWidth: 64,
-		Quads:      false,
-		Move:       false,
-	}
-}
+func DefaultKvAppendSpec() KvAppendSpec { return kernel.Defaults[KvAppendSpec](specKvAppend) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c KvAppendSpec) Values() []uint32 {
-	return []uint32{
-		c.Lanes,
-		c.Rows,
-		c.Width,
-		c.ValueWidth,
-		bitsBool(c.Quads),
-		bitsBool(c.Move),
-	}
-}
+func (c KvAppendSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specKvAppend = []kernel.Constant{
 	{ID: 0, Name: "LANES", Default: 64},

@@ -17,14 +17,7 @@ type LossMeanPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c LossMeanPush) Bytes() []byte {
-	b := make([]byte, 28)
-	putU64(b[0:], c.Losses)
-	putU64(b[8:], c.Count)
-	putU64(b[16:], c.Mean)
-	putU32(b[24:], c.Tokens)
-	return b
-}
+func (c LossMeanPush) Bytes() []byte { return kernel.Pack(c, pushLossMean, 28) }
 
 var pushLossMean = []kernel.Field{
 	{Name: "losses", Offset: 0, Size: 8},
@@ -39,18 +32,10 @@ type LossMeanSpec struct {
 }
 
 // DefaultLossMeanSpec returns the values in the source.
-func DefaultLossMeanSpec() LossMeanSpec {
-	return LossMeanSpec{
-		Threads: 64,
-	}
-}
+func DefaultLossMeanSpec() LossMeanSpec { return kernel.Defaults[LossMeanSpec](specLossMean) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c LossMeanSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
+func (c LossMeanSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specLossMean = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -19,16 +19,7 @@ type MatrixPeakPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c MatrixPeakPush) Bytes() []byte {
-	b := make([]byte, 36)
-	putU64(b[0:], c.A)
-	putU64(b[8:], c.B)
-	putU64(b[16:], c.C)
-	putU32(b[24:], c.Rounds)
-	putU32(b[28:], c.Every)
-	putU32(b[32:], c.Groups)
-	return b
-}
+func (c MatrixPeakPush) Bytes() []byte { return kernel.Pack(c, pushMatrixPeak, 36) }
 
 var pushMatrixPeak = []kernel.Field{
 	{Name: "a", Offset: 0, Size: 8},
@@ -51,30 +42,10 @@ type MatrixPeakSpec struct {
 }
 
 // DefaultMatrixPeakSpec returns the values in the source.
-func DefaultMatrixPeakSpec() MatrixPeakSpec {
-	return MatrixPeakSpec{
-		Threads:  128,
-		Subgroup: 32,
-		MI:       4,
-		NI:       4,
-		MM:       16,
-		MN:       16,
-		MK:       16,
-	}
-}
+func DefaultMatrixPeakSpec() MatrixPeakSpec { return kernel.Defaults[MatrixPeakSpec](specMatrixPeak) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c MatrixPeakSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Subgroup,
-		c.MI,
-		c.NI,
-		c.MM,
-		c.MN,
-		c.MK,
-	}
-}
+func (c MatrixPeakSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specMatrixPeak = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 128},

@@ -20,17 +20,7 @@ type PositionsPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c PositionsPush) Bytes() []byte {
-	b := make([]byte, 44)
-	putU64(b[0:], c.Offsets)
-	putU64(b[8:], c.Starts)
-	putU64(b[16:], c.Positions)
-	putU64(b[24:], c.Status)
-	putU32(b[32:], c.Tokens)
-	putU32(b[36:], c.Sequences)
-	putU32(b[40:], c.Limit)
-	return b
-}
+func (c PositionsPush) Bytes() []byte { return kernel.Pack(c, pushPositions, 44) }
 
 var pushPositions = []kernel.Field{
 	{Name: "offsets", Offset: 0, Size: 8},
@@ -49,20 +39,10 @@ type PositionsSpec struct {
 }
 
 // DefaultPositionsSpec returns the values in the source.
-func DefaultPositionsSpec() PositionsSpec {
-	return PositionsSpec{
-		Threads: 64,
-		Given:   false,
-	}
-}
+func DefaultPositionsSpec() PositionsSpec { return kernel.Defaults[PositionsSpec](specPositions) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c PositionsSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		bitsBool(c.Given),
-	}
-}
+func (c PositionsSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specPositions = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -22,19 +22,7 @@ type QuantizePush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c QuantizePush) Bytes() []byte {
-	b := make([]byte, 48)
-	putU64(b[0:], c.Src)
-	putU64(b[8:], c.Dst)
-	putU64(b[16:], c.Fault)
-	putU32(b[24:], c.First)
-	putU32(b[28:], c.Rows)
-	putU32(b[32:], c.InWidth)
-	putU32(b[36:], c.OutWidth)
-	putU32(b[40:], c.RowStep)
-	putU32(b[44:], c.InStep)
-	return b
-}
+func (c QuantizePush) Bytes() []byte { return kernel.Pack(c, pushQuantize, 48) }
 
 var pushQuantize = []kernel.Field{
 	{Name: "src", Offset: 0, Size: 8},
@@ -54,18 +42,10 @@ type QuantizeSpec struct {
 }
 
 // DefaultQuantizeSpec returns the values in the source.
-func DefaultQuantizeSpec() QuantizeSpec {
-	return QuantizeSpec{
-		Threads: 64,
-	}
-}
+func DefaultQuantizeSpec() QuantizeSpec { return kernel.Defaults[QuantizeSpec](specQuantize) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c QuantizeSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
+func (c QuantizeSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specQuantize = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -25,21 +24,7 @@ type RmsNormPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c RmsNormPush) Bytes() []byte {
-	b := make([]byte, 56)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Y)
-	putU64(b[16:], c.W)
-	putU32(b[24:], c.Rows)
-	putU32(b[28:], c.Heads)
-	putU32(b[32:], c.Width)
-	putU32(b[36:], math.Float32bits(c.Eps))
-	putU32(b[40:], c.XToken)
-	putU32(b[44:], c.XHead)
-	putU32(b[48:], c.YToken)
-	putU32(b[52:], c.YHead)
-	return b
-}
+func (c RmsNormPush) Bytes() []byte { return kernel.Pack(c, pushRmsNorm, 56) }
 
 var pushRmsNorm = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -63,22 +48,10 @@ type RmsNormSpec struct {
 }
 
 // DefaultRmsNormSpec returns the values in the source.
-func DefaultRmsNormSpec() RmsNormSpec {
-	return RmsNormSpec{
-		Lanes: 64,
-		Rows:  1,
-		Quads: false,
-	}
-}
+func DefaultRmsNormSpec() RmsNormSpec { return kernel.Defaults[RmsNormSpec](specRmsNorm) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c RmsNormSpec) Values() []uint32 {
-	return []uint32{
-		c.Lanes,
-		c.Rows,
-		bitsBool(c.Quads),
-	}
-}
+func (c RmsNormSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specRmsNorm = []kernel.Constant{
 	{ID: 0, Name: "LANES", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -29,25 +28,7 @@ type RmsNormBackwardPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c RmsNormBackwardPush) Bytes() []byte {
-	b := make([]byte, 80)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Dy)
-	putU64(b[16:], c.Dx)
-	putU64(b[24:], c.W)
-	putU64(b[32:], c.S)
-	putU32(b[40:], c.Rows)
-	putU32(b[44:], c.Heads)
-	putU32(b[48:], c.Width)
-	putU32(b[52:], math.Float32bits(c.Eps))
-	putU32(b[56:], c.XToken)
-	putU32(b[60:], c.XHead)
-	putU32(b[64:], c.DyToken)
-	putU32(b[68:], c.DyHead)
-	putU32(b[72:], c.DxToken)
-	putU32(b[76:], c.DxHead)
-	return b
-}
+func (c RmsNormBackwardPush) Bytes() []byte { return kernel.Pack(c, pushRmsNormBackward, 80) }
 
 var pushRmsNormBackward = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -77,23 +58,11 @@ type RmsNormBackwardSpec struct {
 
 // DefaultRmsNormBackwardSpec returns the values in the source.
 func DefaultRmsNormBackwardSpec() RmsNormBackwardSpec {
-	return RmsNormBackwardSpec{
-		Lanes:      64,
-		Rows:       1,
-		Quads:      false,
-		Accumulate: false,
-	}
+	return kernel.Defaults[RmsNormBackwardSpec](specRmsNormBackward)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c RmsNormBackwardSpec) Values() []uint32 {
-	return []uint32{
-		c.Lanes,
-		c.Rows,
-		bitsBool(c.Quads),
-		bitsBool(c.Accumulate),
-	}
-}
+func (c RmsNormBackwardSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specRmsNormBackward = []kernel.Constant{
 	{ID: 0, Name: "LANES", Default: 64},

@@ -27,24 +27,7 @@ type RmsNormWeightPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c RmsNormWeightPush) Bytes() []byte {
-	b := make([]byte, 76)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Dy)
-	putU64(b[16:], c.S)
-	putU64(b[24:], c.Partials)
-	putU64(b[32:], c.Dw)
-	putU32(b[40:], c.Rows)
-	putU32(b[44:], c.PerBlock)
-	putU32(b[48:], c.Blocks)
-	putU32(b[52:], c.Heads)
-	putU32(b[56:], c.Width)
-	putU32(b[60:], c.XToken)
-	putU32(b[64:], c.XHead)
-	putU32(b[68:], c.DyToken)
-	putU32(b[72:], c.DyHead)
-	return b
-}
+func (c RmsNormWeightPush) Bytes() []byte { return kernel.Pack(c, pushRmsNormWeight, 76) }
 
 var pushRmsNormWeight = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -74,25 +57,11 @@ type RmsNormWeightSpec struct {
 
 // DefaultRmsNormWeightSpec returns the values in the source.
 func DefaultRmsNormWeightSpec() RmsNormWeightSpec {
-	return RmsNormWeightSpec{
-		Columns:    32,
-		Rows:       4,
-		Partials:   false,
-		Reduce:     false,
-		Accumulate: false,
-	}
+	return kernel.Defaults[RmsNormWeightSpec](specRmsNormWeight)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c RmsNormWeightSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		bitsBool(c.Partials),
-		bitsBool(c.Reduce),
-		bitsBool(c.Accumulate),
-	}
-}
+func (c RmsNormWeightSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specRmsNormWeight = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 32},

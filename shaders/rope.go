@@ -27,24 +27,7 @@ type RopePush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c RopePush) Bytes() []byte {
-	b := make([]byte, 72)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Y)
-	putU64(b[16:], c.Table)
-	putU64(b[24:], c.Index)
-	putU32(b[32:], c.Rows)
-	putU32(b[36:], c.Heads)
-	putU32(b[40:], c.Items)
-	putU32(b[44:], c.HalfWidth)
-	putU32(b[48:], c.Width)
-	putU32(b[52:], c.Positions)
-	putU32(b[56:], c.XToken)
-	putU32(b[60:], c.XHead)
-	putU32(b[64:], c.YToken)
-	putU32(b[68:], c.YHead)
-	return b
-}
+func (c RopePush) Bytes() []byte { return kernel.Pack(c, pushRope, 72) }
 
 var pushRope = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -72,24 +55,10 @@ type RopeSpec struct {
 }
 
 // DefaultRopeSpec returns the values in the source.
-func DefaultRopeSpec() RopeSpec {
-	return RopeSpec{
-		Columns:     32,
-		Rows:        2,
-		Interleaved: false,
-		Inverse:     false,
-	}
-}
+func DefaultRopeSpec() RopeSpec { return kernel.Defaults[RopeSpec](specRope) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c RopeSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		bitsBool(c.Interleaved),
-		bitsBool(c.Inverse),
-	}
-}
+func (c RopeSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specRope = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 32},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -23,19 +22,7 @@ type RouterLossesPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c RouterLossesPush) Bytes() []byte {
-	b := make([]byte, 52)
-	putU64(b[0:], c.Sums)
-	putU64(b[8:], c.Counts)
-	putU64(b[16:], c.Loss)
-	putU64(b[24:], c.Weights)
-	putU32(b[32:], c.Layers)
-	putU32(b[36:], c.Experts)
-	putU32(b[40:], c.Tokens)
-	putU32(b[44:], math.Float32bits(c.Balance))
-	putU32(b[48:], math.Float32bits(c.Z))
-	return b
-}
+func (c RouterLossesPush) Bytes() []byte { return kernel.Pack(c, pushRouterLosses, 52) }
 
 var pushRouterLosses = []kernel.Field{
 	{Name: "sums", Offset: 0, Size: 8},
@@ -57,19 +44,11 @@ type RouterLossesSpec struct {
 
 // DefaultRouterLossesSpec returns the values in the source.
 func DefaultRouterLossesSpec() RouterLossesSpec {
-	return RouterLossesSpec{
-		Threads:  64,
-		PerLayer: false,
-	}
+	return kernel.Defaults[RouterLossesSpec](specRouterLosses)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c RouterLossesSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		bitsBool(c.PerLayer),
-	}
-}
+func (c RouterLossesSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specRouterLosses = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -20,16 +19,7 @@ type RouterLossesBackwardPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c RouterLossesBackwardPush) Bytes() []byte {
-	b := make([]byte, 36)
-	putU64(b[0:], c.Logits)
-	putU64(b[8:], c.Weights)
-	putU64(b[16:], c.DLogits)
-	putU32(b[24:], c.Tokens)
-	putU32(b[28:], c.Experts)
-	putU32(b[32:], math.Float32bits(c.Z))
-	return b
-}
+func (c RouterLossesBackwardPush) Bytes() []byte { return kernel.Pack(c, pushRouterLossesBackward, 36) }
 
 var pushRouterLossesBackward = []kernel.Field{
 	{Name: "logits", Offset: 0, Size: 8},
@@ -50,23 +40,11 @@ type RouterLossesBackwardSpec struct {
 
 // DefaultRouterLossesBackwardSpec returns the values in the source.
 func DefaultRouterLossesBackwardSpec() RouterLossesBackwardSpec {
-	return RouterLossesBackwardSpec{
-		Threads:    64,
-		Lanes:      8,
-		Sigmoid:    false,
-		Accumulate: false,
-	}
+	return kernel.Defaults[RouterLossesBackwardSpec](specRouterLossesBackward)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c RouterLossesBackwardSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Lanes,
-		bitsBool(c.Sigmoid),
-		bitsBool(c.Accumulate),
-	}
-}
+func (c RouterLossesBackwardSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specRouterLossesBackward = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -19,16 +19,7 @@ type RouterStatsPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c RouterStatsPush) Bytes() []byte {
-	b := make([]byte, 32)
-	putU64(b[0:], c.Logits)
-	putU64(b[8:], c.Partial)
-	putU32(b[16:], c.Tokens)
-	putU32(b[20:], c.Experts)
-	putU32(b[24:], c.RowsPerBlock)
-	putU32(b[28:], c.Blocks)
-	return b
-}
+func (c RouterStatsPush) Bytes() []byte { return kernel.Pack(c, pushRouterStats, 32) }
 
 var pushRouterStats = []kernel.Field{
 	{Name: "logits", Offset: 0, Size: 8},
@@ -48,21 +39,11 @@ type RouterStatsSpec struct {
 
 // DefaultRouterStatsSpec returns the values in the source.
 func DefaultRouterStatsSpec() RouterStatsSpec {
-	return RouterStatsSpec{
-		Threads: 64,
-		Sums:    1024,
-		Sigmoid: false,
-	}
+	return kernel.Defaults[RouterStatsSpec](specRouterStats)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c RouterStatsSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Sums,
-		bitsBool(c.Sigmoid),
-	}
-}
+func (c RouterStatsSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specRouterStats = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -19,16 +19,7 @@ type RouterStatsSumPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c RouterStatsSumPush) Bytes() []byte {
-	b := make([]byte, 40)
-	putU64(b[0:], c.Partial)
-	putU64(b[8:], c.Offsets)
-	putU64(b[16:], c.Sums)
-	putU64(b[24:], c.Counts)
-	putU32(b[32:], c.Experts)
-	putU32(b[36:], c.Blocks)
-	return b
-}
+func (c RouterStatsSumPush) Bytes() []byte { return kernel.Pack(c, pushRouterStatsSum, 40) }
 
 var pushRouterStatsSum = []kernel.Field{
 	{Name: "partial", Offset: 0, Size: 8},
@@ -47,19 +38,11 @@ type RouterStatsSumSpec struct {
 
 // DefaultRouterStatsSumSpec returns the values in the source.
 func DefaultRouterStatsSumSpec() RouterStatsSumSpec {
-	return RouterStatsSumSpec{
-		Threads: 64,
-		Columns: 8,
-	}
+	return kernel.Defaults[RouterStatsSumSpec](specRouterStatsSum)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c RouterStatsSumSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Columns,
-	}
-}
+func (c RouterStatsSumSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specRouterStatsSum = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -24,20 +23,7 @@ type SamplingPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c SamplingPush) Bytes() []byte {
-	b := make([]byte, 56)
-	putU64(b[0:], c.Logits)
-	putU64(b[8:], c.Ids)
-	putU64(b[16:], c.Step)
-	putU64(b[24:], c.Seed)
-	putU32(b[32:], c.Rows)
-	putU32(b[36:], c.Vocabulary)
-	putU32(b[40:], c.K)
-	putU32(b[44:], c.Stream)
-	putU32(b[48:], math.Float32bits(c.Cold))
-	putU32(b[52:], math.Float32bits(c.TopP))
-	return b
-}
+func (c SamplingPush) Bytes() []byte { return kernel.Pack(c, pushSampling, 56) }
 
 var pushSampling = []kernel.Field{
 	{Name: "logits", Offset: 0, Size: 8},
@@ -59,20 +45,10 @@ type SamplingSpec struct {
 }
 
 // DefaultSamplingSpec returns the values in the source.
-func DefaultSamplingSpec() SamplingSpec {
-	return SamplingSpec{
-		Threads: 128,
-		Greedy:  false,
-	}
-}
+func DefaultSamplingSpec() SamplingSpec { return kernel.Defaults[SamplingSpec](specSampling) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c SamplingSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		bitsBool(c.Greedy),
-	}
-}
+func (c SamplingSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specSampling = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 128},

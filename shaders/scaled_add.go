@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -20,16 +19,7 @@ type ScaledAddPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c ScaledAddPush) Bytes() []byte {
-	b := make([]byte, 36)
-	putU64(b[0:], c.A)
-	putU64(b[8:], c.B)
-	putU64(b[16:], c.Y)
-	putU32(b[24:], c.Count)
-	putU32(b[28:], math.Float32bits(c.Alpha))
-	putU32(b[32:], math.Float32bits(c.Beta))
-	return b
-}
+func (c ScaledAddPush) Bytes() []byte { return kernel.Pack(c, pushScaledAdd, 36) }
 
 var pushScaledAdd = []kernel.Field{
 	{Name: "a", Offset: 0, Size: 8},
@@ -48,22 +38,10 @@ type ScaledAddSpec struct {
 }
 
 // DefaultScaledAddSpec returns the values in the source.
-func DefaultScaledAddSpec() ScaledAddSpec {
-	return ScaledAddSpec{
-		Threads: 64,
-		Quads:   false,
-		Binary:  true,
-	}
-}
+func DefaultScaledAddSpec() ScaledAddSpec { return kernel.Defaults[ScaledAddSpec](specScaledAdd) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c ScaledAddSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		bitsBool(c.Quads),
-		bitsBool(c.Binary),
-	}
-}
+func (c ScaledAddSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specScaledAdd = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

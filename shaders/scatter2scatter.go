@@ -27,24 +27,7 @@ type Scatter2scatterPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c Scatter2scatterPush) Bytes() []byte {
-	b := make([]byte, 92)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.W)
-	putU64(b[16:], c.Y)
-	putU64(b[24:], c.Bias)
-	putU64(b[32:], c.Gates)
-	putU64(b[40:], c.Order)
-	putU64(b[48:], c.Offsets)
-	putU64(b[56:], c.Tiles)
-	putU64(b[64:], c.TileArgs)
-	putU32(b[72:], c.InWidth)
-	putU32(b[76:], c.OutWidth)
-	putU32(b[80:], c.FanIn)
-	putU32(b[84:], c.Rows)
-	putU32(b[88:], c.Flags)
-	return b
-}
+func (c Scatter2scatterPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatter, 92) }
 
 var pushScatter2scatter = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -79,35 +62,11 @@ type Scatter2scatterSpec struct {
 
 // DefaultScatter2scatterSpec returns the values in the source.
 func DefaultScatter2scatterSpec() Scatter2scatterSpec {
-	return Scatter2scatterSpec{
-		Threads:    64,
-		BM:         32,
-		BN:         32,
-		BK:         16,
-		TM:         4,
-		TN:         4,
-		XQuads:     false,
-		WQuads:     false,
-		Transposed: false,
-		Short:      false,
-	}
+	return kernel.Defaults[Scatter2scatterSpec](specScatter2scatter)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c Scatter2scatterSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.BM,
-		c.BN,
-		c.BK,
-		c.TM,
-		c.TN,
-		bitsBool(c.XQuads),
-		bitsBool(c.WQuads),
-		bitsBool(c.Transposed),
-		bitsBool(c.Short),
-	}
-}
+func (c Scatter2scatterSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specScatter2scatter = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -28,22 +28,7 @@ type Scatter2scatterCoopmatPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c Scatter2scatterCoopmatPush) Bytes() []byte {
-	b := make([]byte, 92)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.W)
-	putU64(b[16:], c.Y)
-	putU64(b[24:], c.Bias)
-	putU64(b[32:], c.Gates)
-	putU64(b[40:], c.Order)
-	putU64(b[48:], c.Offsets)
-	putU64(b[56:], c.Tiles)
-	putU64(b[64:], c.TileArgs)
-	putU32(b[72:], c.InWidth)
-	putU32(b[76:], c.OutWidth)
-	putU32(b[80:], c.FanIn)
-	putU32(b[84:], c.Rows)
-	putU32(b[88:], c.Flags)
-	return b
+	return kernel.Pack(c, pushScatter2scatterCoopmat, 92)
 }
 
 var pushScatter2scatterCoopmat = []kernel.Field{
@@ -83,43 +68,11 @@ type Scatter2scatterCoopmatSpec struct {
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
 func DefaultScatter2scatterCoopmatSpec() Scatter2scatterCoopmatSpec {
-	return Scatter2scatterCoopmatSpec{
-		Threads:    32,
-		Subgroup:   32,
-		SM:         1,
-		SN:         1,
-		MI:         2,
-		NI:         2,
-		BK:         32,
-		MM:         16,
-		MN:         16,
-		MK:         16,
-		Whole:      false,
-		Transposed: false,
-		Short:      false,
-		BandRows:   1,
-	}
+	return kernel.Defaults[Scatter2scatterCoopmatSpec](specScatter2scatterCoopmat)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c Scatter2scatterCoopmatSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Subgroup,
-		c.SM,
-		c.SN,
-		c.MI,
-		c.NI,
-		c.BK,
-		c.MM,
-		c.MN,
-		c.MK,
-		bitsBool(c.Whole),
-		bitsBool(c.Transposed),
-		bitsBool(c.Short),
-		c.BandRows,
-	}
-}
+func (c Scatter2scatterCoopmatSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specScatter2scatterCoopmat = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 32},

@@ -27,24 +27,7 @@ type Scatter2scatterGemvPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c Scatter2scatterGemvPush) Bytes() []byte {
-	b := make([]byte, 92)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.W)
-	putU64(b[16:], c.Y)
-	putU64(b[24:], c.Bias)
-	putU64(b[32:], c.Gates)
-	putU64(b[40:], c.Order)
-	putU64(b[48:], c.Offsets)
-	putU64(b[56:], c.Tiles)
-	putU64(b[64:], c.TileArgs)
-	putU32(b[72:], c.InWidth)
-	putU32(b[76:], c.OutWidth)
-	putU32(b[80:], c.FanIn)
-	putU32(b[84:], c.Rows)
-	putU32(b[88:], c.Flags)
-	return b
-}
+func (c Scatter2scatterGemvPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatterGemv, 92) }
 
 var pushScatter2scatterGemv = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -75,27 +58,11 @@ type Scatter2scatterGemvSpec struct {
 
 // DefaultScatter2scatterGemvSpec returns the values in the source.
 func DefaultScatter2scatterGemvSpec() Scatter2scatterGemvSpec {
-	return Scatter2scatterGemvSpec{
-		Threads:  128,
-		BM:       16,
-		Team:     32,
-		RN:       4,
-		Columns:  4,
-		FastHalf: false,
-	}
+	return kernel.Defaults[Scatter2scatterGemvSpec](specScatter2scatterGemv)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c Scatter2scatterGemvSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.BM,
-		c.Team,
-		c.RN,
-		c.Columns,
-		bitsBool(c.FastHalf),
-	}
-}
+func (c Scatter2scatterGemvSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specScatter2scatterGemv = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 128},

@@ -27,14 +27,3 @@ func decodeOnce(blob *[]byte) func() []uint32 {
 		return words
 	})
 }
-
-func putU32(b []byte, v uint32) { binary.LittleEndian.PutUint32(b, v) }
-
-func putU64(b []byte, v uint64) { binary.LittleEndian.PutUint64(b, v) }
-
-func bitsBool(v bool) uint32 {
-	if v {
-		return 1
-	}
-	return 0
-}

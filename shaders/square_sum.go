@@ -16,13 +16,7 @@ type SquareSumPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c SquareSumPush) Bytes() []byte {
-	b := make([]byte, 20)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Partials)
-	putU32(b[16:], c.Count)
-	return b
-}
+func (c SquareSumPush) Bytes() []byte { return kernel.Pack(c, pushSquareSum, 20) }
 
 var pushSquareSum = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -37,20 +31,10 @@ type SquareSumSpec struct {
 }
 
 // DefaultSquareSumSpec returns the values in the source.
-func DefaultSquareSumSpec() SquareSumSpec {
-	return SquareSumSpec{
-		Threads:  64,
-		PerGroup: 4096,
-	}
-}
+func DefaultSquareSumSpec() SquareSumSpec { return kernel.Defaults[SquareSumSpec](specSquareSum) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c SquareSumSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.PerGroup,
-	}
-}
+func (c SquareSumSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specSquareSum = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -21,18 +21,7 @@ type SumHeadsPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c SumHeadsPush) Bytes() []byte {
-	b := make([]byte, 40)
-	putU64(b[0:], c.X)
-	putU64(b[8:], c.Y)
-	putU32(b[16:], c.Rows)
-	putU32(b[20:], c.Heads)
-	putU32(b[24:], c.Width)
-	putU32(b[28:], c.XToken)
-	putU32(b[32:], c.XHead)
-	putU32(b[36:], c.YToken)
-	return b
-}
+func (c SumHeadsPush) Bytes() []byte { return kernel.Pack(c, pushSumHeads, 40) }
 
 var pushSumHeads = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -53,22 +42,10 @@ type SumHeadsSpec struct {
 }
 
 // DefaultSumHeadsSpec returns the values in the source.
-func DefaultSumHeadsSpec() SumHeadsSpec {
-	return SumHeadsSpec{
-		Columns: 16,
-		Rows:    4,
-		Quads:   false,
-	}
-}
+func DefaultSumHeadsSpec() SumHeadsSpec { return kernel.Defaults[SumHeadsSpec](specSumHeads) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c SumHeadsSpec) Values() []uint32 {
-	return []uint32{
-		c.Columns,
-		c.Rows,
-		bitsBool(c.Quads),
-	}
-}
+func (c SumHeadsSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specSumHeads = []kernel.Constant{
 	{ID: 0, Name: "COLUMNS", Default: 16},

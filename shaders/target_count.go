@@ -17,14 +17,7 @@ type TargetCountPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c TargetCountPush) Bytes() []byte {
-	b := make([]byte, 24)
-	putU64(b[0:], c.Targets)
-	putU64(b[8:], c.Count)
-	putU32(b[16:], c.Tokens)
-	putU32(b[20:], c.Vocabulary)
-	return b
-}
+func (c TargetCountPush) Bytes() []byte { return kernel.Pack(c, pushTargetCount, 24) }
 
 var pushTargetCount = []kernel.Field{
 	{Name: "targets", Offset: 0, Size: 8},
@@ -40,17 +33,11 @@ type TargetCountSpec struct {
 
 // DefaultTargetCountSpec returns the values in the source.
 func DefaultTargetCountSpec() TargetCountSpec {
-	return TargetCountSpec{
-		Threads: 64,
-	}
+	return kernel.Defaults[TargetCountSpec](specTargetCount)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c TargetCountSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
+func (c TargetCountSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specTargetCount = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -17,14 +17,7 @@ type TokenLinksPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c TokenLinksPush) Bytes() []byte {
-	b := make([]byte, 28)
-	putU64(b[0:], c.Ids)
-	putU64(b[8:], c.Next)
-	putU64(b[16:], c.Previous)
-	putU32(b[24:], c.Tokens)
-	return b
-}
+func (c TokenLinksPush) Bytes() []byte { return kernel.Pack(c, pushTokenLinks, 28) }
 
 var pushTokenLinks = []kernel.Field{
 	{Name: "ids", Offset: 0, Size: 8},
@@ -39,18 +32,10 @@ type TokenLinksSpec struct {
 }
 
 // DefaultTokenLinksSpec returns the values in the source.
-func DefaultTokenLinksSpec() TokenLinksSpec {
-	return TokenLinksSpec{
-		Threads: 64,
-	}
-}
+func DefaultTokenLinksSpec() TokenLinksSpec { return kernel.Defaults[TokenLinksSpec](specTokenLinks) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c TokenLinksSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-	}
-}
+func (c TokenLinksSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specTokenLinks = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -24,20 +23,7 @@ type TopkGatesPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c TopkGatesPush) Bytes() []byte {
-	b := make([]byte, 56)
-	putU64(b[0:], c.Logits)
-	putU64(b[8:], c.Ids)
-	putU64(b[16:], c.Gates)
-	putU64(b[24:], c.Bias)
-	putU32(b[32:], c.Tokens)
-	putU32(b[36:], c.Experts)
-	putU32(b[40:], c.K)
-	putU32(b[44:], c.Groups)
-	putU32(b[48:], c.TopGroups)
-	putU32(b[52:], math.Float32bits(c.Scale))
-	return b
-}
+func (c TopkGatesPush) Bytes() []byte { return kernel.Pack(c, pushTopkGates, 56) }
 
 var pushTopkGates = []kernel.Field{
 	{Name: "logits", Offset: 0, Size: 8},
@@ -63,28 +49,10 @@ type TopkGatesSpec struct {
 }
 
 // DefaultTopkGatesSpec returns the values in the source.
-func DefaultTopkGatesSpec() TopkGatesSpec {
-	return TopkGatesSpec{
-		Threads: 64,
-		Lanes:   8,
-		Keys:    2048,
-		Mode:    0,
-		Limited: false,
-		Ranked:  false,
-	}
-}
+func DefaultTopkGatesSpec() TopkGatesSpec { return kernel.Defaults[TopkGatesSpec](specTopkGates) }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c TopkGatesSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Lanes,
-		c.Keys,
-		c.Mode,
-		bitsBool(c.Limited),
-		bitsBool(c.Ranked),
-	}
-}
+func (c TopkGatesSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specTopkGates = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -4,7 +4,6 @@ package shaders
 
 import (
 	_ "embed"
-	"math"
 
 	"github.com/vkmoe/vkmoe/internal/kernel"
 )
@@ -22,18 +21,7 @@ type TopkGatesBackwardPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c TopkGatesBackwardPush) Bytes() []byte {
-	b := make([]byte, 48)
-	putU64(b[0:], c.Logits)
-	putU64(b[8:], c.Ids)
-	putU64(b[16:], c.DGates)
-	putU64(b[24:], c.DLogits)
-	putU32(b[32:], c.Tokens)
-	putU32(b[36:], c.Experts)
-	putU32(b[40:], c.K)
-	putU32(b[44:], math.Float32bits(c.Scale))
-	return b
-}
+func (c TopkGatesBackwardPush) Bytes() []byte { return kernel.Pack(c, pushTopkGatesBackward, 48) }
 
 var pushTopkGatesBackward = []kernel.Field{
 	{Name: "logits", Offset: 0, Size: 8},
@@ -56,23 +44,11 @@ type TopkGatesBackwardSpec struct {
 
 // DefaultTopkGatesBackwardSpec returns the values in the source.
 func DefaultTopkGatesBackwardSpec() TopkGatesBackwardSpec {
-	return TopkGatesBackwardSpec{
-		Threads:    64,
-		Lanes:      8,
-		Mode:       0,
-		Accumulate: false,
-	}
+	return kernel.Defaults[TopkGatesBackwardSpec](specTopkGatesBackward)
 }
 
 // Values returns the constants in the order of Kernel.Spec.
-func (c TopkGatesBackwardSpec) Values() []uint32 {
-	return []uint32{
-		c.Threads,
-		c.Lanes,
-		c.Mode,
-		bitsBool(c.Accumulate),
-	}
-}
+func (c TopkGatesBackwardSpec) Values() []uint32 { return kernel.Words(c) }
 
 var specTopkGatesBackward = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},

@@ -27,8 +27,7 @@ func TestSkipsNameWhatIsMissing(t *testing.T) {
 			continue
 		}
 		seen++
-		ours := strings.HasPrefix(call[2], `"needs `) || strings.HasPrefix(call[2], `"skipped in its own process`)
-		require.True(t, ours, "say what is missing as \"needs …\": %s", line)
+		require.True(t, strings.HasPrefix(call[2], `"needs `), "say what is missing as \"needs …\": %s", line)
 	}
-	require.Greater(t, seen, 20, "the skips were not found")
+	require.Greater(t, seen, 10, "the skips were not found")
 }

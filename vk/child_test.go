@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -11,6 +12,9 @@ import (
 )
 
 const childVariable = "VKMOE_TEST_CHILD"
+
+// missing finds in a skipped test's output what it needs.
+var missing = regexp.MustCompile(`(?m) needs .*$`)
 
 // inChild runs the calling test once more in a process of its own with these environment variables, because loader,
 // instances and the process's message log cannot be undone. It returns true in that process, where the test goes on,
@@ -30,7 +34,7 @@ func inChild(t *testing.T, env ...string) bool {
 	output, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", output)
 	if strings.Contains(string(output), "--- SKIP: "+t.Name()) {
-		t.Skipf("skipped in its own process:\n%s", output)
+		t.Skipf("needs what its own process lacks:%s", missing.Find(output))
 	}
 	require.Contains(t, string(output), "--- PASS: "+t.Name())
 	return false

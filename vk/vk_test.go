@@ -4,14 +4,13 @@ import (
 	"context"
 	_ "embed"
 	"encoding/binary"
-	"errors"
 	"math"
-	"os"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/kernel"
 	"github.com/vkmoe/vkmoe/vk"
 )
@@ -56,13 +55,7 @@ func recordScaleAdd(rec *vk.Recorder, y, x *vk.Tensor, a, b float32, spec ...uin
 func openDevice(t *testing.T, opts vk.Options) *vk.Device {
 	t.Helper()
 	opts.NoCache = opts.CacheDir == ""
-	dev, err := vk.Open(opts)
-	if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skipf("needs a Vulkan device: %v", err)
-	}
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, dev.Close()) })
-	return dev
+	return gputest.Open(t, opts)
 }
 
 // variants are the ways in which a device can be driven; each must give the same results.

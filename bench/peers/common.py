@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import math
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -126,28 +127,29 @@ def relative(got, want):
     return (torch.linalg.norm(got.double() - want.double()) / torch.linalg.norm(want.double())).item()
 
 
+def stamp():
+    """What was measured on, and when."""
+    driver = ""
+    try:
+        with open("/proc/driver/nvidia/version") as f:
+            driver = "NVIDIA " + re.search(r"\d+\.\d+[.\d]*", f.readline()).group()
+    except (OSError, AttributeError):
+        pass
+    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return {"device": torch.cuda.get_device_name(), "driver": driver, "date": date}
+
+
 def report(peer, version, parsed, measure):
-    """Times every case by measure(case), and prints the JSON object."""
+    """Times every case by measure(case), which returns a result or yields several, and prints the JSON object."""
     results = []
     for case in parsed.cases:
         try:
             torch.manual_seed(case.tokens)
-            results.append({"operation": parsed.op, "case": case.name} | measure(case))
-            print(case.name, results[-1], file=sys.stderr, flush=True)
+            found = measure(case)
+            for result in [found] if isinstance(found, dict) else found:
+                results.append({"operation": parsed.op, "case": case.name} | result)
+                print(case.name, results[-1], file=sys.stderr, flush=True)
         except (Skip, torch.OutOfMemoryError, RuntimeError, AssertionError) as why:
             print(f"{case.name}: {type(why).__name__}: {str(why).splitlines()[0] if str(why) else ''}", file=sys.stderr, flush=True)
         torch.cuda.empty_cache()
-    props = torch.cuda.get_device_properties(0)
-    json.dump(
-        {
-            "peer": peer,
-            "version": version,
-            "device": props.name,
-            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            "dtype": parsed.dtype,
-            "results": results,
-        },
-        sys.stdout,
-        indent="\t",
-    )
-    print()
+    print(json.dumps({"peer": peer, "version": version} | stamp() | {"dtype": parsed.dtype, "results": results}, indent="\t"))

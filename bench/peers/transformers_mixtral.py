@@ -20,6 +20,8 @@ import transformers
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+import common
+
 SHAPES = {  # as decoderShapes of cmd/vkmoe-bench
     "paper": dict(hidden_size=1024, num_hidden_layers=16, num_attention_heads=16, head_dim=64, intermediate_size=3584),
     "mixtral": dict(hidden_size=4096, num_hidden_layers=4, num_attention_heads=32, head_dim=128, intermediate_size=14336),
@@ -126,10 +128,11 @@ def main():
     shape = args.shape or {"train": "paper", "generate": "mixtral"}[args.work]
     model = build(shape, args.experts, args.length + args.reps)
     seconds, tokens, states = (train if args.work == "train" else generate)(model, args)
+    device = {key.capitalize(): value for key, value in common.stamp().items()}
     print(
         json.dumps(
-            {
-                "Device": torch.cuda.get_device_name(),
+            device
+            | {
                 "Peer": f"torch {torch.__version__}, transformers {transformers.__version__}, {args.experts}",
                 "Shape": shape,
                 "Work": args.work,

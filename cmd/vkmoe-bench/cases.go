@@ -47,15 +47,35 @@ type caseGroup struct {
 // groups are the named groups; a layer's name stands for its cases likewise.
 var groups = []caseGroup{
 	{"anchors", "the rows that peers were measured on", func(c benchCase) bool {
-		public := slices.Contains([]string{"paper", "mixtral", "qwen3", "olmoe"}, c.layer)
-		missing := c.layer == "olmoe" && (c.t == 8 || c.t == 64) || c.layer == "qwen3" && c.t == 8192
-		return public && !slices.Contains([]int{2, 4, 16, 32}, c.t) && !missing
+		return publicRow(c, 1, 8, 64, 512, 2048, 4096, 8192, 61440) && c.Name() != "olmoe/8" && c.Name() != "olmoe/64"
 	}},
 	{"granularity", "8·G experts of 8192/G hidden units, G of them active, 8,192 tokens", func(c benchCase) bool {
 		return strings.HasPrefix(c.layer, "granularity")
 	}},
 	{"sparsity", "k of 64 experts active, 8,192 tokens", func(c benchCase) bool { return strings.HasPrefix(c.layer, "sparsity") }},
+	{"gradients", "the rows that peers' gradients of weights were measured on", func(c benchCase) bool {
+		return publicRow(c, 4096, 8192, 61440)
+	}},
+	{"layers", "the rows that peers' sparse MLPs were measured on, beside granularity and sparsity", func(c benchCase) bool {
+		return publicRow(c, 2048, 4096, 61440) || c.Name() == "mixtral/512"
+	}},
+	{"token", "a single token of the same layers", func(c benchCase) bool { return c.t == 1 }},
 	{"decode", "few tokens", func(c benchCase) bool { return c.t <= 32 }},
+	{"routing", "tokens that choose 8 of 128 experts", func(c benchCase) bool {
+		return c.layer == "qwen3" && (c.t == 512 || c.t == 8192)
+	}},
+}
+
+// defaultCases are the names that stand for no name, by operation: the rows that peers were measured on.
+var defaultCases = map[string][]string{
+	"forward": {"anchors"}, "dx": {"gradients"}, "dw": {"gradients"}, "mlp": {"layers", "granularity", "sparsity"},
+	"training": {"layers", "granularity", "sparsity"}, "route": {"routing"},
+}
+
+// publicRow says whether a case is a layer of ScatterMoE's unit or of a public model with so many tokens.
+func publicRow(c benchCase, tokens ...int) bool {
+	public := []string{"paper", "mixtral", "qwen3", "olmoe"}
+	return slices.Contains(public, c.layer) && slices.Contains(tokens, c.t) && c.Name() != "qwen3/8192"
 }
 
 func sizes(c benchCase, tokens ...int) []benchCase {
@@ -126,7 +146,10 @@ func casesOf(name string) []benchCase {
 
 // listCases prints every name that can be asked for.
 func listCases() {
-	fmt.Println("operations (--op): " + operationNames)
+	fmt.Println("operations (--op), and what they are timed on where nothing is named:")
+	for _, name := range strings.Split(operationNames, ", ") {
+		fmt.Printf("  %-14s %s\n", name, strings.Join(defaultCases[name], ", "))
+	}
 	fmt.Println("\ngroups:")
 	for _, g := range groups {
 		fmt.Printf("  %-14s %3d cases: %s\n", g.name, len(casesOf(g.name)), g.about)

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,13 +13,7 @@ import (
 // openDevice opens a device for a test, which it skips where there is none and none is required.
 func openDevice(t *testing.T) *vk.Device {
 	t.Helper()
-	dev, err := vk.Open(vk.Options{Timestamps: true, NoCache: true})
-	if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skipf("needs a Vulkan device: %v", err)
-	}
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, dev.Close()) })
-	return dev
+	return gputest.Open(t, vk.Options{Timestamps: true, NoCache: true})
 }
 
 // TestFMAPeakIsExact uses numbers with which every step is exact: a step too many or too few shows.

@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vkmoe/vkmoe/attention"
@@ -44,17 +44,44 @@ func (s decoderShape) config(dtype vk.DType, positions int) model.DecoderConfig 
 
 // A decoderResult is what was measured of a whole model.
 type decoderResult struct {
-	Device, Driver, Date string
-	Shape, DType, Work   string
-	Layers               int
-	Parameters           int
-	Batch, Length        int
-	Recompute            bool    `json:",omitempty"`
-	SecondsPerStep       float64 // the median; of generation per token of every sequence
-	TokensPerSecond      float64
-	WeightBytes          uint64 // on the device
-	StateBytes           uint64 // weights, gradients and optimizer states, or weights and cache
-	PeakBytes            uint64 // the most that was allocated at once
+	Shape, DType, Work string
+	Layers             int
+	Parameters         int
+	Batch, Length      int
+	Recompute          bool    `json:",omitempty"`
+	SecondsPerStep     float64 // the median; of generation per token of every sequence
+	TokensPerSecond    float64
+	WeightBytes        uint64 // on the device
+	StateBytes         uint64 // weights, gradients and optimizer states, or weights and cache
+	PeakBytes          uint64 // the most that was allocated at once
+}
+
+// A decoderReport is what --json writes.
+type decoderReport struct {
+	Device  string          `json:"device"`
+	Driver  string          `json:"driver"`
+	Date    string          `json:"date"`
+	Results []decoderResult `json:"results"`
+	Peers   []decoderPeer   `json:"peers,omitempty"`
+}
+
+// A decoderPeer is what a peer took for the same model and work.
+type decoderPeer struct {
+	Peer, Device, Driver, Date string
+	Shape, Work                string
+	Parameters                 int
+	Batch, Length              int
+	SecondsPerStep             float64
+	TokensPerSecond            float64
+	StateBytes, PeakBytes      uint64
+}
+
+// peer has a command time the same model and work: it is told WORK --shape SHAPE --batch B --length L --reps N.
+func (r decoderResult) peer(ctx context.Context, command string, reps int) (p decoderPeer, err error) {
+	words := append(strings.Fields(command), r.Work, "--shape", r.Shape, "--batch", strconv.Itoa(r.Batch), "--length",
+		strconv.Itoa(r.Length), "--reps", strconv.Itoa(reps))
+	err = runPeer(ctx, words, &p)
+	return p, err
 }
 
 func (r decoderResult) String() string {
@@ -77,6 +104,9 @@ func runDecoder(ctx context.Context, args []string) error {
 	recompute := flags.Bool("recompute", false, "compute layers once more in the backward pass")
 	reps := flags.Int("reps", 10, "timed steps, or new tokens of each sequence")
 	out := flags.String("json", "", "write the result to this file too")
+	var peers peerCommands
+	flags.Var(&peers, "peer", "a command that times a peer on the same model just before (again for more), such as "+
+		"\"python3 bench/peers/transformers_mixtral.py\"")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -91,8 +121,20 @@ func runDecoder(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if len(peers) > 0 && (*layers > 0 || storage != vk.BF16 || *recompute) {
+		return errors.New("peers are for whole shapes in bf16, without --recompute")
+	}
 	if *reps < 2 || *work != "train" && *work != "generate" {
 		return fmt.Errorf("--work %s --reps %d: want train or generate, and at least 2", *work, *reps)
+	}
+	r := decoderResult{Shape: *shape, DType: *dtype, Work: *work, Layers: s.layers, Batch: *batch, Length: *length, Recompute: *recompute}
+	var report decoderReport
+	for _, command := range peers {
+		p, err := r.peer(ctx, command, *reps)
+		if err != nil {
+			return err
+		}
+		report.Peers = append(report.Peers, p)
 	}
 	dev, err := vk.Open(vk.Options{Device: *device})
 	if err != nil {
@@ -100,22 +142,22 @@ func runDecoder(ctx context.Context, args []string) error {
 	}
 	defer dev.Close()
 	a := dev.Adapter()
-	b := &decoderBench{dev: dev, reps: *reps, recompute: *recompute, result: decoderResult{Device: a.Name, Driver: a.DriverName + " " + a.DriverInfo,
-		Date: time.Now().UTC().Format(time.DateOnly), Shape: *shape, DType: *dtype, Work: *work, Layers: s.layers, Batch: *batch, Length: *length,
-		Recompute: *recompute}}
+	report.Device, report.Driver, report.Date = a.Name, a.DriverName+" "+a.DriverInfo, time.Now().UTC().Format(time.DateOnly)
+	b := &decoderBench{dev: dev, reps: *reps, recompute: *recompute, result: r}
 	if err := b.run(ctx, s.config(storage, *length+*reps)); err != nil {
 		return err
 	}
 	fmt.Println(a)
 	fmt.Println(b.result)
-	if *out == "" {
-		return nil
+	for _, p := range report.Peers {
+		if p.Parameters != b.result.Parameters {
+			return fmt.Errorf("%s has a model of %d parameters instead of %d", p.Peer, p.Parameters, b.result.Parameters)
+		}
+		fmt.Printf("  %s: %.0f tokens/s (%.2f of ours), states %.0f MB, peak %.0f MB\n", p.Peer, p.TokensPerSecond,
+			p.TokensPerSecond/b.result.TokensPerSecond, float64(p.StateBytes)/1e6, float64(p.PeakBytes)/1e6)
 	}
-	data, err := json.MarshalIndent(b.result, "", "\t")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(*out, append(data, '\n'), 0o644)
+	report.Results = []decoderResult{b.result}
+	return writeJSON(*out, report)
 }
 
 // decoderBench times one model.

@@ -15,10 +15,15 @@ func runExplain(_ context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("vkmoe-bench explain", flag.ContinueOnError)
 	device := flags.String("device", "", "index or part of the name of the device")
 	dtype := flags.String("dtype", "bf16", "storage: f32, f16 or bf16")
+	weights := flags.String("weights", "full", "how weights are stored: full, int8 or q4")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	storage, err := parseDType(*dtype)
+	if err != nil {
+		return err
+	}
+	format, err := parseWeights(*weights)
 	if err != nil {
 		return err
 	}
@@ -38,7 +43,7 @@ func runExplain(_ context.Context, args []string) (err error) {
 		fmt.Println("ignored:", status.Ignored)
 	}
 	for _, c := range chosen {
-		text, err := explain(dev, c, storage)
+		text, err := explain(dev, c, storage, format)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Name(), err)
 		}
@@ -48,8 +53,9 @@ func runExplain(_ context.Context, args []string) (err error) {
 }
 
 // explain says what a case's forward pass takes.
-func explain(dev *vk.Device, c benchCase, dtype vk.DType) (text string, err error) {
-	l, err := moe.NewParallelLinear(dev, moe.ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, DType: dtype})
+func explain(dev *vk.Device, c benchCase, dtype vk.DType, weights moe.WeightFormat) (text string, err error) {
+	l, err := moe.NewParallelLinear(dev, moe.ParallelLinearConfig{Experts: c.experts, In: c.in, Out: c.out, DType: dtype,
+		Weights: weights})
 	if err != nil {
 		return "", err
 	}

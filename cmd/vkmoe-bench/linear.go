@@ -23,17 +23,13 @@ type linear struct {
 	layer      *moe.ParallelLinear
 	xs, ys     *vk.Tensor
 	dxs        *vk.Tensor
-	routingRec *vk.Recorder // keeps the routing's tensors
+	routingRec *vk.Recorder       // keeps the routing's tensors
+	wants      map[int]ref.Result // of slots that have been checked before
 }
 
 func (l *linear) prepare(ctx context.Context) (err error) {
 	l.x = uniform(l.rng, l.dtype, l.t*l.in, 1)
-	if l.layer, err = moe.NewParallelLinear(l.dev, moe.ParallelLinearConfig{Experts: l.experts, In: l.in, Out: l.out,
-		DType: l.dtype, Weights: l.weights}); err != nil {
-		return err
-	}
-	l.closers = append(l.closers, l.layer.Close)
-	if l.w, err = l.fill(ctx, l.layer.Weight, float32(1/math.Sqrt(float64(l.in)))); err != nil {
+	if err := l.makeLayer(ctx); err != nil {
 		return err
 	}
 	if !l.backward {
@@ -56,6 +52,20 @@ func (l *linear) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	return l.route(ctx)
+}
+
+// makeLayer makes a layer with random weights, unless there is one.
+func (l *linear) makeLayer(ctx context.Context) (err error) {
+	if l.layer != nil {
+		return nil
+	}
+	if l.layer, err = moe.NewParallelLinear(l.dev, moe.ParallelLinearConfig{Experts: l.experts, In: l.in, Out: l.out,
+		DType: l.dtype, Weights: l.weights}); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.layer.Close)
+	l.w, err = l.fill(ctx, l.layer.Weight, float32(1/math.Sqrt(float64(l.in))))
+	return err
 }
 
 // route groups the tokens once.
@@ -103,36 +113,30 @@ func (l *linear) expertWeights(ctx context.Context, e int) ([]float32, error) {
 }
 
 // check compares the rows of sampled slots.
-func (l *linear) check(ctx context.Context) (_ float64, err error) {
+func (l *linear) check(ctx context.Context) (float64, error) {
 	results, width := l.ys, l.out
 	if l.backward {
 		results, width = l.dxs, l.in
 	}
 	r := ref.Route(l.ids, l.t, l.experts, l.k)
 	rng := rand.New(rand.NewPCG(2, 3))
-	single := ref.Route(make([]int32, 1), 1, 1, 1)
 	var d deviation
 	for range 4 {
 		slot := rng.IntN(l.slots())
 		e, position := int(l.ids[slot]), int(r.Inverse[slot])
-		one := ref.Linear[float32]{Experts: 1, In: l.in, Out: l.out}
-		if one.Weight, err = l.expertWeights(ctx, e); err != nil {
+		at, in := position*l.out, l.in
+		if l.backward {
+			at, in = slot*l.in, l.out
+		}
+		want, err := l.want(ctx, slot, e, position)
+		if err != nil {
 			return 0, err
 		}
-		at := position * l.out
-		var row []float32
-		if l.backward { // the transposed matrix, from grouped rows to scattered
-			one.In, one.Out, one.InOut = l.out, l.in, true
-			row, at = l.dy[position*l.out:(position+1)*l.out], slot*l.in
-		} else {
-			row = l.x[slot/l.k*l.in : (slot/l.k+1)*l.in]
-		}
-		want := ref.Scatter2scatterSlot(one, row, single, ref.Layout{GroupedOut: true}, 0, 1)
 		got, err := rows(ctx, results, at, width)
 		if err != nil {
 			return 0, err
 		}
-		c := ref.Compare(got, want.Y, want.Bound(refType[l.dtype], one.In+2)) // two roundings more of quantized weights
+		c := ref.Compare(got, want.Y, want.Bound(refType[l.dtype], in+2)) // two roundings more of quantized weights
 		if !(c.Worst.Ratio <= 1) {
 			return 0, fmt.Errorf("slot %d is wrong: %+v", slot, c)
 		}
@@ -141,6 +145,31 @@ func (l *linear) check(ctx context.Context) (_ float64, err error) {
 		}
 	}
 	return d.relative(), nil
+}
+
+// want is what a slot's row should be, at a position in grouped order.
+func (l *linear) want(ctx context.Context, slot, expert, position int) (ref.Result, error) {
+	if want, ok := l.wants[slot]; ok {
+		return want, nil
+	}
+	one := ref.Linear[float32]{Experts: 1, In: l.in, Out: l.out}
+	var err error
+	if one.Weight, err = l.expertWeights(ctx, expert); err != nil {
+		return ref.Result{}, err
+	}
+	var row []float32
+	if l.backward { // the transposed matrix, from grouped rows to scattered
+		one.In, one.Out, one.InOut = l.out, l.in, true
+		row = l.dy[position*l.out : (position+1)*l.out]
+	} else {
+		row = l.x[slot/l.k*l.in : (slot/l.k+1)*l.in]
+	}
+	want := ref.Scatter2scatterSlot(one, row, ref.Route(make([]int32, 1), 1, 1, 1), ref.Layout{GroupedOut: true}, 0, 1)
+	if l.wants == nil {
+		l.wants = map[int]ref.Result{}
+	}
+	l.wants[slot] = want
+	return want, nil
 }
 
 // weightGradient is dW of a ParallelLinear, from tokens x and grouped rows dy.

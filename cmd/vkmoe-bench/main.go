@@ -1,11 +1,11 @@
 // Command vkmoe-bench times the library on this machine's Vulkan device.
 //
 //	vkmoe-bench [flags] [CASE…]
-//	vkmoe-bench list | plot | explain | tune | cold | decoder [flags] …
+//	vkmoe-bench list | plot | report | explain | tune | cold | decoder [flags] …
 //
 // A case is a layer and a number of tokens, such as paper/512 or qwen3/8; "paper" alone stands for all of its sizes, anchors,
-// granularity, sparsity and decode for groups of cases, and no case for anchors. list prints all of them. --op says what is
-// timed of each:
+// granularity, sparsity, decode and others for groups of cases, and no case for those of the operation that peers were measured
+// on. list prints all of them. --op says what is timed of each:
 //
 //	forward   ParallelLinear from tokens to grouped rows
 //	dx, dw    the gradients of its input, per slot, and of its weights
@@ -24,7 +24,7 @@
 // of each kernel, --json writes everything to a file. --peer COMMAND times a peer on the same cases just before and prints
 // how many times longer it takes; bench/peers holds such commands.
 //
-// The others: plot draws JSON files; explain CASE… says which kernel and tile the library takes; tune measures those there are
+// The others: plot draws JSON files; report prints them as the tables of the project's README; explain CASE… says which kernel and tile the library takes; tune measures those there are
 // and keeps the best for this device; cold times the first forward pass of new processes; decoder times whole models with
 // random weights (--work train or generate, --shape paper, mixtral or small), whose results are judged elsewhere
 // (vkmoe-conform golden). Each explains its flags with --help.
@@ -64,6 +64,8 @@ type report struct {
 
 	Mixtures []momhaResult `json:"mixtures,omitempty"`
 	Peers    []peerReport  `json:"peers,omitempty"`
+
+	file string // that it was read from
 }
 
 // newReport describes the device.
@@ -78,6 +80,7 @@ var subcommands = map[string]func(ctx context.Context, args []string) error{
 	"decoder": runDecoder,
 	"list":    func(context.Context, []string) error { listCases(); return nil },
 	"plot":    func(_ context.Context, args []string) error { return runPlot(args) },
+	"report":  func(_ context.Context, args []string) error { return runReport(args) },
 	"explain": runExplain,
 	"tune":    runTune,
 	"cold":    runCold,
@@ -141,6 +144,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	var chosen []benchCase
 	if mixtures == nil {
+		if len(names) == 0 {
+			names = defaultCases[*f.operation]
+		}
 		if chosen, err = chooseCases(names); err != nil {
 			return err
 		}
@@ -155,7 +161,7 @@ func run(ctx context.Context, args []string) error {
 		r.Weights = format.String()
 	}
 	if mixtures != nil {
-		if r.Mixtures, err = runMomha(ctx, dev, mixtures, storage, *f.reps, *f.parts); err != nil {
+		if err := r.runMixtures(ctx, dev, f, mixtures, storage); err != nil {
 			return err
 		}
 		return r.write(*f.out)
@@ -189,10 +195,11 @@ func openTimed(name string) (*vk.Device, error) {
 func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtype vk.DType, format moe.WeightFormat,
 	chosen []benchCase) error {
 	for round := range max(1, *f.rounds) {
-		peers, err := f.peers.run(ctx, f, chosen)
+		peers, err := f.peers.run(ctx, f, *f.operation, peerWords(chosen))
 		if err != nil {
 			return err
 		}
+		r.keep(peers)
 		if *f.ceilings && round == 0 {
 			c, err := measureCeilings(ctx, dev, dtype)
 			if err != nil {
@@ -224,7 +231,6 @@ func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtyp
 				return err
 			}
 		}
-		r.keep(peers)
 	}
 	fmt.Print(r.ratios())
 	return nil

@@ -2,21 +2,22 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/vkmoe/vkmoe/vk"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 )
 
 func TestChooseCases(t *testing.T) {
-	all, err := chooseCases(nil)
-	require.NoError(t, err)
-	require.Len(t, all, 20, "the rows that peers were measured on")
-	for group, n := range map[string]int{"granularity": 5, "sparsity": 6, "decode": 24, "paper": 11} {
+	for operation, n := range map[string]int{"forward": 20, "dx": 5, "dw": 5, "mlp": 17, "training": 17, "route": 2} {
+		all, err := chooseCases(defaultCases[operation])
+		require.NoError(t, err)
+		require.Len(t, all, n, "the rows that peers were measured on: %s", operation)
+	}
+	for group, n := range map[string]int{"granularity": 5, "sparsity": 6, "decode": 24, "paper": 11, "token": 4} {
 		some, err := chooseCases([]string{group})
 		require.NoError(t, err)
 		require.Len(t, some, n, group)
@@ -44,10 +45,7 @@ func TestBenchWritesJSON(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for _, dtype := range []string{"f32", "bf16"} {
 		err := run(t.Context(), []string{"--dtype", dtype, "--reps", "1", "--json", file, "small/64"})
-		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-			t.Skipf("needs a Vulkan device: %v", err)
-		}
-		require.NoError(t, err)
+		gputest.Require(t, err)
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
 		var r report
@@ -64,10 +62,7 @@ func TestQuantizedWeightsAreCheckedAndTimed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for _, format := range []string{"int8", "q4"} {
 		err := run(t.Context(), []string{"--weights", format, "--reps", "1", "--json", file, "small/64"})
-		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-			t.Skipf("needs a Vulkan device: %v", err)
-		}
-		require.NoError(t, err)
+		gputest.Require(t, err)
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
 		var r report
@@ -83,10 +78,7 @@ func TestEveryOperationIsCheckedAndTimed(t *testing.T) {
 	for operation := range operations {
 		for _, dtype := range []string{"f32", "f16"} {
 			err := run(t.Context(), []string{"--op", operation, "--parts", "--dtype", dtype, "--reps", "2", "--json", file, "small/64"})
-			if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-				t.Skipf("needs a Vulkan device: %v", err)
-			}
-			require.NoError(t, err, operation)
+			gputest.Require(t, err, operation)
 			data, err := os.ReadFile(file)
 			require.NoError(t, err)
 			var r report

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vkmoe/vkmoe/attention"
@@ -36,6 +37,8 @@ type momhaCase struct {
 	momhaShape
 	k int
 }
+
+func (c momhaCase) name() string { return fmt.Sprintf("momha/%d", c.k) }
 
 func (c momhaCase) tokens() int { return c.sequences * c.length }
 
@@ -89,7 +92,7 @@ type momhaTime struct {
 	Median float64            `json:"median_us"`
 	Low    float64            `json:"p10_us"`
 	High   float64            `json:"p90_us"`
-	Memory float64            `json:"extra_mb"` // 10⁶ bytes beside input, output, weights and gradients
+	Memory float64            `json:"extra_mb"` // 10⁶ bytes of results, gradients and scratch: all but weights and inputs
 	Parts  map[string]float64 `json:"parts_us"` // median time of each kernel, by label
 }
 
@@ -102,12 +105,37 @@ func (r momhaResult) String() string {
 		r.Case, r.Layer, r.Shape, r.Forward, r.Training, r.Active/1e6, r.Total/1e6, r.Cache, r.Error)
 }
 
-// runMomha times both layers for each number of experts per token.
-func runMomha(ctx context.Context, dev *vk.Device, choices []int, dtype vk.DType, reps int, parts bool) ([]momhaResult, error) {
+// peerWords are what peers are told of the case: out is an expert's heads together, and in place of an activation stands a
+// sequence's length and a head's width.
+func (c momhaCase) peerWords() []string {
+	words := []string{c.name()}
+	for _, n := range []int{momhaExperts * c.k, c.k, c.width, c.kvHeads() * c.headWidth, c.tokens()} {
+		words = append(words, strconv.Itoa(n))
+	}
+	return append(words, fmt.Sprintf("%dx%d", c.length, c.headWidth))
+}
+
+// runMixtures times peers and mixtures of attention.
+func (r *report) runMixtures(ctx context.Context, dev *vk.Device, f *runFlags, choices []int, dtype vk.DType) (err error) {
 	shape := momhaPaper
 	if dev.Adapter().Type == vk.Software {
 		shape = momhaSmall
 	}
+	var words []string
+	for _, k := range choices {
+		words = append(words, momhaCase{shape, k}.peerWords()...)
+	}
+	if r.Peers, err = f.peers.run(ctx, f, "momha", words); err != nil {
+		return err
+	}
+	r.Mixtures, err = runMomha(ctx, dev, shape, choices, dtype, *f.reps, *f.parts)
+	fmt.Print(r.ratios())
+	return err
+}
+
+// runMomha times both layers for each number of experts per token.
+func runMomha(ctx context.Context, dev *vk.Device, shape momhaShape, choices []int, dtype vk.DType, reps int,
+	parts bool) ([]momhaResult, error) {
 	fmt.Printf("mixture of attention against grouped-query attention in %v: D=%d, %d active heads of %d, %d sequences of %d\n\n", dtype,
 		shape.width, shape.heads, shape.headWidth, shape.sequences, shape.length)
 	var results []momhaResult
@@ -146,8 +174,9 @@ type momhaBench struct {
 type momhaLayer interface {
 	// record records the forward pass, and with training the backward pass.
 	record(rec *vk.Recorder, training bool) error
-	// check compares the training pass's output y and gradient of x with the reference and returns the relative error.
-	check(ctx context.Context, y, dx []float32) (float64, error)
+	// check compares a pass's output y, and where training is said the gradient of x, with the reference and returns the
+	// relative error.
+	check(ctx context.Context, training bool, y, dx []float32) (float64, error)
 	// describe fills in what the layer is.
 	describe(r *momhaResult)
 }
@@ -167,7 +196,7 @@ func measureMomha(ctx context.Context, dev *vk.Device, c momhaCase, dtype vk.DTy
 	if err != nil {
 		return r, err
 	}
-	r.Case = fmt.Sprintf("momha/%d", c.k)
+	r.Case = c.name()
 	layer.describe(&r)
 	r.Cache = 2 * float64(c.kvHeads()*c.headWidth) * float64(dtype.Bytes())
 	for i, t := range []*momhaTime{&r.Forward, &r.Training} {
@@ -178,12 +207,12 @@ func measureMomha(ctx context.Context, dev *vk.Device, c momhaCase, dtype vk.DTy
 		}
 		dev.ResetPeak()
 		err = layer.record(rec, i == 1)
-		t.Memory = float64(dev.Memory().PeakBytes-before) / 1e6
+		t.Memory = (float64(dev.Memory().PeakBytes-before) + b.results(r, i == 1)) / 1e6
 		if err == nil {
 			err = rec.Run(ctx)
 		}
-		if err == nil && i == 1 {
-			r.Error, err = b.check(ctx, layer)
+		if err == nil {
+			r.Error, err = b.check(ctx, layer, i == 1)
 		}
 		if err == nil {
 			err = t.measure(ctx, rec, reps)
@@ -193,6 +222,15 @@ func measureMomha(ctx context.Context, dev *vk.Device, c momhaCase, dtype vk.DTy
 		}
 	}
 	return r, nil
+}
+
+// results are the bytes of what a pass leaves, which are there before it is recorded: the output, and with training the gradients of
+// input and weights.
+func (b *momhaBench) results(r momhaResult, training bool) float64 {
+	if !training {
+		return float64(b.out.Bytes())
+	}
+	return float64(b.out.Bytes()+b.dx.Bytes()) + r.Total*float64(b.dtype.Bytes())
 }
 
 // measure times runs of a recording.
@@ -275,17 +313,20 @@ func (b *momhaBench) attention(tiled bool, offsets []int32) ref.Attention {
 		Causal: true, QueryOffsets: offsets}
 }
 
-// check downloads what the training pass left and compares it.
-func (b *momhaBench) check(ctx context.Context, layer momhaLayer) (float64, error) {
+// check downloads what a pass left and compares it.
+func (b *momhaBench) check(ctx context.Context, layer momhaLayer, training bool) (float64, error) {
 	y, err := vk.Download[float32](ctx, b.out)
 	if err != nil {
 		return 0, err
+	}
+	if !training {
+		return layer.check(ctx, false, y, nil)
 	}
 	dx, err := vk.Download[float32](ctx, b.dx)
 	if err != nil {
 		return 0, err
 	}
-	return layer.check(ctx, y, dx)
+	return layer.check(ctx, true, y, dx)
 }
 
 // limit is how far results may be from the reference, relative to all of them: a few roundings of intermediates.

@@ -16,7 +16,7 @@ type momhaMixture struct {
 	layer  *attention.Mixture
 	grads  *attention.MixtureGrads
 	oracle ref.MixtureOfAttention[float32]
-	saved  *attention.MixtureSaved // of the last training pass
+	saved  *attention.MixtureSaved // of the last recording
 }
 
 func newMomhaMixture(ctx context.Context, b *momhaBench) (momhaLayer, error) {
@@ -47,7 +47,7 @@ func newMomhaMixture(ctx context.Context, b *momhaBench) (momhaLayer, error) {
 
 func (m *momhaMixture) record(rec *vk.Recorder, training bool) (err error) {
 	if !training {
-		_, err = m.layer.ForwardWith(rec, m.in, m.out, m.seq, attention.MixtureOptions{Save: moe.SaveNothing})
+		m.saved, err = m.layer.ForwardWith(rec, m.in, m.out, m.seq, attention.MixtureOptions{Save: moe.SaveNothing})
 		return err
 	}
 	if m.saved, err = m.layer.Forward(rec, m.in, m.out, m.seq); err != nil {
@@ -64,7 +64,7 @@ func (m *momhaMixture) describe(r *momhaResult) {
 }
 
 // check compares the outputs of the first tokens, and of a short run all gradients of x.
-func (m *momhaMixture) check(ctx context.Context, y, dx []float32) (float64, error) {
+func (m *momhaMixture) check(ctx context.Context, training bool, y, dx []float32) (float64, error) {
 	ids, err := vk.Download[int32](ctx, m.saved.Routing.IDs)
 	if err != nil {
 		return 0, err
@@ -75,7 +75,7 @@ func (m *momhaMixture) check(ctx context.Context, y, dx []float32) (float64, err
 	logits := ref.DenseLinear(m.oracle.Router, x, tokens)
 	res := ref.MixtureOfAttentionChosen(m.oracle, x, logits, ids[:tokens*m.k])
 	relative, err := m.compare(y, res.Out.Y, "outputs")
-	if err != nil || tokens < m.tokens() {
+	if err != nil || !training || tokens < m.tokens() {
 		return relative, err
 	}
 	return m.compare(dx, ref.MixtureOfAttentionBackward(m.oracle, x, res, m.dy).X, "gradients of x")
@@ -134,13 +134,13 @@ func (g *momhaGQA) describe(r *momhaResult) {
 	r.Active = r.Total
 }
 
-func (g *momhaGQA) check(_ context.Context, y, dx []float32) (float64, error) {
+func (g *momhaGQA) check(_ context.Context, training bool, y, dx []float32) (float64, error) {
 	tokens, offsets := g.checked()
 	g.oracle.Attention = g.attention(false, offsets)
 	x := g.x[:tokens*g.width]
 	res := ref.SelfAttentionForward(g.oracle, x)
 	relative, err := g.compare(y, res.Out.Y, "outputs")
-	if err != nil || tokens < g.tokens() {
+	if err != nil || !training || tokens < g.tokens() {
 		return relative, err
 	}
 	return g.compare(dx, ref.SelfAttentionBackward(g.oracle, x, res, g.dy).X, "gradients of x")

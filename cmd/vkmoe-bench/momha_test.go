@@ -2,14 +2,14 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/vkmoe/vkmoe/vk"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 )
 
 func TestChooseMomha(t *testing.T) {
@@ -31,17 +31,21 @@ func TestChooseMomha(t *testing.T) {
 func TestMomhaIsCheckedAndTimed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for dtype, name := range map[string]string{"f32": "momha/2", "bf16": "momha/8"} {
-		err := run(t.Context(), []string{"--parts", "--dtype", dtype, "--reps", "1", "--json", file, name})
-		if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-			t.Skipf("needs a Vulkan device: %v", err)
-		}
-		require.NoError(t, err)
+		other, arguments := fakePeer(t, `echo '{"peer": "Other", "dtype": "f32", "results": [
+			{"operation": "training", "case": "`+name+`", "median_us": 1e9, "extra_mb": 7}]}'`)
+		gputest.Require(t, run(t.Context(), []string{"--parts", "--dtype", dtype, "--reps", "1", "--json", file, "--peer", other, name}))
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
 		var r report
 		require.NoError(t, json.Unmarshal(data, &r))
 		require.Empty(t, r.Results)
 		require.Len(t, r.Mixtures, 2)
+		require.Equal(t, 1e9, r.Peers[0].find("training", name).Median)
+		require.Equal(t, 2, strings.Count(r.ratios(), name), "forward, which this peer leaves out, and training")
+		asked, err := os.ReadFile(arguments)
+		require.NoError(t, err)
+		words := map[string]string{"momha/2": "16 2 256 128", "momha/8": "64 8 256 32"}[name]
+		require.Equal(t, "--op momha --dtype "+dtype+" --reps 1 "+name+" "+words+" 256 64x32\n", string(asked))
 		mixture, peer := r.Mixtures[0], r.Mixtures[1]
 		require.Equal(t, [2]string{"momha", "gqa"}, [2]string{mixture.Layer, peer.Layer})
 		require.Equal(t, mixture.Cache, peer.Cache)

@@ -54,32 +54,46 @@ func (p *peerCommands) Set(command string) error {
 // activationNames are what peers are told; bench/peers/common.py reads them.
 var activationNames = map[moe.Activation]string{moe.GELU: "GELU", moe.SwiGLU: "SwiGLU"}
 
-// run has every peer time the cases. A peer leaves out what it cannot do.
-func (p peerCommands) run(ctx context.Context, f *runFlags, chosen []benchCase) ([]peerReport, error) {
+// peerWords describe cases to peers.
+func peerWords(chosen []benchCase) []string {
+	var words []string
+	for _, c := range chosen {
+		words = append(words, c.Name())
+		for _, n := range []int{c.experts, c.k, c.in, c.out, c.t} {
+			words = append(words, strconv.Itoa(n))
+		}
+		words = append(words, activationNames[c.activation])
+	}
+	return words
+}
+
+// run has every peer time an operation on the cases that the words describe. A peer leaves out what it cannot do.
+func (p peerCommands) run(ctx context.Context, f *runFlags, operation string, cases []string) ([]peerReport, error) {
 	var reports []peerReport
 	for _, command := range p {
 		words := strings.Fields(command)
-		args := append(words[1:], "--op", *f.operation, "--dtype", *f.dtype, "--reps", strconv.Itoa(*f.reps))
-		for _, c := range chosen {
-			args = append(args, c.Name())
-			for _, n := range []int{c.experts, c.k, c.in, c.out, c.t} {
-				args = append(args, strconv.Itoa(n))
-			}
-			args = append(args, activationNames[c.activation])
-		}
-		var out bytes.Buffer
-		cmd := exec.CommandContext(ctx, words[0], args...)
-		cmd.Stdout, cmd.Stderr = &out, os.Stderr
-		if err := cmd.Run(); err != nil {
-			return nil, fmt.Errorf("peer %q: %w", command, err)
-		}
+		args := append(words[1:], "--op", operation, "--dtype", *f.dtype, "--reps", strconv.Itoa(*f.reps))
 		var r peerReport
-		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
-			return nil, fmt.Errorf("peer %q printed no report: %w", command, err)
+		if err := runPeer(ctx, append(append(words[:1:1], args...), cases...), &r); err != nil {
+			return nil, err
 		}
 		reports = append(reports, r)
 	}
 	return reports, nil
+}
+
+// runPeer runs a command and reads the JSON that it prints.
+func runPeer(ctx context.Context, words []string, report any) error {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("peer %q: %w", words, err)
+	}
+	if err := json.Unmarshal(out.Bytes(), report); err != nil {
+		return fmt.Errorf("peer %q printed no report: %w", words, err)
+	}
+	return nil
 }
 
 // keep adds what peers took in a round, of each case the lesser.
@@ -109,26 +123,45 @@ func (r *peerReport) find(operation, name string) *peerResult {
 	return nil
 }
 
-// ratios are a table of how many times as long peers take, or nothing without peers.
-func (r *report) ratios() string {
-	if len(r.Peers) == 0 {
-		return ""
-	}
-	text := fmt.Sprintf("\npeers, and how many times as long as ours they take\n%-16s %12s", "case", "ours")
-	for _, p := range r.Peers {
-		text += fmt.Sprintf("  %s", p.Peer+" "+p.Version)
-	}
-	text += "\n"
+// A comparison is our time in microseconds and memory in MB for what a peer did too.
+type comparison struct {
+	operation, name string
+	median, memory  float64
+}
+
+// comparisons are our results.
+func (r *report) comparisons() []comparison {
+	var list []comparison
 	for _, res := range r.Results {
-		text += fmt.Sprintf("%-16s %9.1f µs", res.Case, res.Median)
-		for _, p := range r.Peers {
-			if other := p.find(res.Operation, res.Case); other != nil {
-				text += fmt.Sprintf("  %9.1f µs (%.2f)", other.Median, other.Median/res.Median)
-			} else {
-				text += fmt.Sprintf("  %12s %6s", "–", "")
-			}
+		list = append(list, comparison{res.Operation, res.Case, res.Median, res.Memory})
+	}
+	for _, m := range r.Mixtures {
+		if m.Layer == "momha" {
+			list = append(list, comparison{"forward", m.Case, m.Forward.Median, m.Forward.Memory},
+				comparison{"training", m.Case, m.Training.Median, m.Training.Memory})
 		}
-		text += "\n"
+	}
+	return list
+}
+
+// ratios are tables of how many times as long peers take, and how many times as much memory where both say how much; or
+// nothing without peers.
+func (r *report) ratios() string {
+	text := ""
+	for _, p := range r.Peers {
+		text += fmt.Sprintf("\n%s %s: how many times as long it takes, and as much memory\n", p.Peer, p.Version)
+		for _, c := range r.comparisons() {
+			other := p.find(c.operation, c.name)
+			if other == nil {
+				text += fmt.Sprintf("%-9s %-18s %11.1f µs            –\n", c.operation, c.name, c.median)
+				continue
+			}
+			text += fmt.Sprintf("%-9s %-18s %11.1f µs %12.1f µs %6.2f", c.operation, c.name, c.median, other.Median, other.Median/c.median)
+			if c.memory > 0 && other.Memory > 0 {
+				text += fmt.Sprintf("  %9.1f MB %9.1f MB %6.2f", c.memory, other.Memory, other.Memory/c.memory)
+			}
+			text += "\n"
+		}
 	}
 	return text
 }

@@ -37,6 +37,10 @@ func TestPeersAreTimedOnTheSameCases(t *testing.T) {
 	require.Equal(t, 1e9, r.Peers[0].find("forward", "small/64").Median)
 	require.Nil(t, r.Peers[0].find("dw", "small/64"))
 	require.Contains(t, r.ratios(), "Other 1")
+	require.NotContains(t, r.ratios(), "MB", "neither says how much memory")
+	withMemory := report{Results: results("mlp", "paper/64"), Peers: []peerReport{{Results: []peerResult{{Operation: "mlp", Case: "paper/64",
+		Median: 150, Memory: 14}}}}}
+	require.Regexp(t, `150.0 µs +1.50 +7.0 MB +14.0 MB +2.00`, withMemory.ratios())
 	require.Positive(t, r.Ceilings.Copy)
 	require.Positive(t, r.Results[0].ShareOfPeak)
 	require.NotEmpty(t, r.Tuning)

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -46,42 +47,61 @@ func (f *figure) points() int {
 
 // measurements are what files of results hold together.
 type measurements struct {
-	reports []report
-	peers   []peerReport
+	reports  []report
+	peers    []peerReport // all
+	alone    []peerReport // those that are files of their own
+	decoders []decoderReport
+	colds    []coldReport
 }
 
 // readMeasurements reads what --json wrote, and reports of peers by themselves.
 func readMeasurements(files []string) (m measurements, err error) {
 	for _, file := range files {
 		data, err := os.ReadFile(file)
+		if err == nil {
+			err = m.add(file, data)
+		}
 		if err != nil {
-			return m, err
-		}
-		var kind struct {
-			Peer   string `json:"peer"`
-			Driver string `json:"driver"`
-		}
-		if err := json.Unmarshal(data, &kind); err != nil {
 			return m, fmt.Errorf("%s: %w", file, err)
 		}
-		if kind.Peer != "" {
-			var p peerReport
-			if err := json.Unmarshal(data, &p); err != nil {
-				return m, fmt.Errorf("%s: %w", file, err)
-			}
-			m.peers = append(m.peers, p)
-			continue
-		}
-		var r report
-		if err := json.Unmarshal(data, &r); err != nil {
-			return m, fmt.Errorf("%s: %w", file, err)
-		}
-		if len(r.Results)+len(r.Mixtures) == 0 {
-			return m, fmt.Errorf("%s holds no results", file)
-		}
-		m.reports, m.peers = append(m.reports, r), append(m.peers, r.Peers...)
 	}
 	return m, nil
+}
+
+// add reads a file's content.
+func (m *measurements) add(file string, data []byte) error {
+	var kind struct {
+		Peer    string `json:"peer"`
+		Runs    []any  `json:"runs"`
+		Results []struct {
+			Work string `json:"work"`
+		} `json:"results"`
+	}
+	if err := json.Unmarshal(data, &kind); err != nil {
+		return err
+	}
+	switch {
+	case kind.Peer != "":
+		var p peerReport
+		err := json.Unmarshal(data, &p)
+		m.peers, m.alone = append(m.peers, p), append(m.alone, p)
+		return err
+	case kind.Runs != nil:
+		m.colds = append(m.colds, coldReport{})
+		return json.Unmarshal(data, &m.colds[len(m.colds)-1])
+	case len(kind.Results) > 0 && kind.Results[0].Work != "":
+		m.decoders = append(m.decoders, decoderReport{})
+		return json.Unmarshal(data, &m.decoders[len(m.decoders)-1])
+	}
+	r := report{file: file}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return err
+	}
+	if len(r.Results)+len(r.Mixtures) == 0 {
+		return errors.New("no results")
+	}
+	m.reports, m.peers = append(m.reports, r), append(m.peers, r.Peers...)
+	return nil
 }
 
 // about names device and driver, which all results should share.

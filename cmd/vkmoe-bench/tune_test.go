@@ -30,7 +30,7 @@ func TestTunerKeepsWhatItMeasured(t *testing.T) {
 	defer dev.Close()
 	tune := &tuner{dev: dev, shapes: []benchCase{{"tiny", 4, 2, 64, 64, 0, moe.GELU}}, reps: 1, most: 2, verbose: true,
 		table: moe.BuiltInTuning(dev)}
-	require.NoError(t, tune.run(t.Context(), tune.table.BandRows()))
+	require.NoError(t, tune.run(t.Context(), tune.table.BandRows(), moe.TuningSteps))
 	require.Equal(t, tune.table, moe.TuningOf(dev).Table)
 	path, err := tune.table.Save(dev)
 	require.NoError(t, err)
@@ -43,10 +43,10 @@ func TestTunerKeepsWhatItMeasured(t *testing.T) {
 
 func TestExplainSaysWhatIsChosen(t *testing.T) {
 	dev := openDevice(t)
-	text, err := explain(dev, benchCase{"tiny", 4, 2, 64, 64, 96, moe.GELU}, vk.F32)
+	text, err := explain(dev, benchCase{"tiny", 4, 2, 64, 64, 96, moe.GELU}, vk.F32, moe.WeightsFull)
 	require.NoError(t, err)
 	require.Contains(t, text, "48 rows per expert: portable path, scatter2scatter.f32, ")
-	require.NoError(t, run(t.Context(), []string{"explain", "--dtype", "f32", "mixtral"}), "however much memory it would take")
+	require.NoError(t, run(t.Context(), []string{"explain", "--weights", "q4", "mixtral"}), "however much memory it would take")
 	require.Error(t, run(t.Context(), []string{"explain", "nothing"}))
 	require.NoError(t, run(t.Context(), []string{"list"}))
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -26,10 +27,7 @@ import (
 func needDevice(t *testing.T) {
 	t.Helper()
 	dev, err := vk.Open(vk.Options{})
-	if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skipf("needs a Vulkan device: %v", err)
-	}
-	require.NoError(t, err)
+	gputest.Require(t, err)
 	require.NoError(t, dev.Close())
 }
 

@@ -56,9 +56,7 @@ type banded struct {
 // New makes a kit with a recorder of dev, or skips the test where there is no device.
 func New(t testing.TB, dev *vk.Device) *Kit {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	Need(t, dev)
 	k := &Kit{T: t, Ctx: context.Background(), dev: dev}
 	var err error
 	k.Rec, err = k.dev.NewRecorder()

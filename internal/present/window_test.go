@@ -137,9 +137,6 @@ func TestWindowShowsTheCanvas(t *testing.T) {
 			if !xtest.Alone(t) {
 				return
 			}
-			if !xtest.Alone(t) {
-				return
-			}
 			s := open(t, 96*scale)
 			s.drawSize(t, 600*scale, 400*scale)
 			require.EqualValues(t, scale, s.canvas.Scale())

@@ -45,8 +45,8 @@ func MLPValuesOf[F Float](m MLP[F], x, dOut []F, tokens int, ids []int32) MLPVal
 		}
 	}
 	v.Logits = GatesBackward(m.Mode, logits, ids, v.Gates, tokens, r.Experts, m.K).Y
-	addProduct(v.Router, transposed(v.Logits, tokens, r.Experts), transposed(x64, tokens, width), r.Experts, width, tokens)
-	addProduct(v.X, v.Logits, transposed(router, r.Experts, width), tokens, width, r.Experts)
+	addProduct(v.Router, Transposed(v.Logits, tokens, r.Experts), Transposed(x64, tokens, width), r.Experts, width, tokens)
+	addProduct(v.X, v.Logits, Transposed(router, r.Experts, width), tokens, width, r.Experts)
 	return v
 }
 
@@ -76,12 +76,12 @@ func expertValues[F Float](m MLP[F], v *MLPValues, r *Routing, e int, x, dOut, g
 		}
 	}
 	dh, dx := make([]float64, n*hidden), make([]float64, n*width)
-	addProduct(dh, dys, transposed(down, width, hidden), n, hidden, width)
+	addProduct(dh, dys, Transposed(down, width, hidden), n, hidden, width)
 	dz := m.activateBackward(z, dh, n, hidden).Y
-	addProduct(dx, dz, transposed(up, columns, width), n, width, columns)
-	dysT, dzT := transposed(dys, n, width), transposed(dz, n, columns)
-	addProduct(v.Down[e*width*hidden:(e+1)*width*hidden], dysT, transposed(h, n, hidden), width, hidden, n)
-	addProduct(v.Up[e*columns*width:(e+1)*columns*width], dzT, transposed(xs, n, width), columns, width, n)
+	addProduct(dx, dz, Transposed(up, columns, width), n, width, columns)
+	dysT, dzT := Transposed(dys, n, width), Transposed(dz, n, columns)
+	addProduct(v.Down[e*width*hidden:(e+1)*width*hidden], dysT, Transposed(h, n, hidden), width, hidden, n)
+	addProduct(v.Up[e*columns*width:(e+1)*columns*width], dzT, Transposed(xs, n, width), columns, width, n)
 	sumRows(v.DownBias[e*width:(e+1)*width], dysT, n)
 	sumRows(v.UpBias[e*columns:(e+1)*columns], dzT, n)
 	return expertRows{y, dx}
@@ -109,9 +109,9 @@ func sumRows(sums, a []float64, n int) {
 	}
 }
 
-// transposed returns a [rows,columns] as [columns,rows].
-func transposed(a []float64, rows, columns int) []float64 {
-	out := make([]float64, len(a))
+// Transposed returns a [rows,columns] as [columns,rows].
+func Transposed[E float32 | float64](a []E, rows, columns int) []E {
+	out := make([]E, len(a))
 	for i := range rows {
 		for j := range columns {
 			out[j*rows+i] = a[i*columns+j]

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vkmoe/vkmoe/internal/dashboard"
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/vk"
 )
 
@@ -28,10 +28,7 @@ func config(t *testing.T) Config {
 func open(t *testing.T, cfg Config) *Session {
 	t.Helper()
 	s, err := Open(t.Context(), cfg)
-	if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skipf("needs a Vulkan device: %v", err)
-	}
-	require.NoError(t, err)
+	gputest.Require(t, err)
 	t.Cleanup(func() { s.Close() })
 	return s
 }

@@ -20,9 +20,7 @@ import (
 // tiny is a decoder of one layer with experts and one without.
 func tiny(t *testing.T, dtype vk.DType) *model.Decoder {
 	t.Helper()
-	if dev == nil {
-		t.Skip("needs a Vulkan device")
-	}
+	gputest.Need(t, dev)
 	mixture := &attention.MixtureConfig{Experts: 4, TopK: 2, HeadsPerExpert: 1, HeadWidth: 8, Mode: moe.TopKSoftmax, OutputBias: true, Causal: true}
 	rope := &attention.RoPEConfig{Width: 8}
 	d, err := model.NewDecoder(t.Context(), dev, model.DecoderConfig{

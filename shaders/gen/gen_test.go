@@ -180,9 +180,8 @@ func TestRenderTypes(t *testing.T) {
 	require.Len(t, files, 2)
 	text := files["fake_stem.go"]
 	for _, want := range []string{
-		`"math"`, "var FakeStemBf16 = &kernel.Kernel{", "putU64(b[0:], c.X)", "putU32(b[8:], math.Float32bits(c.Scale))",
-		"putU32(b[12:], uint32(c.Shift))", "math.Float32bits(c.Epsilon),", "uint32(c.LowBound),", "bitsBool(c.Quads),",
-		"Epsilon:  0.5,", "LowBound: -1,", "Quads:    true,", `"bf16",`,
+		"var FakeStemBf16 = &kernel.Kernel{", "return kernel.Pack(c, pushFakeStem, 16)", "Shift int32", "LowBound int32   // constant 2",
+		"kernel.Defaults[FakeStemSpec](specFakeStem)", `{ID: 1, Name: "EPSILON", Default: 1056964608},`, `"bf16",`,
 	} {
 		require.Contains(t, string(text), want)
 	}

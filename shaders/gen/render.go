@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"go/format"
-	"math"
 	"strings"
-
-	"github.com/vkmoe/vkmoe/internal/spirv"
 )
 
 // goTypes are the Go types of push-constant members and specialization constants. A uvec2 is a 64-bit address.
@@ -78,7 +75,7 @@ func renderStem(list []kernelInfo) ([]byte, error) {
 	p := printTo(&b)
 	p(generatedBy+"%s.comp. DO NOT EDIT.\n", first.variant.stem)
 	p("package shaders\n")
-	p("import (\n_ \"embed\"\n%s\n\"github.com/vkmoe/vkmoe/internal/kernel\"\n)", mathImport(first))
+	p("import (\n_ \"embed\"\n\n\"github.com/vkmoe/vkmoe/internal/kernel\"\n)")
 	renderPush(p, first)
 	renderSpec(p, first)
 	for _, k := range list {
@@ -93,21 +90,6 @@ func formatted(name string, text []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return text, nil
-}
-
-// mathImport is the import line that f32 constants need.
-func mathImport(k kernelInfo) string {
-	for _, f := range k.push {
-		if f.Type == "f32" {
-			return "\"math\"\n"
-		}
-	}
-	for _, c := range k.spec {
-		if c.Type == "f32" {
-			return "\"math\"\n"
-		}
-	}
-	return ""
 }
 
 type printer func(format string, args ...any)
@@ -166,18 +148,7 @@ func renderPush(p printer, k kernelInfo) {
 	}
 	p("}\n")
 	p("// Bytes lays the push constants out as the shader reads them.")
-	p("func (c %sPush) Bytes() []byte {", stem)
-	p("b := make([]byte, %d)", k.pushBytes)
-	for _, f := range k.push {
-		value := "c." + camel(f.Name)
-		switch f.Type {
-		case "u32x2":
-			p("putU64(b[%d:], %s)", f.Offset, value)
-		default:
-			p("putU32(b[%d:], %s)", f.Offset, wordOf(f.Type, value))
-		}
-	}
-	p("return b\n}\n")
+	p("func (c %sPush) Bytes() []byte { return kernel.Pack(c, %s, %d) }\n", stem, fieldsOf(k.variant.stem), k.pushBytes)
 	p("var %s = []kernel.Field{", fieldsOf(k.variant.stem))
 	for _, f := range k.push {
 		p("{Name: %q, Offset: %d, Size: %d},", f.Name, f.Offset, f.Size)
@@ -197,37 +168,14 @@ func renderSpec(p printer, k kernelInfo) {
 	}
 	p("}\n")
 	p("// Default%sSpec returns the values in the source.", stem)
-	p("func Default%sSpec() %sSpec {", stem, stem)
-	p("return %sSpec{", stem)
-	for _, c := range k.spec {
-		p("%s: %s,", camelConstant(c.Name), literal(c))
-	}
-	p("}\n}\n")
+	p("func Default%sSpec() %sSpec { return kernel.Defaults[%sSpec](%s) }\n", stem, stem, stem, constantsOf(k.variant.stem))
 	p("// Values returns the constants in the order of Kernel.Spec.")
-	p("func (c %sSpec) Values() []uint32 {", stem)
-	p("return []uint32{")
-	for _, c := range k.spec {
-		p("%s,", wordOf(c.Type, "c."+camelConstant(c.Name)))
-	}
-	p("}\n}\n")
+	p("func (c %sSpec) Values() []uint32 { return kernel.Words(c) }\n", stem)
 	p("var %s = []kernel.Constant{", constantsOf(k.variant.stem))
 	for _, c := range k.spec {
 		p("{ID: %d, Name: %q, Default: %d},", c.ID, c.Name, c.Default)
 	}
 	p("}")
-}
-
-// wordOf is the Go expression for the bits of a 32-bit value.
-func wordOf(kind, value string) string {
-	switch kind {
-	case "i32":
-		return "uint32(" + value + ")"
-	case "f32":
-		return "math.Float32bits(" + value + ")"
-	case "bool":
-		return "bitsBool(" + value + ")"
-	}
-	return value
 }
 
 // camelConstant turns UPPER_CASE into CamelCase; a name of one or two letters, such as BM, stays as it is.
@@ -236,16 +184,4 @@ func camelConstant(s string) string {
 		return s
 	}
 	return camel(strings.ToLower(s))
-}
-
-func literal(c spirv.Constant) string {
-	switch c.Type {
-	case "bool":
-		return fmt.Sprint(c.Default != 0)
-	case "i32":
-		return fmt.Sprint(int32(c.Default))
-	case "f32":
-		return fmt.Sprint(math.Float32frombits(c.Default))
-	}
-	return fmt.Sprint(c.Default)
 }

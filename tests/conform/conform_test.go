@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/shaders"
 	"github.com/vkmoe/vkmoe/vk"
@@ -227,13 +228,7 @@ func TestBudgets(t *testing.T) {
 // openDevice opens the device of a test, which is skipped where there is none.
 func openDevice(t *testing.T) *vk.Device {
 	t.Helper()
-	dev, err := vk.Open(vk.Options{NoCache: true})
-	if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skip("needs a Vulkan device: ", err)
-	}
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, dev.Close()) })
-	return dev
+	return gputest.Open(t, vk.Options{NoCache: true})
 }
 
 // TestRequiredCases runs the required list, or in short mode every sixth of it, in this process.

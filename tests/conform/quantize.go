@@ -60,7 +60,7 @@ func (k *Kit) judgeCodes(l *moe.ParallelLinear, values []float32) {
 		k.must(err)
 		matrix := values[e*size : (e+1)*size]
 		if c.InOut {
-			matrix = transposed(matrix, c.In, c.Out)
+			matrix = ref.Transposed(matrix, c.In, c.Out)
 		}
 		want, err := ref.Quantize(format, matrix, c.Out, c.In)
 		k.must(err)
@@ -87,17 +87,6 @@ func (k *Kit) judgeCodes(l *moe.ParallelLinear, values []float32) {
 			}
 		}
 	}
-}
-
-// transposed returns a matrix [rows,columns] as [columns,rows].
-func transposed(m []float32, rows, columns int) []float32 {
-	out := make([]float32, len(m))
-	for r := range rows {
-		for c := range columns {
-			out[c*rows+r] = m[r*columns+c]
-		}
-	}
-	return out
 }
 
 // weightKinds are weights that a format has to do well on.

@@ -2,7 +2,6 @@ package golden
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vkmoe/vkmoe/internal/gputest"
 	"github.com/vkmoe/vkmoe/internal/ref"
 	"github.com/vkmoe/vkmoe/internal/safetensors"
 	"github.com/vkmoe/vkmoe/model"
@@ -22,13 +22,7 @@ import (
 // the test is skipped, unless VKMOE_REQUIRE_GPU=1.
 func openDevice(t *testing.T) Options {
 	t.Helper()
-	dev, err := vk.Open(vk.Options{})
-	if (errors.Is(err, vk.ErrNoDevice) || errors.Is(err, vk.ErrNoLoader)) && os.Getenv("VKMOE_REQUIRE_GPU") != "1" {
-		t.Skipf("needs a Vulkan device: %v", err)
-	}
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, dev.Close()) })
-	runner := Device{dev}
+	runner := Device{gputest.Open(t, vk.Options{})}
 	return Options{Open: func() (Runner, *DeviceInfo, error) { return runner, runner.Info(), nil }}
 }
 
