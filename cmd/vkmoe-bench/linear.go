@@ -104,8 +104,6 @@ func (l *linear) memory() uint64 {
 	return l.ys.Bytes()
 }
 
-func (l *linear) repeats() int { return 25 }
-
 // expertWeights are the weights that an expert multiplies by.
 func (l *linear) expertWeights(ctx context.Context, e int) ([]float32, error) {
 	if l.weights == moe.WeightsFull {
