@@ -15,8 +15,22 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// warmUp is how long the device works before it is timed: an idle GPU takes tens of milliseconds to raise its clocks.
-const warmUp = 300 * time.Millisecond
+// warmUp is how long the device works at least before it is timed: an idle GPU takes tens of milliseconds to raise its clocks. It works
+// on, up to settled, while it becomes faster from one span of settling to the next.
+var warmUp = 300 * time.Millisecond // less in tests
+
+const (
+	settling = 50 * time.Millisecond
+	settled  = 2 * time.Second
+)
+
+// A submission lasts about so long where the job is shorter, by repeating it: between submissions the device waits for the host, and one
+// that often waits keeps its clocks down. The repetitions take no more scratch than repeatedBytes.
+const (
+	longSubmission = 3000 // µs
+	mostRepeats    = 64
+	repeatedBytes  = 256 << 20
+)
 
 // A result is one timed case.
 type result struct {
@@ -177,14 +191,19 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	if err := once.Run(ctx); err != nil {
 		return res, err
 	}
-	res.Memory = float64(b.dev.Memory().PeakBytes-before+j.memory()) / 1e6
+	scratch := b.dev.Memory().PeakBytes - before
+	res.Memory = float64(scratch+j.memory()) / 1e6
 	if res.Error, err = j.check(ctx); err != nil {
+		return res, err
+	}
+	first, _, err := timeFor(ctx, once, 1, 1, 0)
+	if err != nil {
 		return res, err
 	}
 	if err := once.Close(); err != nil { // before its scratch is needed twice
 		return res, err
 	}
-	repeats := min(reps, j.repeats())
+	repeats := repeatsOf(first[0], scratch)
 	rec, err := b.record(j, repeats)
 	if err != nil {
 		return res, err
@@ -201,10 +220,34 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	return res, nil
 }
 
+// repeatsOf is how often a job of so many microseconds and so much scratch is recorded in one submission.
+func repeatsOf(µs float64, scratch uint64) int {
+	most := min(mostRepeats, repeatedBytes/max(scratch, 1))
+	return int(max(1, min(uint64(longSubmission/max(µs, 1)), most)))
+}
+
 // timeRuns returns the GPU times of at least reps runs in microseconds, and the median of each kernel's share. The recorder
 // holds the job so many times.
 func timeRuns(ctx context.Context, rec *vk.Recorder, repeats, reps int) ([]float64, map[string]float64, error) {
-	return timeFor(ctx, rec, repeats, reps, warmUp)
+	before := math.Inf(1)
+	for start := time.Now(); time.Since(start) < settled; {
+		span := time.Now()
+		var times []float64
+		for time.Since(span) < settling {
+			one, _, err := timeFor(ctx, rec, repeats, 1, 0)
+			if err != nil {
+				return nil, nil, err
+			}
+			times = append(times, one...)
+		}
+		now := quantile(times, 0.5)
+		slow := time.Since(span) > 2*settling // a run that takes long varies by more than clocks do
+		if time.Since(start) >= warmUp && (slow || now > 0.98*before) {
+			break
+		}
+		before = now
+	}
+	return timeFor(ctx, rec, repeats, reps, 0)
 }
 
 // timeFor is timeRuns after another time of warm-up.

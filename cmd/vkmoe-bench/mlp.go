@@ -120,8 +120,6 @@ func (m *mlp) memory() uint64 {
 	return m.ys.Bytes() + m.grads.X.Bytes() + m.grads.Gates.Bytes() + m.grads.Up.Weight.Bytes() + m.grads.Down.Weight.Bytes()
 }
 
-func (m *mlp) repeats() int { return 1 }
-
 // hidden returns z, of a slot: all of it, or of one hidden unit.
 func (m *mlp) hidden(slot, unit int) (gate, up float64) {
 	e, x := int(m.ids[slot]), m.x[slot/m.k*m.in:(slot/m.k+1)*m.in]
@@ -179,11 +177,19 @@ func (m *mlp) check(ctx context.Context) (float64, error) {
 	return m.checkTraining(ctx, rng)
 }
 
-// dot is the product of a with as much of b.
+// dot is the product of a with as much of b, in four sums so that additions need not wait for each other.
 func dot(a, b []float32) float64 {
-	sum := 0.0
-	for i, v := range a {
-		sum += float64(v) * float64(b[i])
+	var sum [4]float64
+	b = b[:len(a)]
+	for len(a) >= 4 {
+		sum[0] += float64(a[0]) * float64(b[0])
+		sum[1] += float64(a[1]) * float64(b[1])
+		sum[2] += float64(a[2]) * float64(b[2])
+		sum[3] += float64(a[3]) * float64(b[3])
+		a, b = a[4:], b[4:]
 	}
-	return sum
+	for i, v := range a {
+		sum[0] += float64(v) * float64(b[i])
+	}
+	return sum[0] + sum[1] + sum[2] + sum[3]
 }
