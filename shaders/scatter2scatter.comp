@@ -11,7 +11,6 @@
 // bias are addresses of tables of one address per expert where W_TABLE and BIAS_TABLE say so (include/bank.glsl).
 // ACCUMULATE adds the result to what y holds. Quantized weights (include/weights.glsl) are [E,out,in] and not TRANSPOSED.
 // With an ACTIVATION (include/epilogue.glsl) the result is h instead, and y, which may be null, is what it is made of.
-//
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
 // offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles), h; in, out, fan_in, rows (DENSE:
 // number of rows, else the length of tiles), flags, alpha and limit of the activation.
@@ -71,11 +70,6 @@ uvec2 w_rows[W_LOADS]; // likewise of W: rows of outputs, or the expert's matrix
 uvec2 w_scales[W_LOADS]; // and of their scales
 #endif
 float sums[TM * TN];
-
-// column_of is the column of an invocation's result j within the tile.
-uint column_of(uint first_n, uint j) {
-    return PAIRS ? 2u * (first_n + (j >> 1u) * ROWS_N) + (j & 1u) : first_n + j * ROWS_N;
-}
 
 #include "include/scatter2scatter_columns.glsl"
 
@@ -201,8 +195,7 @@ void multiply_rows(uint first_m, uint first_n) {
 void store_results(uint first_m, uint first_n) {
     bool biased = !address_is_null(push.bias);
     bool gated = !address_is_null(push.gates);
-    uvec2 bias_row = expert_base(biased ? push.bias : push.w, has(BIAS_TABLE), tile.expert, 1u,
-        push.out_width * VALUE_BYTES);
+    uvec2 bias_row = expert_base(biased ? push.bias : push.w, has(BIAS_TABLE), tile.expert, 1u, push.out_width * VALUE_BYTES);
     float bias[TN];
 #ifdef WEIGHTS_INT8
     uvec2 scales = row_scales(expert_codes(), 0u);
@@ -216,12 +209,21 @@ void store_results(uint first_m, uint first_n) {
     [[unroll]] for (uint j = 0u; j < TN; j++) {
         bias[j] = biased ? load_value(bias_row, output_at(column_of(first_n, j))) : 0.0;
     }
+    if (ACTIVATION != LINEAR) {
+        store_activated_rows(first_m, first_n, gated, bias);
+        return;
+    }
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         uint position = tile.first + first_m + i * ROWS_M;
         if (position < tile.end) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
-            store_row(i, has(Y_GROUPED) ? position : slot, first_n, gate, bias);
+            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
+            [[unroll]] for (uint j = 0u; j < TN; j += STEP) {
+                uint next = j + STEP - 1u;
+                vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]) * gate;
+                store_pair(row, tile.column + column_of(first_n, j), push.out_width, v, PAIRS, has(ACCUMULATE));
+            }
         }
     }
 }

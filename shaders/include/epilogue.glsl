@@ -11,8 +11,8 @@
 // A tile's columns are outputs in an order that brings gates and ups together, which is the kernel's affair. Needs the push
 // constants of scatter2scatter and the constants ACTIVATION, GATED and INTERLEAVED.
 //
-// A kernel should call activated in one place of its code. With a call in every copy of an unrolled store NVIDIA's compiler gave up
-// on keeping sums in registers, even where no activation was asked for, and large tiles took ten times as long.
+// Kernels call activated in one place of their code, in loops that stay loops. With calls in every copy of an unrolled store an H100's
+// driver took ten times as long for large tiles on cooperative matrices, even where no activation was asked for.
 #ifndef EPILOGUE_GLSL
 #define EPILOGUE_GLSL
 

@@ -1,7 +1,12 @@
-// Which output of W a column of scatter2scatter's tile is, and the stores of an invocation's columns. Needs the kernel's constants,
-// column_of and sums.
+// Which output of W a column of scatter2scatter's tile is, and the stores of activated ones. Needs the kernel's constants
+// and sums.
 #ifndef SCATTER2SCATTER_COLUMNS_GLSL
 #define SCATTER2SCATTER_COLUMNS_GLSL
+
+// column_of is the column of an invocation's result j within the tile.
+uint column_of(uint first_n, uint j) {
+    return PAIRS ? 2u * (first_n + (j >> 1u) * ROWS_N) + (j & 1u) : first_n + j * ROWS_N;
+}
 
 // output_at is the output of W in a column of the tile; beyond the last it repeats that.
 uint output_at(uint column) {
@@ -26,23 +31,37 @@ uint column_of_quad(uint quad, uint c) {
     return GATED && INTERLEAVED ? (c & 1u) * (BN / 2u) + 2u * quad + c / 2u : 4u * quad + c;
 }
 
-// store_row stores the invocation's columns of row i.
-void store_row(uint i, uint row, uint first_n, float gate, float bias[TN]) {
-    if (ACTIVATION == LINEAR) {
-        uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
-        [[unroll]] for (uint j = 0u; j < TN; j += STEP) {
-            uint next = j + STEP - 1u;
-            vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]) * gate;
-            store_pair(base, tile.column + column_of(first_n, j), push.out_width, v, PAIRS, has(ACCUMULATE));
+// store_activated_rows applies the activation and the gates and scatters the rows. Its loops stay loops, and pick sums by constants:
+// the activation is there once, and no sum has to be in memory for the sake of an index (see epilogue.glsl).
+void store_activated_rows(uint first_m, uint first_n, bool gated, float bias[TN]) {
+    [[dont_unroll]] for (uint i = 0u; i < TM; i++) {
+        uint from = tile.first + first_m + i * ROWS_M;
+        if (from >= tile.end) {
+            break;
         }
-        return;
-    }
-    [[unroll]] for (uint j = 0u; j < OWN; j += STEP) {
-        uint next = j + STEP - 1u;
-        const uint half_n = TN - OWN; // to the ups where GATED
-        vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]);
-        vec2 up = vec2(sums[i * TN + half_n + j] + bias[half_n + j], sums[i * TN + half_n + next] + bias[half_n + next]);
-        store_activated(row, (GATED ? tile.column / 2u : tile.column) + column_of(first_n, j), PAIRS, gate, v, up);
+        float results[TN];
+        [[unroll]] for (uint j = 0u; j < TN; j++) {
+            results[j] = bias[j];
+            [[unroll]] for (uint s = 0u; s < TM; s++) {
+                if (s == i) {
+                    results[j] += sums[s * TN + j];
+                }
+            }
+        }
+        uint slot = has(Y_GROUPED) && !gated ? from : slot_of(from);
+        float gate = gated ? load_f32(push.gates, slot) : 1.0;
+        [[dont_unroll]] for (uint at = 0u; at < OWN; at += STEP) {
+            vec2 v = vec2(0.0);
+            vec2 up = vec2(0.0);
+            [[unroll]] for (uint j = 0u; j < OWN; j += STEP) {
+                if (j == at) {
+                    v = vec2(results[j], results[j + STEP - 1u]);
+                    up = vec2(results[TN - OWN + j], results[TN - OWN + j + STEP - 1u]);
+                }
+            }
+            uint c = (GATED ? tile.column / 2u : tile.column) + column_of(first_n, at);
+            store_activated(has(Y_GROUPED) ? from : slot, c, PAIRS, gate, v, up);
+        }
     }
 }
 
