@@ -1,14 +1,15 @@
 #!/bin/sh
-# Measures what the README's tables show, in pieces of at most about 100 s on an H100.
+# Measures what the README's tables show, in pieces of one to three minutes on an H100.
 #
 #   bench/measure.sh NAME FOLDER PIECE…     writes FOLDER/NAME-….json; "all" stands for every piece
 #
-# NAME is the device's, as in h100. Peers that python3 finds are timed in the same run: ScatterMoE, and torch and transformers. The
-# environment: VKMOE_BENCH, the program (vkmoe-bench), PYTHON (python3), REPS for fewer timed runs of each case, PEERS=no for none.
+# NAME is the device's, as in h100. Peers that python3 finds are timed in the same run. The environment: VKMOE_BENCH, the program
+# (vkmoe-bench); PYTHON (python3); REPS for fewer timed runs of each case; PEERS for the modules of peers (scattermoe torch transformers;
+# empty for none).
 set -eu
 
-pieces="forward-unit forward-models gradients mlp mlp-sweeps training training-sweeps momha few f32 quantized cold train generate"
-[ $# -ge 3 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; echo "pieces: $pieces"; exit 2; } >&2
+pieces="layers momha sweeps few train generate"
+[ $# -ge 3 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; echo "pieces: $pieces"; exit 2; } >&2
 name=$1 out=$2
 shift 2
 [ "$*" = all ] || pieces=$*
@@ -16,10 +17,13 @@ bench=${VKMOE_BENCH:-vkmoe-bench} python=${PYTHON:-python3} scripts=$(dirname "$
 mkdir -p "$out"
 
 there() { # whether python finds a module
-	[ "${PEERS:-}" != no ] && "$python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$1') is None)" 2>/dev/null
+	case " ${PEERS-scattermoe torch transformers} " in
+	*" $1 "*) "$python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$1') is None)" 2>/dev/null ;;
+	*) return 1 ;;
+	esac
 }
 
-# time FILE ARGUMENTS…, with the peers in $scattermoe and $torch where those are there
+# time_cases FILE ARGUMENTS…, with the peers in $scattermoe and $torch where those are there
 time_cases() {
 	file=$out/$name-$1.json
 	shift
@@ -44,33 +48,23 @@ for piece in $pieces; do
 	echo "== $piece"
 	scattermoe='' torch=''
 	case $piece in
-	forward-unit) scattermoe=scattermoe_layers torch=yes && time_cases bf16-forward-unit paper/1 paper/8 paper/64 paper/512 paper/2048 paper/8192 paper/61440 ;;
-	forward-models)
+	layers)
 		scattermoe=scattermoe_layers torch=yes
-		time_cases bf16-forward-models mixtral/1 mixtral/8 mixtral/64 mixtral/512 mixtral/4096 \
-			qwen3/1 qwen3/8 qwen3/64 qwen3/512 qwen3/4096 olmoe/1 olmoe/512 olmoe/4096
+		time_cases bf16-layers forward:anchors mlp:token mlp:layers training:layers dw:gradients dx:gradients
 		;;
-	gradients)
-		time_cases bf16-dx --op dx
-		scattermoe=scattermoe_layers && time_cases bf16-dw --op dw
-		;;
-	mlp) scattermoe=scattermoe_layers && time_cases bf16-mlp --op mlp token layers ;;
-	mlp-sweeps) scattermoe=scattermoe_layers && time_cases bf16-mlp-sweeps --op mlp granularity sparsity ;;
-	training) scattermoe=scattermoe_layers && time_cases bf16-training --op training layers ;;
-	training-sweeps) scattermoe=scattermoe_layers && time_cases bf16-training-sweeps --op training granularity sparsity ;;
 	momha) scattermoe=scattermoe_momha && time_cases bf16-momha momha ;;
+	sweeps) scattermoe=scattermoe_layers && time_cases bf16-sweeps mlp:granularity mlp:sparsity training:granularity training:sparsity ;;
 	few)
+		scattermoe=scattermoe_layers torch=yes && time_cases f32 --dtype f32 paper/512 paper/2048
+		scattermoe='' torch=''
 		time_cases bf16-route --op route
-		time_cases bf16-few paper/2 paper/4 paper/16 paper/32 mixtral/2 mixtral/4 mixtral/16 mixtral/32 \
-			qwen3/2 qwen3/4 qwen3/16 qwen3/32 olmoe/2 olmoe/4 olmoe/8 olmoe/16 olmoe/32
-		;;
-	f32) scattermoe=scattermoe_layers torch=yes && time_cases f32 --dtype f32 paper/512 paper/2048 ;;
-	quantized)
 		for weights in int8 q4; do
 			time_cases "bf16-$weights" --weights $weights paper/1 paper/8 paper/64 mixtral/1 mixtral/8 mixtral/64 qwen3/1 qwen3/8 qwen3/64
 		done
+		"$bench" cold --json "$out/$name-bf16-cold.json"
+		time_cases bf16-few paper/2 paper/4 paper/16 paper/32 mixtral/2 mixtral/4 mixtral/16 mixtral/32 \
+			qwen3/2 qwen3/4 qwen3/16 qwen3/32 olmoe/2 olmoe/4 olmoe/8 olmoe/16 olmoe/32
 		;;
-	cold) "$bench" cold --json "$out/$name-bf16-cold.json" ;;
 	train) training=yes && decoder bf16-decoder-train --work train ;;
 	generate)
 		training=no

@@ -12,22 +12,22 @@ type TuningStep uint8
 
 // The steps, in the order in which a tuner takes them: each keeps what the one before found.
 const (
-	TuneRows        TuningStep = iota // rows per tile, and the tiles of the path that 16-bit layers take
-	TuneInt8                          // the tensor path's tiles of as many rows for int8 weights
-	TuneQ4                            // the same for 4-bit weights
-	TunePortable                      // the portable path's wide tile of as many rows
-	TuneVectors                       // the tile of the decode path
-	TuneVectorsInt8                   // the same for int8 weights
-	TuneVectorsQ4                     // the same for 4-bit weights
-	TuneGradients                     // weight gradients; of the whole table
+	TuneRows      TuningStep = iota // rows per tile, and the tiles of the path that 16-bit layers take
+	TuneVectors                     // the tile of the decode path
+	TuneGradients                   // weight gradients; of the whole table
+	TuneQ4                          // the tensor path's tiles of as many rows for 4-bit weights
+	TuneVectorsQ4                   // the tile of the decode path for them
+	TuneInt8                        // the same two for int8 weights
+	TuneVectorsInt8
+	TunePortable // the portable path's wide tile of as many rows
 )
 
 // TuningSteps are all of them.
-var TuningSteps = []TuningStep{TuneRows, TuneInt8, TuneQ4, TunePortable, TuneVectors, TuneVectorsInt8, TuneVectorsQ4, TuneGradients}
+var TuningSteps = []TuningStep{TuneRows, TuneVectors, TuneGradients, TuneQ4, TuneVectorsQ4, TuneInt8, TuneVectorsInt8, TunePortable}
 
 func (s TuningStep) String() string {
-	return [...]string{"rows and tiles", "int8 tiles", "q4 tiles", "portable tile", "decode path", "decode path, int8", "decode path, q4",
-		"weight gradients"}[s]
+	return [...]string{"rows and tiles", "decode path", "weight gradients", "q4 tiles", "decode path, q4", "int8 tiles", "decode path, int8",
+		"portable tile"}[s]
 }
 
 // Weights is the format of the weights that the question is about.
@@ -172,7 +172,8 @@ func (t *Tuning) tileCandidates(dev *vk.Device, band int, step TuningStep, prese
 		own := t.clone()
 		own.setTiles(band, step, []widthTile{{tensorTile: tile}})
 		alone := len(present) == 1 && tile == present[0].tensorTile
-		if !alone && own.Validate() == nil {
+		fits := step == TuneGradients || tile.sharedBytes(m, false) <= int(dev.Caps().SharedMemoryBytes)
+		if !alone && fits && own.Validate() == nil {
 			list = append(list, TuningCandidate{Table: own, What: tile.String(), tile: tile})
 		}
 	}
@@ -185,8 +186,8 @@ func matrixCandidates(bm, m, n, k int) []tensorTile {
 	if bm >= 8*m {
 		list = nil // too much for one row of subgroups
 	}
-	for _, tile := range []tensorTile{{bm, 8 * n, 4 * k, 2, 2}, {bm, 8 * n, 2 * k, 2, 2}, {bm, 6 * n, 4 * k, 2, 2}, {bm, 12 * n, 4 * k, 2, 4},
-		{bm, 16 * n, 2 * k, 2, 4}, {bm, 4 * n, 4 * k, 2, 2}} {
+	for _, tile := range []tensorTile{{bm, 8 * n, 4 * k, 2, 2}, {bm, 8 * n, 2 * k, 2, 2}, {bm, 6 * n, 4 * k, 2, 2}, {bm, 10 * n, 4 * k, 2, 2},
+		{bm, 12 * n, 4 * k, 2, 4}, {bm, 16 * n, 2 * k, 2, 4}, {bm, 4 * n, 4 * k, 2, 2}} {
 		if bm%(2*m) == 0 && bm >= 4*m {
 			list = append(list, tile)
 		}

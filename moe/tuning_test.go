@@ -188,7 +188,7 @@ func TestCandidatesAreTablesThatFit(t *testing.T) {
 		before := encode(t, table)
 		for band, rows := range table.BandRows() {
 			require.Equal(t, table.Bands[band].MeanRows, rows)
-			for step := TuneRows; step <= TuneGradients; step++ {
+			for _, step := range TuningSteps {
 				list := table.Candidates(own, band, step)
 				for i, c := range list {
 					require.NoError(t, c.Table.Validate())
@@ -205,7 +205,7 @@ func TestCandidatesAreTablesThatFit(t *testing.T) {
 		}
 		require.Equal(t, before, encode(t, table), "the table itself stays")
 	}
-	for step := TuneRows; step <= TuneGradients; step++ {
+	for _, step := range TuningSteps {
 		require.Greater(t, answers[step], 5, "%v", step)
 	}
 }

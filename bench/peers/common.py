@@ -2,14 +2,13 @@
 
 A script is called as
 
-    python3 bench/peers/SCRIPT.py [--op OPERATION] [--dtype DTYPE] [--reps N] [CASE EXPERTS K IN OUT TOKENS ACTIVATION …]
+    python3 bench/peers/SCRIPT.py [--dtype DTYPE] [--reps N] [--op OPERATION] [CASE EXPERTS K IN OUT TOKENS ACTIVATION …] [--op …]
 
-seven words for each case of cmd/vkmoe-bench. It prints one JSON object, and what it cannot do on standard error. A time is that
+seven words for each case of cmd/vkmoe-bench, after the operation. It prints one JSON object, and what it cannot do on standard error. A time is that
 of one run in microseconds between two CUDA events: of a captured graph of runs where the peer allows that, else of as many queued
 runs, after at least 0.3 s of warm-up. Inputs, weights and choices are random, as vkmoe-bench's are.
 """
 
-import argparse
 import datetime
 import json
 import math
@@ -27,6 +26,7 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 class Case:
     """A layer and its tokens; of an MLP, width is that of the model and out the hidden width."""
 
+    operation: str
     name: str
     experts: int
     k: int
@@ -44,24 +44,31 @@ class Skip(Exception):
     """Says why a case cannot be timed."""
 
 
-def arguments(operations):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--op", default="forward", choices=operations)
-    parser.add_argument("--dtype", default="bf16", choices=list(DTYPES))
-    parser.add_argument("--reps", type=int, default=30)
-    parser.add_argument("words", nargs="*")
-    parsed = parser.parse_args()
-    if len(parsed.words) % 7 != 0:
-        parser.error("want CASE EXPERTS K IN OUT TOKENS ACTIVATION, again and again")
-    if not torch.cuda.is_available():
-        sys.exit("no CUDA device")
-    if parsed.dtype == "f32":  # as vkmoe, which never rounds f32 operands
-        torch.backends.cuda.matmul.allow_tf32 = False
-    parsed.cases = []
-    for at in range(0, len(parsed.words), 7):
-        name, *numbers, activation = parsed.words[at : at + 7]
-        parsed.cases.append(Case(name, *map(int, numbers), activation))
-    return parsed
+class Arguments:
+    """What a script is asked for. Cases of other operations than these are left out."""
+
+    def __init__(self, operations):
+        self.dtype, self.reps, self.cases = "bf16", 30, []
+        words, operation = sys.argv[1:], operations[0]
+        if "--help" in words:
+            sys.exit(__doc__)
+        while words:
+            if words[0] == "--op":
+                operation, words = words[1], words[2:]
+            elif words[0] == "--dtype":
+                self.dtype, words = words[1], words[2:]
+            elif words[0] == "--reps":
+                self.reps, words = int(words[1]), words[2:]
+            elif len(words) < 7:
+                sys.exit("want CASE EXPERTS K IN OUT TOKENS ACTIVATION, again and again: see --help")
+            else:
+                (name, *numbers, activation), words = words[:7], words[7:]
+                if operation in operations:
+                    self.cases.append(Case(operation, name, *map(int, numbers), activation))
+        if not torch.cuda.is_available():
+            sys.exit("no CUDA device")
+        if self.dtype == "f32":  # as vkmoe, which never rounds f32 operands
+            torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def uniform(*shape, scale, dtype):
@@ -83,11 +90,14 @@ def choices(case):
 
 def clock(run, reps, graph=True):
     """Median, least and 90th percentile of a run's time in microseconds, and whether it was captured."""
-    start = time.monotonic()
+    run()  # which may compile
+    torch.cuda.synchronize()
+    start, runs = time.monotonic(), 0
     while time.monotonic() - start < 0.3:
         run()
         torch.cuda.synchronize()
-    inner, captured = 10, False
+        runs += 1
+    inner, captured = max(1, min(10, runs // 10)), False  # 10 runs, or as many as take some 30 ms
     replay = lambda: [run() for _ in range(inner)]
     if graph:
         try:
@@ -147,7 +157,7 @@ def report(peer, version, parsed, measure):
             torch.manual_seed(case.tokens)
             found = measure(case)
             for result in [found] if isinstance(found, dict) else found:
-                results.append({"operation": parsed.op, "case": case.name} | result)
+                results.append({"operation": case.operation, "case": case.name} | result)
                 print(case.name, results[-1], file=sys.stderr, flush=True)
         except (Skip, torch.OutOfMemoryError, RuntimeError, AssertionError) as why:
             print(f"{case.name}: {type(why).__name__}: {str(why).splitlines()[0] if str(why) else ''}", file=sys.stderr, flush=True)

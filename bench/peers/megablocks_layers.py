@@ -17,11 +17,11 @@ import common
 
 
 def main():
-    parsed = common.arguments(["mlp", "training"])
+    parsed = common.Arguments(["mlp", "training"])
     dtype = common.DTYPES[parsed.dtype]
-    training = parsed.op == "training"
 
     def measure(case):
+        training = case.operation == "training"
         layer = ParallelDroplessMLP(
             Arguments(
                 hidden_size=case.width,

@@ -6,11 +6,17 @@ Needs a CUDA device and ScatterMoE (pip install scattermoe, or PYTHONPATH to a c
 """
 
 import importlib.metadata
+import sys
+import types
 
 import torch
+import triton
 from torch import nn
 
 import common
+
+# Its changes to transformers, which take long to import and are not used here.
+sys.modules.setdefault("scattermoe.utils", types.ModuleType("scattermoe.utils"))
 from scattermoe import kernels
 from scattermoe.mlp import MLP, GLUMLP
 from scattermoe.parallel_experts import parallel_linear
@@ -18,9 +24,10 @@ from scattermoe.parallel_experts import parallel_linear
 
 def version():
     try:
-        return importlib.metadata.version("scattermoe")
+        own = importlib.metadata.version("scattermoe")
     except importlib.metadata.PackageNotFoundError:
-        return "checkout"
+        own = "checkout"
+    return f"{own} (Triton {triton.__version__}, PyTorch {torch.__version__})"
 
 
 def routing(case):
@@ -85,20 +92,20 @@ def mlp(case, parsed, dtype, training):
 
 
 def main():
-    parsed = common.arguments(["forward", "dw", "mlp", "training"])
+    parsed = common.Arguments(["forward", "dw", "mlp", "training"])
     dtype = common.DTYPES[parsed.dtype]
     kernels.ops.ALLOW_TF32 = parsed.dtype != "f32"
 
     def measure(case):
-        if parsed.op == "forward":
+        if case.operation == "forward":
             run, error = linear(case, parsed, dtype)
-        elif parsed.op == "dw":
+        elif case.operation == "dw":
             run, error = weight_gradient(case, parsed, dtype)
         else:
-            run, error = mlp(case, parsed, dtype, parsed.op == "training")
+            run, error = mlp(case, parsed, dtype, case.operation == "training")
         if not error < 3e-2:
             raise common.Skip(f"wrong by {error}")
-        result = common.clock(run, parsed.reps, graph=parsed.op in ("forward", "dw")) | {"relative_error": error}
+        result = common.clock(run, parsed.reps, graph=case.operation in ("forward", "dw")) | {"relative_error": error}
         return result | {"extra_mb": common.extra_memory(run)}
 
     common.report("ScatterMoE", version(), parsed, measure)

@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 import common
-from scattermoe.parallel_experts import flatten_sort_count, parallel_linear
 from scattermoe_layers import version
+from scattermoe.parallel_experts import flatten_sort_count, parallel_linear
 
 
 class Mixture:
@@ -63,7 +63,7 @@ class Mixture:
 
 
 def main():
-    parsed = common.arguments(["momha"])
+    parsed = common.Arguments(["momha"])
     dtype = common.DTYPES[parsed.dtype]
 
     def measure(case):

@@ -11,7 +11,7 @@ import common
 
 
 def main():
-    parsed = common.arguments(["forward"])
+    parsed = common.Arguments(["forward"])
     dtype = common.DTYPES[parsed.dtype]
 
     def measure(case):

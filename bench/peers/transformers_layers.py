@@ -22,12 +22,12 @@ KINDS = {
 
 
 def main():
-    parsed = common.arguments(["mlp", "training"])
+    parsed = common.Arguments(["mlp", "training"])
     dtype = common.DTYPES[parsed.dtype]
-    training = parsed.op == "training"
     experts = os.environ.get("VKMOE_EXPERTS", "grouped_mm")
 
     def measure(case):
+        training = case.operation == "training"
         kind = case.name.split("/")[0]
         if kind not in KINDS:
             raise common.Skip("transformers has no such model")

@@ -132,6 +132,49 @@ func chooseCases(names []string) ([]benchCase, error) {
 	return chosen, nil
 }
 
+// A task is a case and what is timed of it.
+type task struct {
+	operation string
+	benchCase
+}
+
+// chooseTasks finds the cases of the names given, the operation's own for none. A name may carry another operation: dw:paper/8192.
+func chooseTasks(names []string, operation string) ([]task, error) {
+	if err := checkOperation(operation); err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		names = defaultCases[operation]
+	}
+	var chosen []task
+	for _, name := range names {
+		t := task{operation: operation}
+		if before, after, found := strings.Cut(name, ":"); found {
+			t.operation, name = before, after
+		}
+		if err := checkOperation(t.operation); err != nil {
+			return nil, err
+		}
+		found, err := chooseCases([]string{name})
+		if err != nil {
+			return nil, err
+		}
+		for _, t.benchCase = range found {
+			if !slices.Contains(chosen, t) {
+				chosen = append(chosen, t)
+			}
+		}
+	}
+	return chosen, nil
+}
+
+func checkOperation(name string) error {
+	if operations[name] == nil {
+		return fmt.Errorf("there is no operation %q; there are %s", name, operationNames)
+	}
+	return nil
+}
+
 // casesOf are the cases that a case's, a layer's or a group's name stands for.
 func casesOf(name string) []benchCase {
 	var found []benchCase
@@ -174,8 +217,6 @@ type job interface {
 	cost() (flops, bytes float64)
 	// memory is that of the job's results, in bytes.
 	memory() uint64
-	// repeats is how often the job is recorded at most in one submission.
-	repeats() int
 	close() error
 }
 

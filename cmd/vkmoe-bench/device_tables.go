@@ -53,7 +53,7 @@ func (m *measurements) coldRows(device string) [][]string {
 				}
 			}
 			if len(process) > 0 {
-				rows = append(rows, []string{fmt.Sprintf("a new process, from its start to its end with the first results of a routed MLP (%s, %s), %s", c.Case,
+				rows = append(rows, []string{fmt.Sprintf("a new process with its first results (routed MLP, %s in %s), %s", c.Case,
 					c.DType, map[bool]string{true: "nothing compiled before", false: "kernels cached"}[fresh]),
 					fmt.Sprintf("%s ms, of which the first pass %s", amount(quantile(process, 0.5)), amount(quantile(first, 0.5)))})
 			}

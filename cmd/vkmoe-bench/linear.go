@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -25,6 +26,7 @@ type linear struct {
 	dxs        *vk.Tensor
 	routingRec *vk.Recorder       // keeps the routing's tensors
 	wants      map[int]ref.Result // of slots that have been checked before
+	samples    int                // slots to check, 4 for 0
 }
 
 func (l *linear) prepare(ctx context.Context) (err error) {
@@ -102,8 +104,6 @@ func (l *linear) memory() uint64 {
 	return l.ys.Bytes()
 }
 
-func (l *linear) repeats() int { return 25 }
-
 // expertWeights are the weights that an expert multiplies by.
 func (l *linear) expertWeights(ctx context.Context, e int) ([]float32, error) {
 	if l.weights == moe.WeightsFull {
@@ -121,7 +121,7 @@ func (l *linear) check(ctx context.Context) (float64, error) {
 	r := ref.Route(l.ids, l.t, l.experts, l.k)
 	rng := rand.New(rand.NewPCG(2, 3))
 	var d deviation
-	for range 4 {
+	for range cmp.Or(l.samples, 4) {
 		slot := rng.IntN(l.slots())
 		e, position := int(l.ids[slot]), int(r.Inverse[slot])
 		at, in := position*l.out, l.in

@@ -5,7 +5,7 @@
 //
 // A case is a layer and a number of tokens, such as paper/512 or qwen3/8; "paper" alone stands for all of its sizes, anchors,
 // granularity, sparsity, decode and others for groups of cases, and no case for those of the operation that peers were measured
-// on. list prints all of them. --op says what is timed of each:
+// on. list prints all of them. --op, or OPERATION: before a case, says what is timed of it:
 //
 //	forward   ParallelLinear from tokens to grouped rows
 //	dx, dw    the gradients of its input, per slot, and of its weights
@@ -24,10 +24,11 @@
 // of each kernel, --json writes everything to a file. --peer COMMAND times a peer on the same cases just before and prints
 // how many times longer it takes; bench/peers holds such commands.
 //
-// The others: plot draws JSON files; report prints them as the tables of the project's README; explain CASE… says which kernel and tile the library takes; tune measures those there are
-// and keeps the best for this device; cold times the first forward pass of new processes; decoder times whole models with
-// random weights (--work train or generate, --shape paper, mixtral or small), whose results are judged elsewhere
-// (vkmoe-conform golden). Each explains its flags with --help.
+// The others: plot draws JSON files; report prints them as the tables of the project's README; explain CASE… says which kernel and tile
+// the library takes; tune measures those there are and keeps the best for this device; cold times the first forward pass of new
+// processes; decoder times whole models with random weights (--work train or generate, --shape paper, mixtral or small): their loss has
+// to fall, and what is generated with a cache has to be what a pass over the whole text finds (vkmoe-conform golden holds models to
+// recorded values). Each explains its flags with --help.
 package main
 
 import (
@@ -113,9 +114,6 @@ func parseRun(args []string) (*runFlags, []string, error) {
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
 	}
-	if operations[*f.operation] == nil {
-		return nil, nil, fmt.Errorf("there is no operation %q; there are %s", *f.operation, operationNames)
-	}
 	return f, flags.Args(), nil
 }
 
@@ -135,20 +133,19 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if format != moe.WeightsFull && *f.operation != "forward" {
-		return fmt.Errorf("quantized weights are for the operation forward, not %s", *f.operation)
-	}
 	mixtures, err := chooseMomha(names)
 	if err != nil {
 		return err
 	}
-	var chosen []benchCase
+	var chosen []task
 	if mixtures == nil {
-		if len(names) == 0 {
-			names = defaultCases[*f.operation]
-		}
-		if chosen, err = chooseCases(names); err != nil {
+		if chosen, err = chooseTasks(names, *f.operation); err != nil {
 			return err
+		}
+	}
+	for _, t := range chosen {
+		if format != moe.WeightsFull && t.operation != "forward" {
+			return fmt.Errorf("quantized weights are for the operation forward, not %s", t.operation)
 		}
 	}
 	dev, err := openTimed(*f.device)
@@ -193,9 +190,9 @@ func openTimed(name string) (*vk.Device, error) {
 
 // runCases times cases, after the peers where there are some, in rounds.
 func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtype vk.DType, format moe.WeightFormat,
-	chosen []benchCase) error {
+	chosen []task) error {
 	for round := range max(1, *f.rounds) {
-		peers, err := f.peers.run(ctx, f, *f.operation, peerWords(chosen))
+		peers, err := f.peers.run(ctx, f, peerWords(chosen))
 		if err != nil {
 			return err
 		}
@@ -208,11 +205,13 @@ func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtyp
 			fmt.Println(c)
 			r.Ceilings = &c
 		}
-		fmt.Printf("\n%s in %v, %v weights\n\n%s\n", *f.operation, dtype, format, resultHeader)
-		for i, c := range chosen {
-			res, err := measure(ctx, newBench(dev, c, dtype, format), *f.operation, *f.reps)
+		for i, t := range chosen {
+			if i == 0 || t.operation != chosen[i-1].operation {
+				fmt.Printf("\n%s in %v, %v weights\n\n%s\n", t.operation, dtype, format, resultHeader)
+			}
+			res, err := measure(ctx, newBench(dev, t.benchCase, dtype, format), t.operation, *f.reps)
 			if err != nil {
-				return fmt.Errorf("%s: %w", c.Name(), err)
+				return fmt.Errorf("%s: %w", t.Name(), err)
 			}
 			if r.Ceilings != nil {
 				res.compareWith(*r.Ceilings)

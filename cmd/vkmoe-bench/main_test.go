@@ -5,11 +5,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/vkmoe/vkmoe/internal/gputest"
 )
+
+// init shortens what only clocks need: tests look at what is timed, not how fast it is.
+func init() { warmUp = 10 * time.Millisecond }
 
 func TestChooseCases(t *testing.T) {
 	for operation, n := range map[string]int{"forward": 20, "dx": 5, "dw": 5, "mlp": 17, "training": 17, "route": 2} {
@@ -29,6 +33,12 @@ func TestChooseCases(t *testing.T) {
 		names = append(names, c.Name())
 	}
 	require.Equal(t, []string{"dense/8192", "paper/8", "olmoe/1"}, names)
+	tasks, err := chooseTasks([]string{"dw:paper/8192", "paper/8", "mlp:token"}, "dx")
+	require.NoError(t, err)
+	require.Len(t, tasks, 6)
+	require.Equal(t, [3]string{"dw", "dx", "mlp"}, [3]string{tasks[0].operation, tasks[1].operation, tasks[5].operation})
+	_, err = chooseTasks([]string{"sideways:paper/8"}, "dx")
+	require.ErrorContains(t, err, "sideways")
 	_, err = chooseCases([]string{"nothing"})
 	require.ErrorContains(t, err, `"nothing"`)
 }
@@ -44,7 +54,7 @@ func TestBadFlags(t *testing.T) {
 func TestBenchWritesJSON(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for _, dtype := range []string{"f32", "bf16"} {
-		err := run(t.Context(), []string{"--dtype", dtype, "--reps", "1", "--json", file, "small/64"})
+		err := run(t.Context(), []string{"--dtype", dtype, "--ceilings=false", "--reps", "1", "--json", file, "small/64"})
 		gputest.Require(t, err)
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
@@ -61,7 +71,7 @@ func TestBenchWritesJSON(t *testing.T) {
 func TestQuantizedWeightsAreCheckedAndTimed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for _, format := range []string{"int8", "q4"} {
-		err := run(t.Context(), []string{"--weights", format, "--reps", "1", "--json", file, "small/64"})
+		err := run(t.Context(), []string{"--weights", format, "--ceilings=false", "--reps", "1", "--json", file, "small/64"})
 		gputest.Require(t, err)
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
@@ -77,7 +87,7 @@ func TestEveryOperationIsCheckedAndTimed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bench.json")
 	for operation := range operations {
 		for _, dtype := range []string{"f32", "f16"} {
-			err := run(t.Context(), []string{"--op", operation, "--parts", "--dtype", dtype, "--reps", "2", "--json", file, "small/64"})
+			err := run(t.Context(), []string{"--op", operation, "--ceilings=false", "--parts", "--dtype", dtype, "--reps", "2", "--json", file, "small/64"})
 			gputest.Require(t, err, operation)
 			data, err := os.ReadFile(file)
 			require.NoError(t, err)
@@ -96,4 +106,12 @@ func TestQuantile(t *testing.T) {
 	require.Equal(t, 3.0, quantile(times, 0.5))
 	require.Equal(t, 1.0, quantile(times, 0))
 	require.Equal(t, 5.0, quantile(times, 1))
+}
+
+func TestShortJobsAreRepeated(t *testing.T) {
+	require.Equal(t, mostRepeats, repeatsOf(10, 0))
+	require.Equal(t, 10, repeatsOf(300, 1<<20))
+	require.Equal(t, 2, repeatsOf(300, 100<<20), "within the scratch")
+	require.Equal(t, 1, repeatsOf(300, 1<<30))
+	require.Equal(t, 1, repeatsOf(1e6, 0))
 }

@@ -15,8 +15,22 @@ import (
 	"github.com/vkmoe/vkmoe/vk"
 )
 
-// warmUp is how long the device works before it is timed: an idle GPU takes tens of milliseconds to raise its clocks.
-const warmUp = 300 * time.Millisecond
+// warmUp is how long the device works at least before it is timed: an idle GPU takes tens of milliseconds to raise its clocks. It works
+// on, up to settled, while it becomes faster from one span of settling to the next.
+var warmUp = 300 * time.Millisecond // less in tests
+
+const (
+	settling = 50 * time.Millisecond
+	settled  = 2 * time.Second
+)
+
+// A submission lasts about so long where the job is shorter, by repeating it: between submissions the device waits for the host, and one
+// that often waits keeps its clocks down. The repetitions take no more scratch than repeatedBytes.
+const (
+	longSubmission = 3000 // µs
+	mostRepeats    = 64
+	repeatedBytes  = 256 << 20
+)
 
 // A result is one timed case.
 type result struct {
@@ -121,15 +135,6 @@ func (b *bench) tensor(shape ...int) (*vk.Tensor, error) {
 	return t, err
 }
 
-// upload makes a tensor of values.
-func (b *bench) upload(ctx context.Context, values []float32, shape ...int) (*vk.Tensor, error) {
-	t, err := b.tensor(shape...)
-	if err != nil {
-		return nil, err
-	}
-	return t, vk.Upload(ctx, t, values)
-}
-
 // deviceIDs uploads the choices.
 func (b *bench) deviceIDs(ctx context.Context) (*vk.Tensor, error) {
 	ids, err := moe.NewIDs(ctx, b.dev, b.ids, b.k, b.experts)
@@ -177,14 +182,19 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	if err := once.Run(ctx); err != nil {
 		return res, err
 	}
-	res.Memory = float64(b.dev.Memory().PeakBytes-before+j.memory()) / 1e6
+	scratch := b.dev.Memory().PeakBytes - before
+	res.Memory = float64(scratch+j.memory()) / 1e6
 	if res.Error, err = j.check(ctx); err != nil {
+		return res, err
+	}
+	first, _, err := timeFor(ctx, once, 1, 1, 0)
+	if err != nil {
 		return res, err
 	}
 	if err := once.Close(); err != nil { // before its scratch is needed twice
 		return res, err
 	}
-	repeats := min(reps, j.repeats())
+	repeats := repeatsOf(first[0], scratch)
 	rec, err := b.record(j, repeats)
 	if err != nil {
 		return res, err
@@ -201,10 +211,34 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	return res, nil
 }
 
+// repeatsOf is how often a job of so many microseconds and so much scratch is recorded in one submission.
+func repeatsOf(µs float64, scratch uint64) int {
+	most := min(mostRepeats, repeatedBytes/max(scratch, 1))
+	return int(max(1, min(uint64(longSubmission/max(µs, 1)), most)))
+}
+
 // timeRuns returns the GPU times of at least reps runs in microseconds, and the median of each kernel's share. The recorder
 // holds the job so many times.
 func timeRuns(ctx context.Context, rec *vk.Recorder, repeats, reps int) ([]float64, map[string]float64, error) {
-	return timeFor(ctx, rec, repeats, reps, warmUp)
+	before := math.Inf(1)
+	for start := time.Now(); time.Since(start) < settled; {
+		span := time.Now()
+		var times []float64
+		for time.Since(span) < settling {
+			one, _, err := timeFor(ctx, rec, repeats, 1, 0)
+			if err != nil {
+				return nil, nil, err
+			}
+			times = append(times, one...)
+		}
+		now := quantile(times, 0.5)
+		slow := time.Since(span) > 2*settling // a run that takes long varies by more than clocks do
+		if time.Since(start) >= warmUp && (slow || now > 0.98*before) {
+			break
+		}
+		before = now
+	}
+	return timeFor(ctx, rec, repeats, reps, 0)
 }
 
 // timeFor is timeRuns after another time of warm-up.
@@ -257,74 +291,6 @@ func (d *deviation) add(got float32, want float64) {
 
 // relative is the Frobenius norm of the difference over that of the reference.
 func (d *deviation) relative() float64 { return math.Sqrt(d.diff / d.norm) }
-
-// uniform returns n values in [−scale, scale) that the dtype holds exactly; a long list repeats every million and some.
-func uniform(rng *rand.Rand, dtype vk.DType, n int, scale float32) []float32 {
-	period := make([]float32, min(n, 1<<20+7))
-	for i := range period {
-		period[i] = (2*rng.Float32() - 1) * scale
-	}
-	period = vk.Round(dtype, period)
-	out := make([]float32, n)
-	for i := 0; i < n; i += len(period) {
-		copy(out[i:], period)
-	}
-	return out
-}
-
-// bankValues are the weights of all experts: each begins a little later in one list of random values, so that the host need
-// not make and send all of them.
-type bankValues struct {
-	values []float32
-	size   int // of an expert
-}
-
-// bankShift is how much later the next expert begins, in elements: whole cache lines.
-const bankShift = 64
-
-// of returns an expert's weights.
-func (v bankValues) of(expert int) []float32 { return v.values[expert*bankShift:][:v.size] }
-
-// fill fills a bank with random weights.
-func (b *bench) fill(ctx context.Context, bank *moe.ExpertBank, scale float32) (v bankValues, err error) {
-	experts := bank.Experts()
-	v.size = bank.Elements() / experts
-	v.values = uniform(b.rng, b.dtype, v.size+bankShift*(experts-1), scale)
-	source, err := b.dev.NewTensor(b.dtype, len(v.values))
-	if err != nil {
-		return v, err
-	}
-	defer source.Close()
-	if err := vk.Upload(ctx, source, v.values); err != nil {
-		return v, err
-	}
-	rec, err := b.dev.NewRecorder()
-	if err != nil {
-		return v, err
-	}
-	defer rec.Close()
-	for e := range experts {
-		from, err := source.View(e*bankShift, v.size)
-		if err != nil {
-			return v, err
-		}
-		if bank.Format() != moe.WeightsFull {
-			if err := moe.Quantize(rec, bank, e*v.size, from); err != nil {
-				return v, err
-			}
-			continue
-		}
-		to, err := bank.Expert(e)
-		if err != nil {
-			return v, err
-		}
-		if to, err = to.Reshape(v.size); err != nil {
-			return v, err
-		}
-		rec.Copy(to, from)
-	}
-	return v, rec.Run(ctx)
-}
 
 // rows downloads width elements of a tensor from element at on.
 func rows(ctx context.Context, t *vk.Tensor, at, width int) ([]float32, error) {

@@ -120,8 +120,6 @@ func (m *mlp) memory() uint64 {
 	return m.ys.Bytes() + m.grads.X.Bytes() + m.grads.Gates.Bytes() + m.grads.Up.Weight.Bytes() + m.grads.Down.Weight.Bytes()
 }
 
-func (m *mlp) repeats() int { return 1 }
-
 // hidden returns z, of a slot: all of it, or of one hidden unit.
 func (m *mlp) hidden(slot, unit int) (gate, up float64) {
 	e, x := int(m.ids[slot]), m.x[slot/m.k*m.in:(slot/m.k+1)*m.in]
@@ -141,6 +139,13 @@ func (m *mlp) activated(slot, unit int) float64 {
 	return ref.GELU.Of(gate)
 }
 
+// activatedRow is those of all of a slot's hidden units.
+func (m *mlp) activatedRow(slot int) []float32 {
+	h := make([]float32, m.out)
+	inParallel(len(h), func(unit int) { h[unit] = float32(m.activated(slot, unit)) })
+	return h
+}
+
 // limit is how far results may be from the reference, relative to all of them: a few roundings of intermediates, whose
 // errors are independent.
 func (m *mlp) limit() float64 { return max(1e-4, 4*refType[m.dtype].Storage()) }
@@ -153,14 +158,8 @@ func (m *mlp) check(ctx context.Context) (float64, error) {
 		t := rng.IntN(m.t)
 		y := make([]float64, m.in)
 		for slot := t * m.k; slot < (t+1)*m.k; slot++ {
-			h := make([]float32, m.out)
-			for unit := range h {
-				h[unit] = float32(m.activated(slot, unit))
-			}
-			matrix := m.down.of(int(m.ids[slot]))
-			for n := range y {
-				y[n] += float64(m.gates[slot]) * dot(h, matrix[n*m.out:])
-			}
+			h, matrix := m.activatedRow(slot), m.down.of(int(m.ids[slot]))
+			inParallel(len(y), func(n int) { y[n] += float64(m.gates[slot]) * dot(h, matrix[n*m.out:]) })
 		}
 		got, err := rows(ctx, m.ys, t*m.in, m.in)
 		if err != nil {
@@ -179,11 +178,19 @@ func (m *mlp) check(ctx context.Context) (float64, error) {
 	return m.checkTraining(ctx, rng)
 }
 
-// dot is the product of a with as much of b.
+// dot is the product of a with as much of b, in four sums so that additions need not wait for each other.
 func dot(a, b []float32) float64 {
-	sum := 0.0
-	for i, v := range a {
-		sum += float64(v) * float64(b[i])
+	var sum [4]float64
+	b = b[:len(a)]
+	for len(a) >= 4 {
+		sum[0] += float64(a[0]) * float64(b[0])
+		sum[1] += float64(a[1]) * float64(b[1])
+		sum[2] += float64(a[2]) * float64(b[2])
+		sum[3] += float64(a[3]) * float64(b[3])
+		a, b = a[4:], b[4:]
 	}
-	return sum
+	for i, v := range a {
+		sum[0] += float64(v) * float64(b[i])
+	}
+	return sum[0] + sum[1] + sum[2] + sum[3]
 }

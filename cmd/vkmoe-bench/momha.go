@@ -121,11 +121,11 @@ func (r *report) runMixtures(ctx context.Context, dev *vk.Device, f *runFlags, c
 	if dev.Adapter().Type == vk.Software {
 		shape = momhaSmall
 	}
-	var words []string
+	words := []string{"--op", "momha"}
 	for _, k := range choices {
 		words = append(words, momhaCase{shape, k}.peerWords()...)
 	}
-	if r.Peers, err = f.peers.run(ctx, f, "momha", words); err != nil {
+	if r.Peers, err = f.peers.run(ctx, f, words); err != nil {
 		return err
 	}
 	r.Mixtures, err = runMomha(ctx, dev, shape, choices, dtype, *f.reps, *f.parts)

@@ -45,7 +45,7 @@ func TestMomhaIsCheckedAndTimed(t *testing.T) {
 		asked, err := os.ReadFile(arguments)
 		require.NoError(t, err)
 		words := map[string]string{"momha/2": "16 2 256 128", "momha/8": "64 8 256 32"}[name]
-		require.Equal(t, "--op momha --dtype "+dtype+" --reps 1 "+name+" "+words+" 256 64x32\n", string(asked))
+		require.Equal(t, "--dtype "+dtype+" --reps 1 --op momha "+name+" "+words+" 256 64x32\n", string(asked))
 		mixture, peer := r.Mixtures[0], r.Mixtures[1]
 		require.Equal(t, [2]string{"momha", "gqa"}, [2]string{mixture.Layer, peer.Layer})
 		require.Equal(t, mixture.Cache, peer.Cache)

@@ -54,10 +54,13 @@ func (p *peerCommands) Set(command string) error {
 // activationNames are what peers are told; bench/peers/common.py reads them.
 var activationNames = map[moe.Activation]string{moe.GELU: "GELU", moe.SwiGLU: "SwiGLU"}
 
-// peerWords describe cases to peers.
-func peerWords(chosen []benchCase) []string {
+// peerWords describe cases to peers, after their operation.
+func peerWords(chosen []task) []string {
 	var words []string
-	for _, c := range chosen {
+	for i, c := range chosen {
+		if i == 0 || c.operation != chosen[i-1].operation {
+			words = append(words, "--op", c.operation)
+		}
 		words = append(words, c.Name())
 		for _, n := range []int{c.experts, c.k, c.in, c.out, c.t} {
 			words = append(words, strconv.Itoa(n))
@@ -67,12 +70,12 @@ func peerWords(chosen []benchCase) []string {
 	return words
 }
 
-// run has every peer time an operation on the cases that the words describe. A peer leaves out what it cannot do.
-func (p peerCommands) run(ctx context.Context, f *runFlags, operation string, cases []string) ([]peerReport, error) {
+// run has every peer time the cases that the words describe. A peer leaves out what it cannot do.
+func (p peerCommands) run(ctx context.Context, f *runFlags, cases []string) ([]peerReport, error) {
 	var reports []peerReport
 	for _, command := range p {
 		words := strings.Fields(command)
-		args := append(words[1:], "--op", operation, "--dtype", *f.dtype, "--reps", strconv.Itoa(*f.reps))
+		args := append(words[1:], "--dtype", *f.dtype, "--reps", strconv.Itoa(*f.reps))
 		var r peerReport
 		if err := runPeer(ctx, append(append(words[:1:1], args...), cases...), &r); err != nil {
 			return nil, err

@@ -25,11 +25,11 @@ func TestPeersAreTimedOnTheSameCases(t *testing.T) {
 	command, arguments := fakePeer(t, `echo '{"peer": "Other", "version": "1", "dtype": "f32", "results": [
 		{"operation": "forward", "case": "small/64", "median_us": 1e9}]}'`)
 	file := filepath.Join(t.TempDir(), "bench.json")
-	args := []string{"--dtype", "f32", "--reps", "1", "--json", file, "--rounds", "2", "--peer", command, "small/64"}
+	args := []string{"--dtype", "f32", "--reps", "1", "--json", file, "--rounds", "2", "--peer", command, "small/64", "route:small/512"}
 	require.NoError(t, run(t.Context(), args))
 	asked, err := os.ReadFile(arguments)
 	require.NoError(t, err)
-	require.Equal(t, "--op forward --dtype f32 --reps 1 small/64 8 2 512 1024 64 GELU\n", string(asked))
+	require.Equal(t, "--dtype f32 --reps 1 --op forward small/64 8 2 512 1024 64 GELU --op route small/512 8 2 512 1024 512 GELU\n", string(asked))
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
 	var r report
@@ -88,7 +88,7 @@ func TestPlotDrawsWhatThereIs(t *testing.T) {
 	}
 	require.Len(t, found, 6, "a single case of mixtral is no curve")
 	paper := found["paper-forward-bf16-time"]
-	require.Equal(t, []line{{"vkmoe", [][2]float64{{8, 200}, {512, 100}}}, {"P 2 (f16)", [][2]float64{{8, 50}}}}, paper.lines)
+	require.Equal(t, []line{{"vkmoe", [][2]float64{{8, 200}, {512, 100}}}, {"P (f16)", [][2]float64{{8, 50}}}}, paper.lines)
 	require.Equal(t, [][2]float64{{8, 200}}, found["paper-forward-bf16-rate"].lines[1].points, "the same work in a quarter of the time")
 	require.Equal(t, [][2]float64{{1, 50}, {16, 50}}, found["granularity-forward-bf16"].lines[0].points)
 	require.Equal(t, []string{"qwen3/64", "paper/64"}, found["memory-mlp-bf16"].labels)

@@ -80,12 +80,27 @@ func (f *figure) draw(about string) (*plot.Plot, error) {
 	if f.logX {
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, valueTicks(f.values(0))
 	}
+	room := 1 + 0.08*float64(len(f.lines)+1) // above, for the legend
 	if f.logY {
-		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		p.Y.Scale, p.Y.Tick.Marker, p.Y.Max = plot.LogScale{}, plot.LogTicks{Prec: -1}, p.Y.Max*math.Pow(p.Y.Max/p.Y.Min, room-1)
 	} else {
-		p.Y.Min = 0
+		p.Y.Min, p.Y.Max, p.Y.Tick.Marker = 0, p.Y.Max*room, plainTicks{}
 	}
 	return p, nil
+}
+
+// plainTicks are gonum's with labels of no more digits than they need.
+type plainTicks struct{}
+
+// Ticks implements plot.Ticker.
+func (plainTicks) Ticks(low, high float64) []plot.Tick {
+	ticks := plot.DefaultTicks{}.Ticks(low, high)
+	for i, t := range ticks {
+		if t.Label != "" {
+			ticks[i].Label = strconv.FormatFloat(math.Round(t.Value*1e6)/1e6, 'f', -1, 64)
+		}
+	}
+	return ticks
 }
 
 // values are the distinct coordinates of the points along an axis.
@@ -137,5 +152,6 @@ func (f *figure) bars(p *plot.Plot) error {
 	p.NominalX(f.labels...)
 	p.X.Tick.Label.Rotation, p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = 0.5, -1, -0.3
 	p.X.Min, p.X.Max, p.Y.Min = -0.6, float64(len(f.labels))-0.4, 0
+	p.Y.Max *= 1 + 0.06*float64(len(f.lines))
 	return nil
 }

@@ -38,8 +38,11 @@ func TestReportMakesTables(t *testing.T) {
 		Memory: 14}}}
 	cold := coldReport{Device: "An H100", Case: "paper/512", DType: "bf16", Runs: []coldResult{{Fresh: true, Process: 1243, First: 900}}}
 	decoder := decoderReport{Device: "An H100", Results: []decoderResult{{Work: "train", Batch: 8, Length: 2048, TokensPerSecond: 54437,
-		StateBytes: 24e9, PeakBytes: 42e9}}, Peers: []decoderPeer{{Peer: "P", Work: "train", Batch: 8, TokensPerSecond: 70000, PeakBytes: 30e9}}}
-	files := []string{write("a.json", ours), write("b.json", alone), write("c.json", cold), write("d.json", decoder)}
+		StateBytes: 24e9, PeakBytes: 42e9}}, Peers: []decoderPeer{{Peer: "P", Work: "train", Batch: 8, Length: 2048, TokensPerSecond: 70000,
+		PeakBytes: 30e9}}}
+	other := decoderReport{Device: "An H100", Results: []decoderResult{{Work: "generate", Batch: 1, Length: 128, TokensPerSecond: 100}}}
+	elsewhere := decoderReport{Device: "An H100", Peers: []decoderPeer{{Peer: "P", Work: "generate", Batch: 1, Length: 128, TokensPerSecond: 50}}}
+	files := []string{write("a.json", ours), write("b.json", alone), write("c.json", cold), write("d.json", decoder), write("e.json", other), write("f.json", elsewhere)}
 	readme := filepath.Join(dir, "README.md")
 	text := "before\n"
 	for _, table := range resultTables {
@@ -55,7 +58,7 @@ func TestReportMakesTables(t *testing.T) {
 		"|  | 8,192 | 200 | 50 | – | – | – | – | 1,344 (6.72) | – |\n",
 		"| ScatterMoE’s unit, 32/4, 4096→2048, GELU | 2,048 | 0.10 | – | 0.25* (2.50) | – | – | – |\n",
 		"| 2,048 | 7.00 | – | 14.0* (2.00) | – | – | – |\n",
-		"| 54,437 | 42.0 (18.0) | P: 70,000, 30.0 (30.0) |\n",
+		"| 54,437 | 42.0 (18.0) | P: 70,000 (1.29), 30.0 (30.0) |\n", "P: 50.0* (0.50), ",
 		"1,243 ms, of which the first pass 900 |\n", "Not measured.\n", "before\n",
 	} {
 		require.Contains(t, string(data), want)

@@ -38,8 +38,6 @@ func (r *route) cost() (flops, bytes float64) { return 0, 4 * float64(len(r.valu
 
 func (r *route) memory() uint64 { return 0 }
 
-func (r *route) repeats() int { return 10 }
-
 // check holds the choices against the logits and the grouping against the choices.
 func (r *route) check(ctx context.Context) (float64, error) {
 	ids, err := vk.Download[int32](ctx, r.routing.IDs)

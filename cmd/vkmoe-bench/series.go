@@ -76,6 +76,9 @@ func (m *measurements) add(file string, data []byte) error {
 		Results []struct {
 			Work string `json:"work"`
 		} `json:"results"`
+		Peers []struct {
+			Work string `json:"work"`
+		} `json:"peers"`
 	}
 	if err := json.Unmarshal(data, &kind); err != nil {
 		return err
@@ -89,7 +92,7 @@ func (m *measurements) add(file string, data []byte) error {
 	case kind.Runs != nil:
 		m.colds = append(m.colds, coldReport{})
 		return json.Unmarshal(data, &m.colds[len(m.colds)-1])
-	case len(kind.Results) > 0 && kind.Results[0].Work != "":
+	case len(kind.Results) > 0 && kind.Results[0].Work != "", len(kind.Peers) > 0 && kind.Peers[0].Work != "":
 		m.decoders = append(m.decoders, decoderReport{})
 		return json.Unmarshal(data, &m.decoders[len(m.decoders)-1])
 	}
@@ -115,7 +118,8 @@ func (m *measurements) about() string {
 	return strings.Join(names, "; ")
 }
 
-// each calls f for our results and the peers' of the same operation, case and size of numbers, with the operation's arithmetic.
+// each calls f for our results and the peers' of the same operation, case and size of numbers, with the operation's arithmetic. What a
+// peer took beside ours counts, else what a report of its own says.
 func (m *measurements) each(f func(name string, c benchCase, operation, dtype string, µs, flops, mb float64)) {
 	for _, r := range m.reports {
 		for _, res := range r.Results {
@@ -124,15 +128,22 @@ func (m *measurements) each(f func(name string, c benchCase, operation, dtype st
 				continue
 			}
 			flops := res.TFLOPs * res.Median * 1e6
-			f("vkmoe", c[0], res.Operation, r.DType, res.Median, flops, res.Memory)
-			for _, p := range m.peers {
-				if other := p.find(res.Operation, res.Case); other != nil && (p.DType == "f32") == (r.DType == "f32") {
-					name := strings.TrimSpace(p.Peer + " " + p.Version)
-					if p.DType != r.DType {
-						name += " (" + p.DType + ")"
-					}
-					f(name, c[0], res.Operation, r.DType, other.Median, flops, other.Memory)
+			f(strings.TrimSpace("vkmoe "+r.Weights), c[0], res.Operation, r.DType, res.Median, flops, res.Memory)
+			if r.Weights != "" {
+				continue
+			}
+			seen := map[string]bool{}
+			for _, p := range append(slices.Clone(r.Peers), m.alone...) {
+				other := p.find(res.Operation, res.Case)
+				if other == nil || seen[p.Peer] || (p.DType == "f32") != (r.DType == "f32") {
+					continue
 				}
+				seen[p.Peer] = true
+				name := p.Peer
+				if p.DType != r.DType {
+					name += " (" + p.DType + ")"
+				}
+				f(name, c[0], res.Operation, r.DType, other.Median, flops, other.Memory)
 			}
 		}
 	}
@@ -154,8 +165,12 @@ func (m *measurements) figures() []*figure {
 		if s := sweep.FindStringSubmatch(c.layer); s != nil {
 			x, _ := strconv.ParseFloat(s[2], 64)
 			of := map[string]string{"granularity": "granularity (8·G experts, G active)", "sparsity": "experts active, of 64"}[s[1]]
+			pass := map[string]string{"mlp": "forward", "training": "forward and backward"}[operation]
+			if pass == "" {
+				pass = operation + " of its first layer"
+			}
 			if flops > 0 {
-				at(figure{file: fmt.Sprintf("%s-%s-%s", s[1], operation, dtype), title: s[1] + ", " + operation + " in " + dtype, x: of,
+				at(figure{file: fmt.Sprintf("%s-%s-%s", s[1], operation, dtype), title: s[1] + " of a sparse MLP, " + pass + " in " + dtype, x: of,
 					y: "TFLOP/s", logX: true}).add(name, x, flops/µs/1e6)
 			}
 		} else {
@@ -176,7 +191,8 @@ func (m *measurements) figures() []*figure {
 			f.add(name, float64(i), mb)
 		}
 	})
-	for _, r := range m.reports {
+	for i := range m.reports {
+		r := &m.reports[i]
 		for _, x := range r.Mixtures {
 			k, err := strconv.ParseFloat(strings.TrimPrefix(x.Case, "momha/"), 64)
 			if err != nil {
@@ -185,11 +201,9 @@ func (m *measurements) figures() []*figure {
 			for pass, t := range map[string]momhaTime{"forward": x.Forward, "training": x.Training} {
 				f := at(figure{file: "momha-" + pass + "-" + r.DType, title: "mixture of attention, " + pass + " in " + r.DType,
 					x: "experts per token, of 32/k heads each", y: "ms", logX: true})
-				f.add(x.Layer, k, t.Median/1e3)
-				for _, p := range m.peers {
-					if other := p.find(pass, x.Case); other != nil && x.Layer == "momha" {
-						f.add(p.Peer+" "+p.Version, k, other.Median/1e3)
-					}
+				f.add(map[string]string{"momha": "vkmoe", "gqa": "vkmoe, grouped queries"}[x.Layer], k, t.Median/1e3)
+				if other, _ := m.peer(r, "ScatterMoE", pass, x.Case); other != nil && x.Layer == "momha" {
+					f.add("ScatterMoE with PyTorch's flash attention", k, other.Median/1e3)
 				}
 			}
 		}
@@ -218,7 +232,7 @@ func readable(all map[string]*figure) []*figure {
 
 // order is 0 for ours, so that it has the first colour everywhere.
 func order(name string) int {
-	if name == "vkmoe" || name == "momha" {
+	if name == "vkmoe" {
 		return 0
 	}
 	return 1

@@ -264,23 +264,35 @@ func (m *measurements) modelTable() (head []string, rows [][]string) {
 			if r.Work == "generate" {
 				about = "generating with 4 layers of Mixtral-8x7B, %d sequences after %s tokens"
 			}
-			peers := "–"
-			for _, p := range d.Peers {
-				if p.Work != r.Work || p.Batch != r.Batch {
-					continue
-				}
-				if peers == "–" {
-					peers = ""
-				} else {
-					peers += "; "
-				}
-				peers += fmt.Sprintf("%s: %s, %s", p.Peer, amount(p.TokensPerSecond), gigabytes(p.PeakBytes, p.StateBytes))
+			peers := m.modelPeers(d, r)
+			if peers == "" {
+				peers = "–"
 			}
 			rows = append(rows, []string{fmt.Sprintf(about, r.Batch, count(r.Length)), amount(r.TokensPerSecond),
 				gigabytes(r.PeakBytes, r.StateBytes), peers})
 		}
 	}
 	return head, rows
+}
+
+// modelPeers lists what peers took for a model, in the same run or else in other files.
+func (m *measurements) modelPeers(d decoderReport, r decoderResult) string {
+	var list []string
+	add := func(from decoderReport, same bool) {
+		for _, p := range from.Peers {
+			if p.Shape == r.Shape && p.Work == r.Work && p.Batch == r.Batch && p.Length == r.Length && from.Device == d.Device {
+				list = append(list, fmt.Sprintf("%s: %s, %s", p.Peer, times(amount(p.TokensPerSecond), p.TokensPerSecond/r.TokensPerSecond, same),
+					gigabytes(p.PeakBytes, p.StateBytes)))
+			}
+		}
+	}
+	if add(d, true); len(list) > 0 {
+		return strings.Join(list, "; ")
+	}
+	for _, other := range m.decoders {
+		add(other, false)
+	}
+	return strings.Join(list, "; ")
 }
 
 // gigabytes writes the most that was allocated, and what of it is not what stays.

@@ -83,7 +83,7 @@ func (t *tuner) run(ctx context.Context, rows []int, steps []moe.TuningStep) (er
 	defer func() { err = errors.Join(err, t.layers.close()) }()
 	for _, step := range steps {
 		for band, least := range rows {
-			means := []int{2 * least, 8 * least} // of the top band, which has no end
+			means := []int{2 * least, 4 * least} // of the top band, which has no end
 			if band > 0 {
 				means = []int{(least + rows[band-1]) / 2}
 			}
@@ -111,6 +111,15 @@ func (t *tuner) dtypeOf(step moe.TuningStep) vk.DType {
 	return vk.F32
 }
 
+// shapesOf are the layers that a question is measured on: all for the tensor path in 16 bits, the first and the third for paths that
+// are for other dtypes and formats, which take longer to make and check.
+func (t *tuner) shapesOf(step moe.TuningStep) []benchCase {
+	if step == moe.TuneRows || step == moe.TuneGradients || step == moe.TuneVectors || len(t.shapes) < 3 {
+		return t.shapes
+	}
+	return []benchCase{t.shapes[0], t.shapes[2]}
+}
+
 // ask measures the candidates of a question on layers with so many mean rows per expert, and keeps the best.
 func (t *tuner) ask(ctx context.Context, band int, step moe.TuningStep, means []int) error {
 	candidates := t.table.Candidates(t.dev, band, step)
@@ -126,7 +135,7 @@ func (t *tuner) ask(ctx context.Context, band int, step moe.TuningStep, means []
 	}
 	start := time.Now()
 	var trials []moe.TuningTrial
-	for _, shape := range t.shapes {
+	for _, shape := range t.shapesOf(step) {
 		for _, mean := range means {
 			shape.t = max(1, mean*shape.experts/shape.k)
 			times, err := t.try(ctx, shape, step, candidates)

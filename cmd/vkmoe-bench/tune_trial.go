@@ -16,13 +16,15 @@ import (
 // milliseconds without a pause, beside a control, the present answer, that is timed again after every few: what counts is the time
 // as a share of the control's next to it, and of the best candidates the median share of several rounds.
 const (
-	tuneWarm     = 3 * time.Millisecond // before a spell, for caches; clocks stay up
+	tuneStart    = 100 * time.Millisecond // before a trial: the device had nothing to do while the host made it
+	tuneWarm     = 3 * time.Millisecond   // before a spell, for caches; clocks stay up
 	tuneSpell    = 12 * time.Millisecond
 	tuneBeside   = 4    // candidates between two spells of the control
 	tuneRounds   = 2    // of all candidates
 	tuneFinals   = 5    // rounds more of the finalists, each beside a control of its own
 	tuneFinalist = 4    // at most
 	tuneClose    = 1.06 // of the best candidate's time: what is slower is no finalist
+	tuneFar      = 1.25 // what is slower after one round is not timed again
 )
 
 // tunedLayers keeps the layers of one dtype and format, so that trials with other numbers of tokens share the weights.
@@ -68,7 +70,7 @@ func (c *tunedLayers) of(ctx context.Context, dev *vk.Device, shape benchCase, d
 func (t *tuner) try(ctx context.Context, shape benchCase, step moe.TuningStep, candidates []moe.TuningCandidate) (shares []float64, err error) {
 	b := newBench(t.dev, shape, t.dtypeOf(step), step.Weights())
 	defer func() { err = errors.Join(err, b.close()) }()
-	l := &linear{bench: b}
+	l := &linear{bench: b, samples: 2}
 	var j job = l
 	if step == moe.TuneGradients {
 		g := &weightGradient{linear{bench: b}}
@@ -155,7 +157,7 @@ func (t *tuner) race(ctx context.Context, recorded []*vk.Recorder) ([]float64, f
 		return nil, 0, errors.New("the present answer does not run")
 	}
 	all := make([][]float64, len(recorded))
-	warm := warmUp
+	warm := tuneStart
 	var controls []float64
 	spell := func(i int) (float64, error) {
 		µs, err := t.spell(ctx, recorded[i], warm)
@@ -198,6 +200,7 @@ func (t *tuner) race(ctx context.Context, recorded []*vk.Recorder) ([]float64, f
 		if err := round(list, tuneBeside); err != nil {
 			return nil, 0, err
 		}
+		list = near(list, all)
 	}
 	for range tuneFinals {
 		if err := round(finalists(list, all), 1); err != nil {
@@ -213,6 +216,15 @@ func (t *tuner) race(ctx context.Context, recorded []*vk.Recorder) ([]float64, f
 	}
 	shares[0] = 1
 	return shares, quantile(controls, 0.5), nil
+}
+
+// near are the candidates that are not far slower than the best or the control.
+func near(list []int, all [][]float64) []int {
+	least := 1.0
+	for _, i := range list {
+		least = min(least, all[i][0])
+	}
+	return slices.DeleteFunc(list, func(i int) bool { return all[i][0] > tuneFar*least })
 }
 
 // finalists are the candidates that are close to the best, but for those slower than the control.
