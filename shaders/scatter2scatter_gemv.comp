@@ -9,8 +9,10 @@
 // multiple of TEAM; RN even, and TEAM a multiple of RN/2.
 // Where GATED, outputs come in pairs of a gate and the up that it meets; an invocation stores one of h, or two where RN is a
 // multiple of 4.
+// DEPTH: 0, or how many chunks of an output's weights an invocation loads at once before it adds them, without loads that run ahead;
+// a row then is a whole number of TEAM · DEPTH chunks.
 // FAST_HALF: the device's own widening of f16 is exact, subnormals included.
-// Accumulation: f32, the same for every run: each invocation in ascending order, then the invocations in that order.
+// Accumulation: f32, the same for every run: each invocation in ascending order, then FOLD invocations each, then those.
 // Oracle: internal/ref/scatter2scatter.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
@@ -26,6 +28,7 @@ layout(constant_id = 5) const bool FAST_HALF = false;
 layout(constant_id = 6) const uint ACTIVATION = 7; // LINEAR of include/epilogue.glsl
 layout(constant_id = 7) const bool GATED = false;
 layout(constant_id = 8) const bool INTERLEAVED = false; // only where GATED
+layout(constant_id = 9) const uint DEPTH = 0;
 layout(local_size_x_id = 0) in;
 
 const uint BN = THREADS / TEAM * RN;
@@ -36,35 +39,22 @@ const uint BN = THREADS / TEAM * RN;
 const uint SUMS = RN * COLUMNS;
 const uint OWN = GATED ? 4u - RN % 4u : 2u; // outputs that an invocation makes results of at once
 const uint STRIDE = SUMS + 1u; // padded, against bank conflicts
+const uint FOLD = TEAM > 32u ? 8u : 1u; // of a team's sums so many are added up first, in parallel
 shared float partial[THREADS * STRIDE];
 
 #include "include/weight_chunks.glsl"
 
 uvec2 x_rows[COLUMNS];
 uvec2 w_rows[RN];
-float sums[SUMS]; // [output][column]
-uvec4 now[RN]; // a chunk of each output's weights
-uvec4 next[RN];
 #ifdef WEIGHTS_Q4
 uvec2 scale_rows[RN];
-uint scale_now[RN]; // the chunks' scales
-uint scale_next[RN];
 #endif
-
+float sums[SUMS]; // [output][column]
 #ifdef WEIGHTS_INT8
 vec4 output_scales; // of the OWN outputs that the invocation stores, for one row of x after the other
 #endif
 
-// load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
-void load_next(uint chunk) {
-    uint at = min(chunk, push.in_width / (PARTS * VALUES) - 1u);
-    [[unroll]] for (uint r = 0u; r < RN; r++) {
-        next[r] = Chunks(w_rows[r]).at[at];
-#ifdef WEIGHTS_Q4
-        scale_next[r] = load_scale_bits(scale_rows[r], at);
-#endif
-    }
-}
+#include "include/decode_ahead.glsl"
 
 // start_weights starts the loads of the first chunks of weights. It repeats the last output where there are fewer: those
 // sums are never stored.
@@ -94,7 +84,7 @@ void start_weights(uint member, uint first_n) {
         output_scales.zw = vec2(load_f32(scales, output_of(stored + 2u)), load_f32(scales, output_of(stored + 3u)));
     }
 #endif
-    load_next(member);
+    load_ahead(member);
 }
 
 // find_x_rows finds the rows of x from position first on, and likewise repeats the last.
@@ -153,21 +143,54 @@ void add_chunk(uint chunk, uint count) {
 #endif
 }
 
+// add_bursts adds up the invocation's share, DEPTH chunks of each output at once.
+void add_bursts(uint member, uint chunks, uint count) {
+    for (uint chunk = member;;) {
+        [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
+            take(d);
+            add_chunk(chunk + d * TEAM, count);
+        }
+        chunk += DEPTH * TEAM;
+        if (chunk >= chunks) {
+            break;
+        }
+        load_ahead(chunk);
+    }
+}
+
 // add_inputs adds up the invocation's share, loading weights a step ahead.
 void add_inputs(uint member, uint count) {
     [[unroll]] for (uint i = 0u; i < SUMS; i++) {
         sums[i] = 0.0;
     }
     uint chunks = push.in_width / (PARTS * VALUES);
+    if (DEPTH > 0u) {
+        add_bursts(member, chunks, count);
+        return;
+    }
     for (uint chunk = member; chunk < chunks; chunk += TEAM) {
-        [[unroll]] for (uint r = 0u; r < RN; r++) {
-            now[r] = next[r];
-#ifdef WEIGHTS_Q4
-            scale_now[r] = scale_next[r];
-#endif
-        }
-        load_next(chunk + TEAM);
+        take(0u);
+        load_next(0u, chunk + TEAM);
         add_chunk(chunk, count);
+    }
+}
+
+// share_sums gives the team every invocation's sums, those of FOLD invocations as one.
+void share_sums(uint me, uint team, uint member) {
+    [[unroll]] for (uint i = 0u; i < SUMS; i++) {
+        partial[me * STRIDE + i] = sums[i];
+    }
+    barrier();
+    if (FOLD > 1u) {
+        for (uint i = member; i < SUMS * (TEAM / FOLD); i += TEAM) {
+            uint at = (team * TEAM + i / SUMS * FOLD) * STRIDE + i % SUMS;
+            float sum = partial[at];
+            [[unroll]] for (uint m = 1u; m < FOLD; m++) {
+                sum += partial[at + m * STRIDE];
+            }
+            partial[at] = sum;
+        }
+        barrier();
     }
 }
 
@@ -183,7 +206,7 @@ void store_results(uint member, uint team, uint first, uint count) {
         if (c < count && n < push.out_width) {
             vec2 v = vec2(0.0);
             vec2 w = vec2(0.0); // the third and fourth where OWN is 4
-            [[unroll]] for (uint m = 0u; m < TEAM; m++) {
+            [[unroll]] for (uint m = 0u; m < TEAM; m += FOLD) {
                 uint at = (team * TEAM + m) * STRIDE + r * COLUMNS + c;
                 v += vec2(partial[at], partial[at + COLUMNS]);
                 if (OWN == 4u) {
@@ -228,10 +251,7 @@ void main() {
         start_weights(member, tile.column + team * RN);
         find_x_rows(first);
         add_inputs(member, count);
-        [[unroll]] for (uint i = 0u; i < SUMS; i++) {
-            partial[me * STRIDE + i] = sums[i];
-        }
-        barrier();
+        share_sums(me, team, member);
         store_results(member, team, first, count);
         barrier();
     }

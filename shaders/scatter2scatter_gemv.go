@@ -63,6 +63,7 @@ type Scatter2scatterGemvSpec struct {
 	Activation  uint32 // constant 6
 	Gated       bool   // constant 7
 	Interleaved bool   // constant 8
+	Depth       uint32 // constant 9
 }
 
 // DefaultScatter2scatterGemvSpec returns the values in the source.
@@ -83,6 +84,7 @@ var specScatter2scatterGemv = []kernel.Constant{
 	{ID: 6, Name: "ACTIVATION", Default: 7},
 	{ID: 7, Name: "GATED", Default: 0},
 	{ID: 8, Name: "INTERLEAVED", Default: 0},
+	{ID: 9, Name: "DEPTH", Default: 0},
 }
 
 //go:embed spv/scatter2scatter_gemv.f32.spv
