@@ -38,9 +38,6 @@ const uint BN = THREADS / TEAM * RN;
 
 const uint SUMS = RN * COLUMNS;
 const uint OWN = GATED ? 4u - RN % 4u : 2u; // outputs that an invocation makes results of at once
-const uint STRIDE = SUMS + 1u; // padded, against bank conflicts
-const uint FOLD = TEAM > 32u ? 8u : 1u; // of a team's sums so many are added up first, in parallel
-shared float partial[THREADS * STRIDE];
 
 #include "include/weight_chunks.glsl"
 
@@ -55,6 +52,7 @@ vec4 output_scales; // of the OWN outputs that the invocation stores, for one ro
 #endif
 
 #include "include/decode_ahead.glsl"
+#include "include/team_sums.glsl"
 
 // start_weights starts the loads of the first chunks of weights. It repeats the last output where there are fewer: those
 // sums are never stored.
@@ -172,25 +170,6 @@ void add_inputs(uint member, uint count) {
         take(0u);
         load_next(0u, chunk + TEAM);
         add_chunk(chunk, count);
-    }
-}
-
-// share_sums gives the team every invocation's sums, those of FOLD invocations as one.
-void share_sums(uint me, uint team, uint member) {
-    [[unroll]] for (uint i = 0u; i < SUMS; i++) {
-        partial[me * STRIDE + i] = sums[i];
-    }
-    barrier();
-    if (FOLD > 1u) {
-        for (uint i = member; i < SUMS * (TEAM / FOLD); i += TEAM) {
-            uint at = (team * TEAM + i / SUMS * FOLD) * STRIDE + i % SUMS;
-            float sum = partial[at];
-            [[unroll]] for (uint m = 1u; m < FOLD; m++) {
-                sum += partial[at + m * STRIDE];
-            }
-            partial[at] = sum;
-        }
-        barrier();
     }
 }
 
