@@ -24,7 +24,9 @@ func pipelines() []vk.PipelineSpec {
 	add(shaders.ExpertHistogram, shaders.ExpertHistogramSpec{Threads: sortThreads}.Values())
 	for _, software := range []bool{false, true} {
 		for _, direct := range []bool{false, true} {
-			add(shaders.ExpertScatter, shaders.ExpertScatterSpec{Threads: uint32(scatterThreads(software)), Direct: direct}.Values())
+			for _, experts := range []int{8, MaxExperts} {
+				add(shaders.ExpertScatter, scatterSpec(software, direct, experts, 16384).Values())
+			}
 		}
 	}
 	for _, band := range builtInBands() {
@@ -142,10 +144,11 @@ func routerPipelines(software bool, experts int) []vk.PipelineSpec {
 	lanes := topKLanes(software, experts)
 	for mode := SoftmaxTopK; mode <= SigmoidTopKNorm; mode++ {
 		for _, groups := range []int{0, experts} {
-			keys := experts + groups
-			rows := topKRows(lanes, keys)
-			add(shaders.TopkGates, shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes),
-				Keys: uint32(rows * keys), Mode: uint32(mode), Limited: groups > 0}.Values())
+			cfg := RouterConfig{Mode: mode, Groups: groups}
+			add(shaders.TopkGates, topKSpec(experts, cfg, lanes).Values())
+			if groups == 0 {
+				add(shaders.TopkGates, topKSpec(experts, cfg, byRanks).Values())
+			}
 		}
 		for _, accumulate := range []bool{false, true} {
 			add(shaders.TopkGatesBackward, shaders.TopkGatesBackwardSpec{Threads: topKThreads, Lanes: uint32(lanes),

@@ -30,19 +30,22 @@ func TopK(rec *vk.Recorder, logits *vk.Tensor, cfg RouterConfig) (ids, gates *vk
 	if rec.Err() != nil {
 		return nil, nil, rec.Err()
 	}
-	topK(rec, logits, ids, gates, cfg, topKLanes(software(rec.Device()), experts))
+	lanes := topKLanes(software(rec.Device()), experts)
+	if rankTopK(software(rec.Device()), tokens, experts, cfg) {
+		lanes = byRanks
+	}
+	topK(rec, logits, ids, gates, cfg, lanes)
 	return ids, gates, rec.Err()
 }
 
-// topK records the kernel with a number of lanes per row.
+// topK records the kernel with a number of lanes per row, or byRanks.
 func topK(rec *vk.Recorder, logits, ids, gates *vk.Tensor, cfg RouterConfig, lanes int) {
 	tokens, experts := logits.Dim(0), logits.Dim(1)
-	keys := experts + cfg.Groups
-	rows := topKRows(lanes, keys)
+	spec := topKSpec(experts, cfg, lanes)
+	rows := int(spec.Threads / spec.Lanes)
 	rec.Dispatch(vk.Dispatch{
 		Kernel: shaders.TopkGates,
-		Spec: shaders.TopkGatesSpec{Threads: uint32(rows * lanes), Lanes: uint32(lanes), Keys: uint32(rows * keys),
-			Mode: uint32(cfg.Mode), Limited: cfg.Groups > 0}.Values(),
+		Spec:   spec.Values(),
 		Push: shaders.TopkGatesPush{Logits: logits.Address(), Ids: ids.Address(), Gates: gates.Address(),
 			Bias: cfg.CorrectionBias.Address(), Tokens: uint32(tokens), Experts: uint32(experts), K: uint32(cfg.TopK),
 			Groups: uint32(cfg.Groups), TopGroups: uint32(cfg.TopGroups), Scale: cfg.scale()}.Bytes(),
@@ -53,9 +56,33 @@ func topK(rec *vk.Recorder, logits, ids, gates *vk.Tensor, cfg RouterConfig, lan
 	})
 }
 
+// topKSpec returns the kernel's specialization constants.
+func topKSpec(experts int, cfg RouterConfig, lanes int) shaders.TopkGatesSpec {
+	spec := shaders.TopkGatesSpec{Mode: uint32(cfg.Mode), Limited: cfg.Groups > 0, Lanes: uint32(lanes)}
+	if lanes == byRanks {
+		spec.Ranked, spec.Keys, spec.Lanes = true, 1, 1
+		for int(4*spec.Lanes) < experts {
+			spec.Lanes *= 2
+		}
+		spec.Threads = max(topKThreads, spec.Lanes)
+		return spec
+	}
+	rows := topKRows(lanes, experts+cfg.Groups)
+	spec.Threads, spec.Keys = uint32(rows*lanes), uint32(rows*(experts+cfg.Groups))
+	return spec
+}
+
+// rankTopK reports whether comparing all experts with each other takes less time than choosing one after the other.
+func rankTopK(software bool, tokens, experts int, cfg RouterConfig) bool {
+	return !software && cfg.Groups == 0 && cfg.TopK > 1 && tokens*experts*experts <= maxTopKRanked
+}
+
 const (
 	topKThreads = 64   // work-group size of topk_gates
 	topKKeys    = 3072 // words of shared memory for keys: 12 KiB
+
+	byRanks       = 0       // instead of a number of lanes
+	maxTopKRanked = 1 << 25 // comparisons
 )
 
 // topKRows is how many rows of logits a work-group takes when a row has this many keys.

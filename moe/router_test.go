@@ -63,8 +63,8 @@ func TestTopKEqualsTheOracle(t *testing.T) {
 	}
 	for _, s := range shapes {
 		for mode := range modes {
-			for _, lanes := range []int{1, 4, 32} {
-				if s.tokens > 1000 && lanes > 1 || s.experts*s.k/lanes >= maxLoop {
+			for _, lanes := range []int{byRanks, 1, 4, 32} {
+				if s.tokens > 1000 && lanes > 1 || s.experts*s.k/max(lanes, 1) >= maxLoop {
 					continue
 				}
 				t.Run(fmt.Sprintf("T=%d E=%d k=%d %v lanes=%d", s.tokens, s.experts, s.k, mode, lanes), func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestTopKOfUnusualLogits(t *testing.T) {
 	}
 	for mode := range modes {
 		for _, choices := range []int{1, 2, 5} {
-			for _, lanes := range []int{1, 4} {
+			for _, lanes := range []int{byRanks, 1, 4} {
 				k := newKit(t)
 				ids := k.Output("ids", vk.I32, len(rows), choices)
 				gates := k.Output("gates", vk.F32, len(rows), choices)

@@ -124,19 +124,29 @@ func NewIDs(ctx context.Context, dev *vk.Device, ids []int32, k, experts int) (*
 }
 
 const (
+	maxScatterMasks = 2064    // words of expert_scatter's masks
 	maxDirectSort   = 4096    // slots that every block of expert_scatter counts in less time than a dispatch takes
 	sortThreads     = 128     // work-group size of expert_histogram
 	minSlotsPerSort = 512     // slots per block
-	maxSlotsPerSort = 1 << 16 // 1,024 chunks of a software device, each ranked in a loop of 16: below maxLoop
+	maxSlotsPerSort = 1 << 16 // 1,024 chunks of a software device, each each ranked in a loop of 16: below maxLoop
 )
 
-// scatterThreads is the work-group size of expert_scatter: the chunk whose slots are ranked against each other. Larger chunks
-// are fewer, but each invocation compares its slot with all of them.
+// scatterThreads is the work-group size of expert_scatter: the chunk whose slots are ranked together.
 func scatterThreads(software bool) int {
 	if software {
 		return 64
 	}
 	return 256
+}
+
+// scatterSpec returns expert_scatter's specialization constants, with masks where a device has room for them.
+func scatterSpec(software, direct bool, experts int, sharedBytes uint32) shaders.ExpertScatterSpec {
+	threads := scatterThreads(software)
+	masks := threads / 32 * (experts + 1)
+	if masks > maxScatterMasks || 4*(3*(MaxExperts+1)+masks+8)+8*threads > int(sharedBytes) {
+		masks = 0
+	}
+	return shaders.ExpertScatterSpec{Threads: uint32(threads), Direct: direct, Masks: uint32(masks)}
 }
 
 // sortBlocks cuts the slots into blocks: enough of them to fill a device, few enough that each can add up the counts of
@@ -154,6 +164,8 @@ func sortBlocks(slots, experts int) (perBlock, blocks int) {
 type sortScratch struct {
 	counts *vk.Tensor // U32 [blocks, E+2]
 	status *vk.Tensor // U32 [4]: slots without an expert, the lowest of them, its id
+
+	compare bool // ranks by comparison even where there is room for masks: for tests
 }
 
 // group allocates the routing's tensors, records the sort and returns its status tensor.
@@ -202,9 +214,13 @@ func (r *Routing) sort(rec *vk.Recorder, s sortScratch) {
 			FLOPs:  float64(slots),
 		})
 	}
+	spec := scatterSpec(software(rec.Device()), direct, r.Experts, rec.Device().Caps().SharedMemoryBytes)
+	if s.compare {
+		spec.Masks = 0
+	}
 	rec.Dispatch(vk.Dispatch{
 		Kernel: shaders.ExpertScatter,
-		Spec:   shaders.ExpertScatterSpec{Threads: uint32(threads), Direct: direct}.Values(),
+		Spec:   spec.Values(),
 		Push: shaders.ExpertScatterPush{Ids: r.IDs.Address(), Counts: s.counts.Address(), Offsets: r.Offsets.Address(),
 			Order: r.Order.Address(), Inverse: r.Inverse.Address(), Tiles: r.Tiles.Address(), TileArgs: r.TileArgs.Address(),
 			Status: s.status.Address(), Slots: slots, Experts: experts, SlotsPerBlock: uint32(perBlock), Blocks: uint32(blocks),

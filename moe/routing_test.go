@@ -50,6 +50,8 @@ func (k *kit) guardedRouting(ids []int32, tokens, choices, experts int) *Routing
 	r.sort(k.Rec, sortScratch{
 		counts: k.Output("counts", vk.U32, blocks, experts+2),
 		status: k.Output("status", vk.U32, 4),
+
+		compare: (tokens+experts)%2 == 1, // both ways, since a device has room for one of them
 	})
 	return r
 }

@@ -16,17 +16,18 @@
 // inverse i32 [T·k], tiles i32 [tiles, 2], tile_args u32 [4], status u32 [4]; slots = T·k, E, slots per block, blocks,
 // block_m.
 // Mapping: one work-group per block. Each adds up all blocks' counts for itself, which takes less time than a dispatch in
-// between. It walks its slots in chunks of THREADS, and each invocation ranks its slot among the chunk's by comparison, so
-// the sort is stable and needs neither subgroup operations nor atomics. Block 0 writes what belongs to no block.
+// between. It walks its slots in chunks of THREADS, and each invocation ranks its slot among the chunk's (bucket_ranks.glsl), so
+// the sort is stable. Block 0 writes what belongs to no block.
 // DIRECT: every work-group counts all slots itself, which for a few thousand takes less time than a dispatch before this one.
-// Accumulation: u32, in DIRECT by shared-memory atomics, whose result does not depend on their order.
+// Accumulation: u32, by shared-memory atomics, whose result does not depend on their order.
 // Oracle: internal/ref/routing.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
 #include "include/routing.glsl"
 
-layout(constant_id = 0) const uint THREADS = 64; // a power of two and at least 4
-layout(constant_id = 1) const bool DIRECT = false; // counts is not read; slots per block is THREADS
+layout(constant_id = 0) const uint THREADS = 64;     // a multiple of 32
+layout(constant_id = 1) const bool DIRECT = false;  // counts is not read; slots per block is THREADS
+layout(constant_id = 2) const uint MASKS = 0;      // words of masks for ranks, THREADS / 32 · (E + 1), or 0 for none
 layout(local_size_x_id = 0) in;
 
 layout(push_constant, std430) uniform Push {
@@ -45,16 +46,16 @@ layout(push_constant, std430) uniform Push {
     uint block_m;
 } push;
 
-const uint NO_BUCKET = 0xffffffffu;
 const uint MAX_GROUPS_X = 65535u; // the least that Vulkan guarantees
-const uint STEP = 8u;             // blocks whose counts are loaded at once
+const uint STEP = 16u;            // blocks whose counts, or slots whose ids, are loaded at once
 
 shared uint start[MAX_BUCKETS]; // the rows of each bucket, then its first grouped position
 shared uint next[MAX_BUCKETS];  // the slots of each bucket in earlier blocks, then the position of its next slot
 shared uint tile_start[MAX_BUCKETS];
 shared uvec2 partial[THREADS];
-shared uvec4 chunk[THREADS / 4];
 shared uint lowest_bad;
+
+#include "include/bucket_ranks.glsl"
 
 uint tiles_of(uint rows) {
     return (rows + push.block_m - 1u) / push.block_m;
@@ -85,7 +86,6 @@ void add_blocks(uint block, uint me) {
 void add_slots(uint first_slot, uint me) {
     for (uint b = me; b <= push.experts; b += THREADS) {
         start[b] = 0u;
-        next[b] = 0u;
     }
     barrier();
     for (uint first = me; first < push.slots; first += STEP * THREADS) {
@@ -97,15 +97,17 @@ void add_slots(uint first_slot, uint me) {
             uint slot = first + i * THREADS;
             if (slot < push.slots) {
                 uint bucket = bucket_of(ids[i], push.experts);
-                atomicAdd(start[bucket], 1u);
-                if (slot < first_slot) {
-                    atomicAdd(next[bucket], 1u);
-                }
+                atomicAdd(start[bucket], slot < first_slot ? 0x10001u : 1u); // those before in the upper half
                 if (bucket == push.experts) {
                     atomicMin(lowest_bad, slot);
                 }
             }
         }
+    }
+    barrier();
+    for (uint b = me; b <= push.experts; b += THREADS) {
+        next[b] = start[b] >> 16u;
+        start[b] &= 0xffffu;
     }
 }
 
@@ -121,8 +123,11 @@ void scan_buckets(uint me) {
     }
     partial[me] = mine;
     barrier();
-    for (uint step = 1u; step < THREADS; step *= 2u) {
-        uvec2 sum = me >= step ? partial[me] + partial[me - step] : partial[me];
+    for (uint step = 1u; step < THREADS; step *= 4u) { // of three neighbours at once, which takes fewer barriers
+        uvec2 sum = partial[me];
+        [[unroll]] for (uint q = 1u; q < 4u; q++) {
+            sum += partial[max(me, q * step) - q * step] * uint(me >= q * step);
+        }
         barrier();
         partial[me] = sum;
         barrier();
@@ -163,27 +168,22 @@ void report(uint me) {
     }
 }
 
-// rank returns how many invocations of the chunk have this bucket: those before me, and all.
-uvec2 rank(uint me, uint bucket) {
-    uvec4 before = uvec4(0u);
-    uvec4 all = uvec4(0u);
-    uvec4 place = uvec4(0u, 1u, 2u, 3u);
-    for (uint q = 0u; q < THREADS / 4u; q++) {
-        uvec4 same = uvec4(equal(chunk[q], uvec4(bucket)));
-        all += same;
-        before += same * uvec4(lessThan(place, uvec4(me)));
-        place += 4u;
-    }
-    return uvec2(before.x + before.y + before.z + before.w, all.x + all.y + all.z + all.w);
+// bucket_at is the bucket of a slot, NO_BUCKET from end on.
+uint bucket_at(uint slot, uint end) {
+    uint bucket = bucket_of(load_i32(push.ids, min(slot, push.slots - 1u)), push.experts);
+    return slot < end ? bucket : NO_BUCKET;
 }
 
-void sort_block(uint block, uint me) {
-    uint first = block * push.slots_per_block;
-    uint end = min(first + push.slots_per_block, push.slots);
+// sort_block sorts the block's slots, the first THREADS of which have the buckets given.
+void sort_block(uint first, uint end, uint bucket, uint me) {
     for (uint from = first; from < end; from += THREADS) {
         uint slot = from + me;
-        uint bucket = slot < end ? bucket_of(load_i32(push.ids, slot), push.experts) : NO_BUCKET;
-        chunk[me / 4u][me % 4u] = bucket;
+        if (from > first) {
+            bucket = bucket_at(slot, end);
+            clear_ranks(me); // all have been read
+            barrier();
+        }
+        put_bucket(me, bucket);
         barrier();
         uvec2 same = rank(me, bucket);
         bool placed = bucket != NO_BUCKET;
@@ -202,8 +202,7 @@ void sort_block(uint block, uint me) {
 
 // expert_of_tile is the last expert whose tiles start at or before tile i.
 uint expert_of_tile(uint i) {
-    uint low = 0u;
-    uint high = push.experts;
+    uint low = 0u, high = push.experts;
     while (high - low > 1u) {
         uint middle = (low + high) / 2u;
         if (tile_start[middle] <= i) {
@@ -221,24 +220,31 @@ void main() {
         return;
     }
     uint me = gl_LocalInvocationID.x;
+    uint first = block * push.slots_per_block;
+    uint end = min(first + push.slots_per_block, push.slots);
+    uint bucket = NO_BUCKET;
+    if (first < end) { // without slots there is no id to read
+        bucket = bucket_at(first + me, end);
+    }
     if (me == 0u) {
         lowest_bad = NO_SLOT;
     }
+    clear_ranks(me);
     if (DIRECT) {
-        add_slots(block * THREADS, me);
+        add_slots(first, me);
     } else {
         add_blocks(block, me);
     }
     barrier();
     scan_buckets(me);
-    if (block == 0u) {
-        report(me);
-    }
-    sort_block(block, me);
+    sort_block(first, end, bucket, me);
     uint tiles = tile_start[push.experts];
     for (uint i = block * THREADS + me; i < tiles; i += push.blocks * THREADS) {
         uint e = expert_of_tile(i);
         store_i32(push.tiles, 2u * i, int(e));
         store_i32(push.tiles, 2u * i + 1u, int(start[e] + push.block_m * (i - tile_start[e])));
+    }
+    if (block == 0u) {
+        report(me);
     }
 }

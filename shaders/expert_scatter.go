@@ -48,6 +48,7 @@ var pushExpertScatter = []kernel.Field{
 type ExpertScatterSpec struct {
 	Threads uint32 // constant 0
 	Direct  bool   // constant 1
+	Masks   uint32 // constant 2
 }
 
 // DefaultExpertScatterSpec returns the values in the source.
@@ -61,6 +62,7 @@ func (c ExpertScatterSpec) Values() []uint32 { return kernel.Words(c) }
 var specExpertScatter = []kernel.Constant{
 	{ID: 0, Name: "THREADS", Default: 64},
 	{ID: 1, Name: "DIRECT", Default: 0},
+	{ID: 2, Name: "MASKS", Default: 0},
 }
 
 //go:embed spv/expert_scatter.spv

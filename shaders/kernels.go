@@ -215,7 +215,7 @@ var Sources = map[string]string{
 	"embedding_backward.f16_f32":               "940994f949de42a385a39a68b8c02447e15f38a1e64197c69318a8f27b2c441b",
 	"embedding_backward.bf16_f32":              "f4b2bb03551ad625190a58c00dae6832efd385a69fc1733883a5d31a5eb1b210",
 	"expert_histogram":                         "0627225c82521f132f6fa30de8b8e39c18d162d5d9398886c566711510da7641",
-	"expert_scatter":                           "d2742a135fe0ca225d357605c289fcc3a8f2ea3c5afc92a0adeffcf3cda6738b",
+	"expert_scatter":                           "81438542c8303aa536458fb329b45ce2547e3d4ad83a054fc81f9e30726655da",
 	"flash_attention.f32":                      "04b35f41789c1095f38738572237a83ad9feb2496616ed9b0ef1c8ec6cd2fb33",
 	"flash_attention.f16":                      "dab932d611de87a7aaac29a7de2601c4ce101aa6312d793905d42d427b862b65",
 	"flash_attention.bf16":                     "73344cb00094a672a004b6243d5a5fbcee71f081c9cfb2cbe2d5249270380684",
@@ -341,6 +341,6 @@ var Sources = map[string]string{
 	"sum_heads.bf16":                           "0293a442c8d4d7ff5ad4d3dbe694e7d7388d2742f3983377af0d6ef0bfb0b592",
 	"target_count":                             "88cc78972f828fb21b285559668e7811d711b6ee394947d68e493c21ef2fb546",
 	"token_links":                              "014f0da81531158b4cc946b71fd337d6786bbeacfb49ca737849b5621dba6ec2",
-	"topk_gates":                               "391ed9df50b9a5c6be9723fde9b159496234803bb975601476d26d9d3ea01e0f",
+	"topk_gates":                               "f812afe640bf2ca0ecc66f4f4c54222a067bcba89b741d2a76faa5b889da2695",
 	"topk_gates_backward":                      "d9dd2ed409c37ef7a15713dc2de0c4f37b97e205886e02941bf51ef6d66ddfdd",
 }

@@ -18,7 +18,8 @@
 // Push constants: device addresses of logits f32 [T,E], ids i32 [T,k], gates f32 [T,k], bias f32 [E] or 0; T, E, k, groups,
 // top_groups; scale.
 // Mapping: LANES neighbouring invocations share a row, so a work-group takes THREADS / LANES rows; each row's keys are
-// kept in shared memory (KEYS ≥ rows · (E + groups) words). LANES = 1 runs without a barrier.
+// kept in shared memory (KEYS ≥ rows · (E + groups) words). LANES = 1 runs without a barrier. RANKED is another way, without
+// LIMITED: see topk_ranked.glsl.
 // Accumulation: f32; lane partial sums, then a fixed tree, so results repeat exactly.
 // Oracle: internal/ref/topk_gates.go, internal/ref/router.go
 #extension GL_GOOGLE_include_directive : require
@@ -30,6 +31,7 @@ layout(constant_id = 1) const uint LANES = 8;
 layout(constant_id = 2) const uint KEYS = 2048;
 layout(constant_id = 3) const uint MODE = 0;
 layout(constant_id = 4) const bool LIMITED = false;
+layout(constant_id = 5) const bool RANKED = false;
 layout(local_size_x_id = 0) in;
 
 #include "include/row.glsl"
@@ -55,7 +57,7 @@ const uint NO_ID = 0xffffffffu;
 const uint STEP = LANES > 1u ? 4u : 1u; // keys or logits that a lane loads at once, so as to wait once for them
 
 shared uint keys[KEYS];
-shared uvec2 best[2 * THREADS]; // each lane's candidate, in turns for even and odd rounds
+shared uvec2 best[RANKED ? 1u : 2u * THREADS]; // each lane's candidate, in turns for even and odd rounds
 
 uint lane;
 uint first_key; // the row's place in keys: E keys of experts, then those of groups
@@ -97,20 +99,28 @@ uvec2 next_best(uint round, uint last_key, uint last_id) {
     return result;
 }
 
-// put_key stores the key of an expert's logit and returns how many NaNs it met on the way.
-float put_key(uvec2 logits, uint e, float logit) {
+// key_at is the key that an expert with this logit is chosen by.
+uint key_at(uvec2 logits, uint e, float logit) {
     uint key = key_of(logit);
-    float nans = key == KEY_NAN ? 1.0 : 0.0;
     if (SIGMOID && key != KEY_NAN) {
         precise float biased = sigmoid(logit);
         float bias = load_f32(readable(push.bias, logits), e);
         biased += address_is_null(push.bias) ? 0.0 : bias;
         key = key_of(biased);
-        nans += key == KEY_NAN ? 1.0 : 0.0;
     }
-    keys[first_key + e] = key;
-    return nans;
+    return key;
 }
+
+// divisor_of is what the weights are divided by: the sum of all experts' (SOFTMAX_TOPK), of the chosen ones', or nothing.
+float divisor_of(float sum) {
+    return MODE == SIGMOID_TOPK ? 1.0 : MODE == SIGMOID_TOPK_NORM ? sum + 1e-20 : sum;
+}
+
+bool gates_undefined(float nans, uint top_key) {
+    return SIGMOID ? nans > 0.0 : no_softmax(nans, top_key);
+}
+
+#include "include/topk_ranked.glsl"
 
 // load_keys fills the row's keys and returns how many NaNs this lane met.
 float load_keys(uvec2 logits) {
@@ -121,56 +131,18 @@ float load_keys(uvec2 logits) {
             values[i] = load_f32(logits, min(first + i * LANES, push.experts - 1u));
         }
         [[unroll]] for (uint i = 0u; i < STEP; i++) {
-            if (first + i * LANES < push.experts) {
-                nans += put_key(logits, first + i * LANES, values[i]);
+            uint e = first + i * LANES;
+            if (e < push.experts) {
+                uint key = key_at(logits, e, values[i]);
+                keys[first_key + e] = key;
+                nans += key == KEY_NAN ? 1.0 : 0.0;
             }
         }
     }
     return nans;
 }
 
-// group_key is the key of the sum of a group's two largest keys' values.
-uint group_key(uint group, uint size) {
-    uint best = KEY_NONE;
-    uint second = KEY_NONE;
-    for (uint i = 0u; i < size; i++) {
-        uint key = keys[first_key + group * size + i];
-        second = max(second, min(best, key));
-        best = max(best, key);
-    }
-    if (best == KEY_NAN || second == KEY_NAN) {
-        return KEY_NAN;
-    }
-    return second == KEY_NONE ? best : key_of(value_of(best) + value_of(second));
-}
-
-// row_barrier lets the lanes of a row see each other's keys.
-void row_barrier() {
-    if (LANES > 1u) {
-        barrier();
-    }
-}
-
-// limit_groups takes the experts of all but the best groups out of the row.
-void limit_groups() {
-    uint size = push.experts / push.groups;
-    uint first_group = first_key + push.experts;
-    row_barrier();
-    for (uint g = lane; g < push.groups; g += LANES) {
-        keys[first_group + g] = group_key(g, size);
-    }
-    row_barrier();
-    for (uint g = lane; g < push.groups; g += LANES) {
-        uint better = 0u;
-        for (uint other = 0u; other < push.groups; other++) {
-            better += above(keys[first_group + other], other, keys[first_group + g], g) ? 1u : 0u;
-        }
-        for (uint i = 0u; better >= push.top_groups && i < size; i++) {
-            keys[first_key + g * size + i] = KEY_NONE;
-        }
-    }
-    row_barrier();
-}
+#include "include/topk_groups.glsl"
 
 void main() {
     uint rows = THREADS / LANES;
@@ -189,6 +161,10 @@ void main() {
     uvec2 logits = address_at(push.logits, row, push.experts * 4u);
     uvec2 ids = address_at(push.ids, row, push.k * 4u);
     uvec2 gates = address_at(push.gates, row, push.k * 4u);
+    if (RANKED) {
+        choose_by_ranks(logits, ids, gates, stores);
+        return;
+    }
     float nans = row_sum(load_keys(logits));
     if (LIMITED) {
         limit_groups();
@@ -225,19 +201,16 @@ void main() {
             sum += weight(keys[first_key + e], top);
         }
         sum = row_sum(sum);
-    } else if (MODE == SIGMOID_TOPK) {
-        sum = 1.0;
-    } else if (MODE == SIGMOID_TOPK_NORM) {
-        sum += 1e-20;
     }
-    bool undefined = SIGMOID ? nans > 0.0 : no_softmax(nans, top_key);
+    float divisor = divisor_of(sum);
+    bool undefined = gates_undefined(nans, top_key);
     if (stores) {
         for (uint j = lane; j < push.k; j += LANES) {
             float w = kept;
             if (j >= LANES) {
                 w = load_f32(gates, j);
             }
-            store_f32(gates, j, undefined ? NAN : w / sum * push.scale);
+            store_f32(gates, j, undefined ? NAN : w / divisor * push.scale);
         }
     }
 }

@@ -45,6 +45,7 @@ type TopkGatesSpec struct {
 	Keys    uint32 // constant 2
 	Mode    uint32 // constant 3
 	Limited bool   // constant 4
+	Ranked  bool   // constant 5
 }
 
 // DefaultTopkGatesSpec returns the values in the source.
@@ -59,6 +60,7 @@ var specTopkGates = []kernel.Constant{
 	{ID: 2, Name: "KEYS", Default: 2048},
 	{ID: 3, Name: "MODE", Default: 0},
 	{ID: 4, Name: "LIMITED", Default: 0},
+	{ID: 5, Name: "RANKED", Default: 0},
 }
 
 //go:embed spv/topk_gates.spv

@@ -193,13 +193,14 @@ enum {
 	VKMOE_ACCESS_TRANSFER_READ = 0x800, VKMOE_ACCESS_TRANSFER_WRITE = 0x1000, VKMOE_ACCESS_HOST_READ = 0x2000,
 };
 
-// vkmoe_barrier orders everything the device did before it with everything it does after it.
-static inline void vkmoe_barrier(const vkmoe_cmds *t, vkh commands) {
+// vkmoe_barrier orders everything the device did before it with everything it does after it, the reading of counts of indirect
+// dispatches only on request.
+static inline void vkmoe_barrier(const vkmoe_cmds *t, vkh commands, int counts) {
 	vkmoe_memory_barrier b = {46, NULL, VKMOE_ACCESS_SHADER_WRITE | VKMOE_ACCESS_TRANSFER_WRITE,
-		VKMOE_ACCESS_SHADER_READ | VKMOE_ACCESS_SHADER_WRITE | VKMOE_ACCESS_TRANSFER_READ |
-			VKMOE_ACCESS_TRANSFER_WRITE | VKMOE_ACCESS_INDIRECT};
+		VKMOE_ACCESS_SHADER_READ | VKMOE_ACCESS_SHADER_WRITE | VKMOE_ACCESS_TRANSFER_READ | VKMOE_ACCESS_TRANSFER_WRITE |
+			(counts ? VKMOE_ACCESS_INDIRECT : 0)};
 	t->barrier(commands, VKMOE_STAGE_COMPUTE | VKMOE_STAGE_TRANSFER,
-		VKMOE_STAGE_COMPUTE | VKMOE_STAGE_TRANSFER | VKMOE_STAGE_INDIRECT, 0, 1, &b, 0, NULL, 0, NULL);
+		VKMOE_STAGE_COMPUTE | VKMOE_STAGE_TRANSFER | (counts ? VKMOE_STAGE_INDIRECT : 0), 0, 1, &b, 0, NULL, 0, NULL);
 }
 
 // vkmoe_host_barrier makes the device's writes visible to the host once it has waited for the submission.

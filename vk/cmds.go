@@ -135,7 +135,15 @@ func (c *cmds) pipelineLayout(pushBytes uint32) (vulkan.PipelineLayout, error) {
 	return *(*vulkan.PipelineLayout)(unsafe.Pointer(&l)), check("vkCreatePipelineLayout", vulkan.Result(r))
 }
 
-func (c *cmds) barrier(cb vkHandle)     { C.vkmoe_barrier(c.t, cb) }
+// barrier orders everything before it with everything after it; the reading of counts of indirect dispatches only on request.
+func (c *cmds) barrier(cb vkHandle, counts bool) {
+	request := C.int(0)
+	if counts {
+		request = 1
+	}
+	C.vkmoe_barrier(c.t, cb, request)
+}
+
 func (c *cmds) hostBarrier(cb vkHandle) { C.vkmoe_host_barrier(c.t, cb) }
 
 func (c *cmds) dispatch(cb, pipeline, layout vkHandle, push []byte, groups [3]uint32) {

@@ -12,9 +12,10 @@ type touch struct {
 func (h *hazards) clear() { h.touched = h.touched[:0] }
 
 // conflict adds a command's accesses and reports whether it needs a barrier before it: whether it reads what an
-// earlier command wrote, or writes what an earlier one read or wrote.
-func (h *hazards) conflict(reads, writes []*Tensor) bool {
-	need := h.overlaps(reads, false) || h.overlaps(writes, true)
+// earlier command wrote, or writes what an earlier one read or wrote; or whether it reads counts of work-groups, for which only a
+// barrier that names them helps: see Recorder.access.
+func (h *hazards) conflict(reads, writes []*Tensor, counts bool) bool {
+	need := counts || h.overlaps(reads, false) || h.overlaps(writes, true)
 	if need {
 		h.clear()
 	}

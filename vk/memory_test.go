@@ -77,25 +77,30 @@ func TestHazards(t *testing.T) {
 	tensor := func(offset, bytes int) *Tensor {
 		return &Tensor{dtype: F32, shape: []int{bytes / 4}, mem: &tensorMemory{alloc: &allocation{base, uint64(offset), uint64(bytes)}}}
 	}
-	a, b := tensor(0, 256), tensor(256, 256)
+	a, b, c := tensor(0, 256), tensor(256, 256), tensor(512, 256)
 	half := &Tensor{dtype: F32, shape: []int{1}, mem: a.mem, offset: 128, view: true}
 	list := func(t ...*Tensor) []*Tensor { return t }
 	steps := []struct {
 		reads, writes []*Tensor
+		counts        bool
 		barrier       bool
 		why           string
 	}{
-		{list(a), list(b), false, "first use"},
-		{list(a), nil, false, "read after read"},
-		{nil, list(b), true, "write after write"},
-		{list(half), nil, false, "nothing wrote a since"},
-		{nil, list(a), true, "write after read of a view"},
-		{list(half, nil), nil, true, "read after write through a view"},
-		{list(b), nil, false, "the last barrier covered b"},
+		{list(a), list(b), false, false, "first use"},
+		{list(a), nil, false, false, "read after read"},
+		{nil, list(b), false, true, "write after write"},
+		{list(half), nil, false, false, "nothing wrote a since"},
+		{nil, list(a), false, true, "write after read of a view"},
+		{list(half, nil), nil, false, true, "read after write through a view"},
+		{list(b), nil, false, false, "the last barrier covered b"},
+		{list(b), nil, true, true, "no barrier covered counts in b"},
+		{list(a), list(c), false, false, "nothing wrote a since"},
+		{nil, list(b), false, true, "write after counts were read"},
+		{list(a), nil, true, true, "counts in what nothing wrote since"},
 	}
 	var h hazards
-	for _, s := range steps {
-		require.Equal(t, s.barrier, h.conflict(s.reads, s.writes), s.why)
+	for i, s := range steps {
+		require.Equal(t, s.barrier, h.conflict(s.reads, s.writes, s.counts), "step %d: %s", i, s.why)
 	}
 }
 

@@ -152,7 +152,7 @@ func (r *Recorder) Check(t *Tensor, judge func(words []uint32) error) {
 }
 
 func (c *resultCheck) record(r *Recorder) {
-	cb, ok := r.access([]*Tensor{c.tensor}, nil, 0)
+	cb, ok := r.access([]*Tensor{c.tensor}, nil, 0, false)
 	if !ok {
 		return
 	}

@@ -230,7 +230,7 @@ func (d *Device) begin(cb vulkan.CommandBuffer, once bool) error {
 	if err := check("vkBeginCommandBuffer", vulkan.BeginCommandBuffer(cb, &info)); err != nil {
 		return d.note(err)
 	}
-	d.cmds.barrier(handleOf(cb))
+	d.cmds.barrier(handleOf(cb), false)
 	return nil
 }
 
