@@ -205,10 +205,8 @@ func wideOf(bm int) Tile {
 		tm /= 2
 	}
 	switch {
-	case bm > 160:
-		return Tile{bm, 32, 8, tm, 4}
 	case bm > 128:
-		return Tile{bm, 32, 16, tm, 4}
+		return Tile{bm, 64, 8, tm, 8}
 	case bm >= 96:
 		return Tile{bm, 64, 16, tm, 8}
 	}
