@@ -54,33 +54,43 @@ const uint STRIP_CHUNKS = SM * SN * STRIP;
 const uint ROWS_FIRST = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS; // indices of two steps' rows
 const uint CHUNKS = ROWS_FIRST + 2u * BK;
 
-// One memory under three types: chunks to fill it, elements for the matrices, floats for the strips at the end.
+// One memory under four types: chunks to fill it, elements for the matrices, floats and words for the strips at the end.
 layout(std430) shared AsChunks { uvec4 chunks[CHUNKS]; };
 layout(std430) shared AsElements { ELEMENT elements[8u * CHUNKS]; };
 layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
+layout(std430) shared AsWords { uint words[4u * CHUNKS]; };
 
-uvec4 rows_next[ROW_LOADS]; // first chunks of the rows of a and b, bits of the gate
+uint slots_next[ROW_LOADS];
 uvec4 a_next[ROWS * A_PARTS];
 uvec4 b_next[ROWS * B_PARTS];
 
-// find_rows starts to load the indices of the BK rows from position on, and repeats the expert's last row after its end.
+// find_rows starts to load the slots of the BK rows from position on, and repeats the expert's last row after its end.
 void find_rows(uint position, uint me) {
     [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
         if (me + i * THREADS < BK) {
-            uint p = min(position + me + i * THREADS, tile.end - 1u);
-            rows_next[i].x = row_of(p, has(A_GROUPED), push.a_fan_in) * (push.a_width / 8u);
-            rows_next[i].y = row_of(p, has(B_GROUPED), push.b_fan_in) * (push.b_width / 8u);
-            if (GATED) {
-                rows_next[i].z = floatBitsToUint(load_f32(push.gates, slot_of(p)));
-            }
+            slots_next[i] = slot_of(min(position + me + i * THREADS, tile.end - 1u));
         }
     }
 }
 
-void put_rows(uint to, uint me) {
+uint row_of_slot(uint position, uint slot, bool grouped, uint fan_in) {
+    if (grouped || has(DENSE)) {
+        return position;
+    }
+    return fan_in == 1u ? slot : slot / fan_in;
+}
+
+// put_rows stores what fetch and put need of the rows: the first chunks of those of a and b, and the gate's bits. What follows
+// from a slot is worked out here, long after the load: where it followed the load at once, each step waited for memory and
+// everything took a tenth longer on an H100.
+void put_rows(uint to, uint position, uint me) {
     [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
         if (me + i * THREADS < BK) {
-            chunks[to + me + i * THREADS] = rows_next[i];
+            uint p = min(position + me + i * THREADS, tile.end - 1u);
+            uint slot = slots_next[i];
+            chunks[to + me + i * THREADS] = uvec4(row_of_slot(p, slot, has(A_GROUPED), push.a_fan_in) * (push.a_width / 8u),
+                row_of_slot(p, slot, has(B_GROUPED), push.b_fan_in) * (push.b_width / 8u),
+                GATED ? floatBitsToUint(load_f32(push.gates, slot)) : 0u, 0u);
         }
     }
 }
@@ -159,9 +169,9 @@ void add_rows(uint me, uint my_m, uint my_n) {
     uint from = ROWS_FIRST; // the indices of the step to fetch
     uint other = ROWS_FIRST + BK;
     find_rows(tile.first, me);
-    put_rows(from, me);
+    put_rows(from, tile.first, me);
     find_rows(tile.first + BK, me);
-    put_rows(other, me);
+    put_rows(other, tile.first + BK, me);
     barrier();
     fetch(from, me);
     put(from, tile.end - tile.first, me);
@@ -179,7 +189,7 @@ void add_rows(uint me, uint my_m, uint my_n) {
         }
         barrier();
         put(from, tile.end - p, me);
-        put_rows(other, me);
+        put_rows(other, p + BK, me);
         multiply();
         barrier();
     }
@@ -189,39 +199,7 @@ void add_rows(uint me, uint my_m, uint my_n) {
     }
 }
 
-// store_chunk writes eight results of a row of c, columns n to n + 7.
-void store_chunk(uvec2 row, uint n, vec4 low, vec4 high) {
-#ifdef OUTPUT_F32
-    uint at = n / 4u;
-    if (has(ACCUMULATE)) {
-        low += uintBitsToFloat(ChunksInOut(row).at[at]);
-        high += uintBitsToFloat(ChunksInOut(row).at[at + 1u]);
-    }
-    ChunksInOut(row).at[at] = floatBitsToUint(low);
-    ChunksInOut(row).at[at + 1u] = floatBitsToUint(high);
-#else
-    if (has(ACCUMULATE)) {
-        uvec4 c = ChunksInOut(row).at[n / 8u];
-        low += low_of(c);
-        high += high_of(c);
-    }
-    ChunksInOut(row).at[n / 8u] = chunk_of(low, high);
-#endif
-}
-
-// store_strip writes MM rows from m on of the subgroup's results, which lie in its strip, to c.
-void store_strip(uvec2 matrix, uint strip, uint m, uint n, uint lane) {
-    const uint width = NI * MN / 8u; // chunks of a row
-    for (uint at = lane; at < MM * width; at += SUBGROUP) {
-        uint row = m + at / width;
-        uint column = n + 8u * (at % width);
-        if (WHOLE || row < push.a_width && column < push.b_width) {
-            uint from = strip + at / width * STRIP_STRIDE + 2u * (at % width);
-            store_chunk(address_at(matrix, row, push.b_width * OUTPUT_BYTES), column,
-                uintBitsToFloat(chunks[from]), uintBitsToFloat(chunks[from + 1u]));
-        }
-    }
-}
+#include "include/group_xty_store.glsl"
 
 void main() {
     if (!find_tile()) {
@@ -236,13 +214,11 @@ void main() {
         add_rows(gl_LocalInvocationID.x, my_m, my_n);
     }
     uvec2 matrix = expert_base(push.c, has(C_TABLE), tile.expert, push.a_width, push.b_width * OUTPUT_BYTES);
-    uint strip = gl_SubgroupID * STRIP;
-    [[unroll]] for (uint i = 0u; i < MI; i++) {
-        barrier();
-        [[unroll]] for (uint j = 0u; j < NI; j++) {
-            coopMatStore(sums[i * NI + j], floats, 4u * strip + j * MN, 4u * STRIP_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-        }
-        barrier();
-        store_strip(matrix, strip, tile.m + my_m + i * MM, tile.n + my_n, gl_SubgroupInvocationID);
+#ifndef OUTPUT_F32
+    if (!has(ACCUMULATE)) {
+        store_rounded(matrix, my_m, my_n);
+        return;
     }
+#endif
+    store_sums(matrix, my_m, my_n);
 }

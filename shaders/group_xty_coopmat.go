@@ -122,6 +122,7 @@ var GroupXtyCoopmatBf16 = &kernel.Kernel{
 	Needs: []kernel.Feature{
 		"f16",
 		"bf16",
+		"int16",
 		"memory-model",
 		"coopmat",
 		"explicit-layout",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -242,7 +243,7 @@ func (b *decoderBench) train(ctx context.Context, d *model.Decoder) (err error) 
 	defer func() { err = errors.Join(err, t.Close()) }()
 	ids := tokensOf(t.Config.Tokens(), d.Config.Vocabulary)
 	targets := append(slices.Clone(ids[1:]), 0)
-	var times []float64
+	var times, losses []float64
 	for i := range b.reps + 2 {
 		begin := time.Now()
 		s, err := t.Step(ctx, ids, targets)
@@ -252,9 +253,13 @@ func (b *decoderBench) train(ctx context.Context, d *model.Decoder) (err error) 
 		if !(s.GradNorm > 0) {
 			return fmt.Errorf("step %d has a gradient norm of %v", s.Step, s.GradNorm)
 		}
+		losses = append(losses, s.Loss)
 		if i >= 2 { // pipelines are compiled and clocks up
 			times = append(times, time.Since(begin).Seconds())
 		}
+	}
+	if last := losses[len(losses)-1]; !(last < losses[0]) {
+		return fmt.Errorf("the loss of the same tokens went from %v to %v: gradients are wrong", losses[0], last)
 	}
 	slices.Sort(times)
 	r.SecondsPerStep = times[len(times)/2]
@@ -266,6 +271,10 @@ func (b *decoderBench) train(ctx context.Context, d *model.Decoder) (err error) 
 // generate times token after token of all sequences together, after the prompts.
 func (b *decoderBench) generate(ctx context.Context, d *model.Decoder) (err error) {
 	r := &b.result
+	if err := b.checkGeneration(ctx, d); err != nil {
+		return err
+	}
+	b.dev.ResetPeak()
 	g, err := model.NewGenerator(ctx, d, model.GeneratorConfig{Sequences: r.Batch, Capacity: r.Length + b.reps,
 		Sampling: model.SamplingConfig{Temperature: 1, TopK: 50, TopP: 0.95}})
 	if err != nil {
@@ -292,4 +301,67 @@ func (b *decoderBench) generate(ctx context.Context, d *model.Decoder) (err erro
 	}
 	r.TokensPerSecond = float64(r.Batch) / r.SecondsPerStep
 	return nil
+}
+
+// checkGeneration holds the tokens that a generator takes one by one, with its cache, to the logits of one pass over all of them: each
+// has to be the likeliest, or nearly. One of four may be another, since roundings may choose another expert.
+func (b *decoderBench) checkGeneration(ctx context.Context, d *model.Decoder) (err error) {
+	r, tokens := b.result, min(4, b.reps)
+	g, err := model.NewGenerator(ctx, d, model.GeneratorConfig{Sequences: r.Batch, Capacity: r.Length + tokens})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.Close()) }()
+	prompts := slices.Repeat([][]int32{tokensOf(r.Length, d.Config.Vocabulary)}, r.Batch)
+	out, err := g.Generate(ctx, model.Request{Prompts: prompts, Tokens: tokens})
+	if err != nil {
+		return err
+	}
+	made := out[r.Batch-1]
+	logits, err := logitsOf(ctx, d, append(slices.Clone(prompts[0]), made...))
+	if err != nil {
+		return err
+	}
+	vocabulary, right := d.Config.Vocabulary, 0
+	for i, token := range made {
+		row := logits[(r.Length-1+i)*vocabulary:][:vocabulary]
+		squares := 0.0
+		for _, v := range row {
+			squares += float64(v) * float64(v)
+		}
+		if float64(slices.Max(row)-row[token]) <= 0.25*math.Sqrt(squares/float64(vocabulary)) {
+			right++
+		}
+	}
+	if len(made) != tokens || right < max(1, tokens-1) {
+		return fmt.Errorf("of %d generated tokens only %d are what the whole pass finds likeliest", len(made), right)
+	}
+	return nil
+}
+
+// logitsOf are the logits [T·V] of a sequence.
+func logitsOf(ctx context.Context, d *model.Decoder, ids []int32) (logits []float32, err error) {
+	var tensors [2]*vk.Tensor
+	for i, values := range [][]int32{ids, {0, int32(len(ids))}} {
+		if tensors[i], err = d.Device().NewTensor(vk.I32, len(values)); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, tensors[i].Close()) }()
+		if err := vk.Upload(ctx, tensors[i], values); err != nil {
+			return nil, err
+		}
+	}
+	rec, err := d.Device().NewRecorder()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rec.Close()) }()
+	y, err := d.Logits(rec, model.Batch{IDs: tensors[0], Sequences: attention.Sequences{Offsets: tensors[1]}})
+	if err != nil {
+		return nil, err
+	}
+	if err := rec.Run(ctx); err != nil {
+		return nil, err
+	}
+	return vk.Download[float32](ctx, y)
 }

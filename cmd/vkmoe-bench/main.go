@@ -24,10 +24,11 @@
 // of each kernel, --json writes everything to a file. --peer COMMAND times a peer on the same cases just before and prints
 // how many times longer it takes; bench/peers holds such commands.
 //
-// The others: plot draws JSON files; report prints them as the tables of the project's README; explain CASE… says which kernel and tile the library takes; tune measures those there are
-// and keeps the best for this device; cold times the first forward pass of new processes; decoder times whole models with
-// random weights (--work train or generate, --shape paper, mixtral or small), whose results are judged elsewhere
-// (vkmoe-conform golden). Each explains its flags with --help.
+// The others: plot draws JSON files; report prints them as the tables of the project's README; explain CASE… says which kernel and tile
+// the library takes; tune measures those there are and keeps the best for this device; cold times the first forward pass of new
+// processes; decoder times whole models with random weights (--work train or generate, --shape paper, mixtral or small): their loss has
+// to fall, and what is generated with a cache has to be what a pass over the whole text finds (vkmoe-conform golden holds models to
+// recorded values). Each explains its flags with --help.
 package main
 
 import (

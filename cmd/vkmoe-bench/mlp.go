@@ -139,6 +139,13 @@ func (m *mlp) activated(slot, unit int) float64 {
 	return ref.GELU.Of(gate)
 }
 
+// activatedRow is those of all of a slot's hidden units.
+func (m *mlp) activatedRow(slot int) []float32 {
+	h := make([]float32, m.out)
+	inParallel(len(h), func(unit int) { h[unit] = float32(m.activated(slot, unit)) })
+	return h
+}
+
 // limit is how far results may be from the reference, relative to all of them: a few roundings of intermediates, whose
 // errors are independent.
 func (m *mlp) limit() float64 { return max(1e-4, 4*refType[m.dtype].Storage()) }
@@ -151,14 +158,8 @@ func (m *mlp) check(ctx context.Context) (float64, error) {
 		t := rng.IntN(m.t)
 		y := make([]float64, m.in)
 		for slot := t * m.k; slot < (t+1)*m.k; slot++ {
-			h := make([]float32, m.out)
-			for unit := range h {
-				h[unit] = float32(m.activated(slot, unit))
-			}
-			matrix := m.down.of(int(m.ids[slot]))
-			for n := range y {
-				y[n] += float64(m.gates[slot]) * dot(h, matrix[n*m.out:])
-			}
+			h, matrix := m.activatedRow(slot), m.down.of(int(m.ids[slot]))
+			inParallel(len(y), func(n int) { y[n] += float64(m.gates[slot]) * dot(h, matrix[n*m.out:]) })
 		}
 		got, err := rows(ctx, m.ys, t*m.in, m.in)
 		if err != nil {

@@ -29,13 +29,20 @@ func (m *mlp) checkTraining(ctx context.Context, rng *rand.Rand) (float64, error
 	return worst, nil
 }
 
-// slotsOf calls f for every slot of an expert.
-func (m *mlp) slotsOf(e int, f func(slot int)) {
+// sumOf adds up f of every slot of an expert.
+func (m *mlp) sumOf(e int, f func(slot int) [2]float64) (sum [2]float64) {
+	var slots []int
 	for slot, id := range m.ids {
 		if int(id) == e {
-			f(slot)
+			slots = append(slots, slot)
 		}
 	}
+	terms := make([][2]float64, len(slots))
+	inParallel(len(slots), func(i int) { terms[i] = f(slots[i]) })
+	for _, t := range terms {
+		sum[0], sum[1] = sum[0]+t[0], sum[1]+t[1]
+	}
+	return sum
 }
 
 // compareGradient adds one gradient of an expert's weight to a deviation.
@@ -55,11 +62,10 @@ func compareGradient(ctx context.Context, d *deviation, grads *moe.ExpertBank, e
 func (m *mlp) checkDown(ctx context.Context, rng *rand.Rand) (d deviation, err error) {
 	for range 20 {
 		e, n, unit := rng.IntN(m.experts), rng.IntN(m.in), rng.IntN(m.out)
-		sum := 0.0
-		m.slotsOf(e, func(slot int) {
-			sum += float64(m.gates[slot]) * float64(m.dy[slot/m.k*m.in+n]) * m.activated(slot, unit)
+		sum := m.sumOf(e, func(slot int) [2]float64 {
+			return [2]float64{float64(m.gates[slot]) * float64(m.dy[slot/m.k*m.in+n]) * m.activated(slot, unit)}
 		})
-		if err := compareGradient(ctx, &d, m.grads.Down.Weight, e, n*m.out+unit, sum); err != nil {
+		if err := compareGradient(ctx, &d, m.grads.Down.Weight, e, n*m.out+unit, sum[0]); err != nil {
 			return d, err
 		}
 	}
@@ -74,18 +80,17 @@ func (m *mlp) checkUp(ctx context.Context, rng *rand.Rand) (d deviation, err err
 		for n := range column {
 			column[n] = m.down.of(e)[n*m.out+unit]
 		}
-		var gate, up float64
-		m.slotsOf(e, func(slot int) {
+		sum := m.sumOf(e, func(slot int) [2]float64 {
 			t := slot / m.k * m.in
 			dh := float64(m.gates[slot]) * dot(m.dy[t:t+m.in], column)
 			dz := m.hiddenGradient(slot, unit, dh)
-			gate, up = gate+dz[0]*float64(m.x[t+i]), up+dz[1]*float64(m.x[t+i])
+			return [2]float64{dz[0] * float64(m.x[t+i]), dz[1] * float64(m.x[t+i])}
 		})
-		if err := compareGradient(ctx, &d, m.grads.Up.Weight, e, unit*m.in+i, gate); err != nil {
+		if err := compareGradient(ctx, &d, m.grads.Up.Weight, e, unit*m.in+i, sum[0]); err != nil {
 			return d, err
 		}
 		if m.activation.Gated() {
-			if err := compareGradient(ctx, &d, m.grads.Up.Weight, e, (m.out+unit)*m.in+i, up); err != nil {
+			if err := compareGradient(ctx, &d, m.grads.Up.Weight, e, (m.out+unit)*m.in+i, sum[1]); err != nil {
 				return d, err
 			}
 		}
@@ -123,42 +128,37 @@ func (m *mlp) checkInput(ctx context.Context, rng *rand.Rand) (d deviation, err 
 func (m *mlp) addInputGradient(dx []float64, slot int) {
 	e, dy := int(m.ids[slot]), m.dy[slot/m.k*m.in:(slot/m.k+1)*m.in]
 	up, down := m.up.of(e), m.down.of(e)
-	dh := make([]float64, m.out)
-	for n, v := range dy {
-		for unit := range dh {
-			dh[unit] += float64(m.gates[slot]) * float64(v) * float64(down[n*m.out+unit])
+	dz := make([][2]float64, m.out)
+	inParallel(m.out, func(unit int) {
+		dh := 0.0
+		for n, v := range dy {
+			dh += float64(v) * float64(down[n*m.out+unit])
 		}
-	}
-	add := func(n int, dz float64) {
-		for i, w := range up[n*m.in:][:m.in] {
-			dx[i] += dz * float64(w)
+		dz[unit] = m.hiddenGradient(slot, unit, float64(m.gates[slot])*dh)
+	})
+	inParallel(m.in, func(i int) {
+		for unit, v := range dz {
+			dx[i] += v[0] * float64(up[unit*m.in+i])
+			if m.activation.Gated() {
+				dx[i] += v[1] * float64(up[(m.out+unit)*m.in+i])
+			}
 		}
-	}
-	for unit, v := range dh {
-		dz := m.hiddenGradient(slot, unit, v)
-		add(unit, dz[0])
-		if m.activation.Gated() {
-			add(m.out+unit, dz[1])
-		}
-	}
+	})
 }
 
 // checkGates compares that of a slot: how its token's output gradient goes along the expert's result. Such a sum may happen to be
 // small, so errors are held against the size of its terms.
 func (m *mlp) checkGates(ctx context.Context, rng *rand.Rand) (d deviation, err error) {
-	h := make([]float32, m.out)
 	for range 2 {
 		slot := rng.IntN(m.slots())
 		got, err := rows(ctx, m.grads.Gates, slot, 1)
 		if err != nil {
 			return d, err
 		}
-		for unit := range h {
-			h[unit] = float32(m.activated(slot, unit))
-		}
-		down, want := m.down.of(int(m.ids[slot])), 0.0
-		for n, v := range m.dy[slot/m.k*m.in:][:m.in] {
-			term := float64(v) * dot(h, down[n*m.out:])
+		h, down, terms := m.activatedRow(slot), m.down.of(int(m.ids[slot])), make([]float64, m.in)
+		inParallel(m.in, func(n int) { terms[n] = float64(m.dy[slot/m.k*m.in+n]) * dot(h, down[n*m.out:]) })
+		want := 0.0
+		for _, term := range terms {
 			want += term
 			d.norm += term * term
 		}

@@ -21,7 +21,7 @@ type sizes struct {
 	layers, width, experts, topK, heads, headWidth, hidden int
 }
 
-var defaultSizes = sizes{layers: 4, width: 128, experts: 8, topK: 2, heads: 2, headWidth: 32, hidden: 128}
+var defaultSizes = sizes{layers: 4, width: 64, experts: 8, topK: 2, heads: 1, headWidth: 32, hidden: 64}
 
 // decoder describes the model: JetMoE's block, a mixture of attention and one of MLP experts, at bytes.
 func (s sizes) decoder(length int, dense bool) model.DecoderConfig {
@@ -63,7 +63,8 @@ func newSession(ctx context.Context, dev *vk.Device, o options, text []int32) (*
 			Batch: o.batch, Length: o.length,
 			Adam:     train.AdamWConfig{Beta2: 0.98, Decay: 0.1, ClipNorm: 1},
 			Schedule: train.Schedule{Peak: o.rate, Warmup: min(100, o.steps/10), Steps: o.steps, Floor: 0.05},
-			Router:   moe.LossConfig{Balance: float32(o.balance)},
+			// Each layer alone: balanced over all layers together, one layer could leave experts out that another overloads.
+			Router: moe.LossConfig{Form: moe.JetMoEBalance, Balance: float32(o.balance)},
 		})
 	}
 	if err == nil && o.resume != "" {
