@@ -102,7 +102,12 @@ func decodePipelines() []vk.PipelineSpec {
 		for types, kernel := range decodeKernels {
 			if v := band.vectors(types.format); v != (vectorTile{}) {
 				for most := range 2 {
-					list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.forRows(types.format, 1+most).spec(band.Wide.BM, false).Values()})
+					list = append(list, vk.PipelineSpec{Kernel: kernel, Spec: v.forRows(types.format, 1+most).spec(band.Wide.BM, 0, false).Values()})
+				}
+				for _, chunks := range []int{96, 256, 512} {
+					one := v.forOneRow(types.format, chunks)
+					list = append(list, vk.PipelineSpec{Kernel: kernel,
+						Spec: one.spec(band.Wide.BM, one.depth(types.format, chunks, classTensor), true).Values()})
 				}
 			}
 		}

@@ -53,7 +53,15 @@ func (l *ParallelLinear) vectorTile(dev *vk.Device, rows, most int) vectorTile {
 	default:
 		return vectorTile{}
 	}
+	if most <= 1 && classOf(dev) == classTensor {
+		return t.forOneRow(l.Config.Weights, l.chunks())
+	}
 	return t.forRows(l.Config.Weights, most)
+}
+
+// chunks is the number of pieces of 16 bytes that an output's weights are.
+func (l *ParallelLinear) chunks() int {
+	return l.Config.In / l.Config.Weights.chunkValues(l.Config.DType)
 }
 
 // forRows is the tile for at most so many rows per expert. For one, kernels of quantized weights, whose codes need registers, are
@@ -63,6 +71,43 @@ func (t vectorTile) forRows(format WeightFormat, most int) vectorTile {
 		t.Columns = 1
 	}
 	return t
+}
+
+// forOneRow is the tile for one row per expert on a GPU: teams that a whole number of their chunks fills, larger ones for longer rows
+// and so fewer outputs of a work-group, of which there are then more than the device holds at once.
+func (t vectorTile) forOneRow(format WeightFormat, chunks int) vectorTile {
+	if t.Threads < 128 {
+		return t.forRows(format, 1)
+	}
+	team := 0
+	switch {
+	case format == WeightsFull && chunks >= 512 && chunks%128 == 0:
+		team = 128
+	case format == WeightsFull && chunks%128 == 0, format != WeightsFull && chunks%64 == 0:
+		team = 64
+	case chunks%32 == 0:
+		team = 32
+	default:
+		return t.forRows(format, 1)
+	}
+	t.Team, t.Columns = team, 1
+	return t
+}
+
+// depth is how many chunks of an output's weights an invocation loads at once, or 0 for the loop that loads one ahead. Many
+// work-groups of few registers hide the time that loads take better than loads ahead do.
+func (t vectorTile) depth(format WeightFormat, chunks int, class deviceClass) int {
+	if t.Columns > 1 || class == classPlain { // on which it was not measured
+		return 0
+	}
+	depth := 1
+	if format == WeightsFull {
+		depth = min(4, max(2, t.Team/32))
+	}
+	for depth > 0 && chunks%(depth*t.Team) != 0 {
+		depth /= 2
+	}
+	return depth
 }
 
 // decodeDispatch makes a dispatch one of the decode path for tiles of blockM rows and returns how many columns a tile has, or
@@ -77,12 +122,12 @@ func decodeDispatch(dev *vk.Device, t vectorTile, l *ParallelLinear, blockM int,
 	if shared > int(dev.Caps().SharedMemoryBytes) || t.Threads > int(dev.Caps().MaxWorkgroupInvocations) {
 		return 0, false
 	}
-	d.Kernel, d.Spec = kernel, t.spec(blockM, classOf(dev) == classTensor).Values()
+	d.Kernel, d.Spec = kernel, t.spec(blockM, t.depth(l.Config.Weights, l.chunks(), classOf(dev)), classOf(dev) == classTensor).Values()
 	return t.BN(), true
 }
 
 // spec returns the kernel's specialization constants of the tile.
-func (t vectorTile) spec(blockM int, fastHalf bool) shaders.Scatter2scatterGemvSpec {
+func (t vectorTile) spec(blockM, depth int, fastHalf bool) shaders.Scatter2scatterGemvSpec {
 	return shaders.Scatter2scatterGemvSpec{Threads: uint32(t.Threads), BM: uint32(blockM), Team: uint32(t.Team),
-		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf}
+		RN: uint32(t.Outputs), Columns: uint32(t.Columns), FastHalf: fastHalf, Depth: uint32(depth)}
 }

@@ -15,7 +15,7 @@ import (
 
 // vectorTiles are the tiles of the table and some that share work otherwise.
 func vectorTiles() []vectorTile {
-	tiles := []vectorTile{{32, 8, 2, 1}, {64, 64, 4, 3}, {64, 16, 2, 8}}
+	tiles := []vectorTile{{32, 8, 2, 1}, {64, 64, 4, 3}, {64, 16, 2, 8}, {128, 128, 4, 1}, {128, 64, 4, 1}}
 	for _, band := range builtInBands() {
 		if band.Vectors != (vectorTile{}) {
 			tiles = append(tiles, band.Vectors)
@@ -51,6 +51,7 @@ func (c linearCase) checkVectors(t *testing.T, st storage, tile vectorTile, exac
 func TestDecodePath(t *testing.T) {
 	shapes := []struct{ tokens, experts, k, in, out int }{
 		{0, 4, 2, 8, 8}, {1, 1, 1, 8, 1}, {1, 8, 2, 256, 40}, {3, 4, 2, 24, 17}, {8, 16, 4, 1032, 30}, {37, 3, 2, 64, 33}, {9, 1000, 8, 136, 5},
+		{5, 2, 1, 4096, 9},
 	}
 	for i, tile := range vectorTiles() {
 		for j, s := range shapes {
@@ -168,4 +169,25 @@ func TestDecodePathOfOneToken(t *testing.T) {
 	require.Equal(t, 1, band.vectors(WeightsQ4).forRows(WeightsQ4, 1).Columns)
 	require.Equal(t, 2, band.vectors(WeightsQ4).forRows(WeightsQ4, 8).Columns)
 	require.Zero(t, vectorTile{}.forRows(WeightsQ4, 1))
+}
+
+// TestDecodePathOfOneRow: teams share a row's chunks evenly, in as many steps as their loads allow.
+func TestDecodePathOfOneRow(t *testing.T) {
+	band := classTunings()[classTensor].band(2, 8)
+	for _, c := range []struct {
+		format                       WeightFormat
+		chunks, team, columns, depth int
+	}{
+		{WeightsFull, 1024, 128, 1, 4}, {WeightsFull, 512, 128, 1, 4}, {WeightsFull, 1792, 128, 1, 2}, {WeightsFull, 640, 128, 1, 1},
+		{WeightsFull, 256, 64, 1, 2}, {WeightsFull, 384, 64, 1, 2}, {WeightsFull, 192, 32, 1, 2}, {WeightsFull, 96, 32, 1, 1},
+		{WeightsFull, 100, 32, 4, 0}, {WeightsInt8, 256, 64, 1, 1}, {WeightsInt8, 96, 32, 1, 1}, {WeightsInt8, 48, 32, 1, 0},
+		{WeightsQ4, 448, 64, 1, 1}, {WeightsQ4, 24, 32, 1, 0},
+	} {
+		tile := band.vectors(c.format).forOneRow(c.format, c.chunks)
+		require.Equal(t, c.team, tile.Team, "%+v", c)
+		require.Equal(t, c.columns, tile.Columns, "%+v", c)
+		require.Equal(t, c.depth, tile.depth(c.format, c.chunks, classTensor), "%+v", c)
+		require.Zero(t, tile.depth(c.format, c.chunks, classPlain))
+	}
+	require.Zero(t, vectorTile{}.forOneRow(WeightsFull, 512))
 }

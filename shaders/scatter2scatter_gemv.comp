@@ -7,8 +7,10 @@
 // invocation adds up every TEAM-th chunk of 16 bytes of their inputs, and the team's sums meet in shared memory.
 // Requires: in a multiple of a chunk's values (4 in f32, 8 in 16 bits, 16 in int8, 32 in q4), x and W 16-byte aligned; THREADS a
 // multiple of TEAM; RN even, and TEAM a multiple of RN/2.
+// DEPTH: 0, or how many chunks of an output's weights an invocation loads at once before it adds them, without loads that run ahead;
+// a row then is a whole number of TEAM · DEPTH chunks.
 // FAST_HALF: the device's own widening of f16 is exact, subnormals included.
-// Accumulation: f32, the same for every run: each invocation in ascending order, then the invocations in that order.
+// Accumulation: f32, the same for every run: each invocation in ascending order, then FOLD invocations each, then those.
 // Oracle: internal/ref/scatter2scatter.go
 #extension GL_GOOGLE_include_directive : require
 #include "include/head.glsl"
@@ -21,6 +23,7 @@ layout(constant_id = 2) const uint TEAM = 32;
 layout(constant_id = 3) const uint RN = 4;
 layout(constant_id = 4) const uint COLUMNS = 4;
 layout(constant_id = 5) const bool FAST_HALF = false;
+layout(constant_id = 9) const uint DEPTH = 0;
 layout(local_size_x_id = 0) in;
 
 const uint BN = THREADS / TEAM * RN;
@@ -29,35 +32,22 @@ const uint BN = THREADS / TEAM * RN;
 
 const uint SUMS = RN * COLUMNS;
 const uint STRIDE = SUMS + 1u; // padded, against bank conflicts
+const uint FOLD = TEAM > 32u ? 8u : 1u; // of a team's sums so many are added up first, in parallel
 shared float partial[THREADS * STRIDE];
 
 #include "include/weight_chunks.glsl"
 
 uvec2 x_rows[COLUMNS];
 uvec2 w_rows[RN];
-float sums[SUMS]; // [output][column]
-uvec4 now[RN]; // a chunk of each output's weights
-uvec4 next[RN];
 #ifdef WEIGHTS_Q4
 uvec2 scale_rows[RN];
-uint scale_now[RN]; // the chunks' scales
-uint scale_next[RN];
 #endif
-
+float sums[SUMS]; // [output][column]
 #ifdef WEIGHTS_INT8
 vec2 output_scales; // of the two outputs that the invocation stores, for one row of x after the other
 #endif
 
-// load_next starts the loads of a chunk of each output's weights. Beyond the last it repeats that one, which is not added.
-void load_next(uint chunk) {
-    uint at = min(chunk, push.in_width / (PARTS * VALUES) - 1u);
-    [[unroll]] for (uint r = 0u; r < RN; r++) {
-        next[r] = Chunks(w_rows[r]).at[at];
-#ifdef WEIGHTS_Q4
-        scale_next[r] = load_scale_bits(scale_rows[r], at);
-#endif
-    }
-}
+#include "include/decode_ahead.glsl"
 
 // start_weights starts the loads of the first chunks of weights. It repeats the last output where there are fewer: those
 // sums are never stored.
@@ -84,7 +74,7 @@ void start_weights(uint member, uint first_n) {
     uint stored = first_n + member % (RN / 2u) * 2u;
     output_scales = vec2(load_f32(scales, min(stored, push.out_width - 1u)), load_f32(scales, min(stored + 1u, push.out_width - 1u)));
 #endif
-    load_next(member);
+    load_ahead(member);
 }
 
 // find_x_rows finds the rows of x from position first on, and likewise repeats the last.
@@ -143,21 +133,54 @@ void add_chunk(uint chunk, uint count) {
 #endif
 }
 
+// add_bursts adds up the invocation's share, DEPTH chunks of each output at once.
+void add_bursts(uint member, uint chunks, uint count) {
+    for (uint chunk = member;;) {
+        [[unroll]] for (uint d = 0u; d < DEPTH; d++) {
+            take(d);
+            add_chunk(chunk + d * TEAM, count);
+        }
+        chunk += DEPTH * TEAM;
+        if (chunk >= chunks) {
+            break;
+        }
+        load_ahead(chunk);
+    }
+}
+
 // add_inputs adds up the invocation's share, loading weights a step ahead.
 void add_inputs(uint member, uint count) {
     [[unroll]] for (uint i = 0u; i < SUMS; i++) {
         sums[i] = 0.0;
     }
     uint chunks = push.in_width / (PARTS * VALUES);
+    if (DEPTH > 0u) {
+        add_bursts(member, chunks, count);
+        return;
+    }
     for (uint chunk = member; chunk < chunks; chunk += TEAM) {
-        [[unroll]] for (uint r = 0u; r < RN; r++) {
-            now[r] = next[r];
-#ifdef WEIGHTS_Q4
-            scale_now[r] = scale_next[r];
-#endif
-        }
-        load_next(chunk + TEAM);
+        take(0u);
+        load_next(0u, chunk + TEAM);
         add_chunk(chunk, count);
+    }
+}
+
+// share_sums gives the team every invocation's sums, those of FOLD invocations as one.
+void share_sums(uint me, uint team, uint member) {
+    [[unroll]] for (uint i = 0u; i < SUMS; i++) {
+        partial[me * STRIDE + i] = sums[i];
+    }
+    barrier();
+    if (FOLD > 1u) {
+        for (uint i = member; i < SUMS * (TEAM / FOLD); i += TEAM) {
+            uint at = (team * TEAM + i / SUMS * FOLD) * STRIDE + i % SUMS;
+            float sum = partial[at];
+            [[unroll]] for (uint m = 1u; m < FOLD; m++) {
+                sum += partial[at + m * STRIDE];
+            }
+            partial[at] = sum;
+        }
+        barrier();
     }
 }
 
@@ -172,7 +195,7 @@ void store_results(uint member, uint team, uint first, uint count) {
         uint n = tile.column + team * RN + r;
         if (c < count && n < push.out_width) {
             vec2 v = vec2(0.0);
-            [[unroll]] for (uint m = 0u; m < TEAM; m++) {
+            [[unroll]] for (uint m = 0u; m < TEAM; m += FOLD) {
                 uint at = (team * TEAM + m) * STRIDE;
                 v += vec2(partial[at + r * COLUMNS + c], partial[at + (r + 1u) * COLUMNS + c]);
             }
@@ -204,10 +227,7 @@ void main() {
         start_weights(member, tile.column + team * RN);
         find_x_rows(first);
         add_inputs(member, count);
-        [[unroll]] for (uint i = 0u; i < SUMS; i++) {
-            partial[me * STRIDE + i] = sums[i];
-        }
-        barrier();
+        share_sums(me, team, member);
         store_results(member, team, first, count);
         barrier();
     }

@@ -54,6 +54,7 @@ type Scatter2scatterGemvSpec struct {
 	RN       uint32 // constant 3
 	Columns  uint32 // constant 4
 	FastHalf bool   // constant 5
+	Depth    uint32 // constant 9
 }
 
 // DefaultScatter2scatterGemvSpec returns the values in the source.
@@ -71,6 +72,7 @@ var specScatter2scatterGemv = []kernel.Constant{
 	{ID: 3, Name: "RN", Default: 4},
 	{ID: 4, Name: "COLUMNS", Default: 4},
 	{ID: 5, Name: "FAST_HALF", Default: 0},
+	{ID: 9, Name: "DEPTH", Default: 0},
 }
 
 //go:embed spv/scatter2scatter_gemv.f32.spv

@@ -163,7 +163,7 @@ func linearQuantized(add func(Case)) {
 	}{
 		{moe.PathPortable, []shape{{8, 2, 1, 33, 7}, {5, 2, 20, 36, 40}, {8, 4, 70, 100, 25}, {3, 2, 37, 24, 16}},
 			[]string{"plain", "inout", "bias_gates", "accumulate"}},
-		{moe.PathDecode, []shape{{8, 2, 1, 256, 40}, {4, 2, 3, 64, 17}, {3, 2, 37, 96, 33}, {16, 4, 8, 1056, 30}}, []string{"plain", "bias_gates", "inout", "accumulate"}},
+		{moe.PathDecode, []shape{{8, 2, 1, 2048, 40}, {4, 2, 3, 64, 17}, {3, 2, 37, 96, 33}, {16, 4, 8, 1056, 30}}, []string{"plain", "bias_gates", "inout", "accumulate"}},
 		{moe.PathCoopMat, []shape{{1, 1, 1, 8, 8}, {3, 2, 37, 24, 16}, {8, 4, 70, 104, 72}, {4, 2, 130, 200, 128}, {3, 2, 37, 264, 72}},
 			[]string{"plain", "bias", "gates", "inout_bias_gates"}},
 	}
@@ -184,7 +184,8 @@ func linearQuantized(add func(Case)) {
 							c.path, c.shape, c.spread, c.layout, c.format = p.path, s, sp, layouts[l].layout, format.WeightFormat
 							c = c.withOption(option)
 							kase := Case{Name: linearName("forward", c, fmt.Sprintf("%v_%v", dtype, format.WeightFormat), layouts[l].name, option),
-								Record: c.forward, Required: i == 2 && l == (d+int(p.path))%len(layouts) && j < 2}
+								Record: c.forward, Required: i == 2 && l == (d+int(p.path))%len(layouts) && j < 2 ||
+									p.path == moe.PathDecode && i == 0 && l == d && j == d}
 							if p.path == moe.PathCoopMat {
 								kase.Needs = []vk.Feature{vk.FeatureCoopMat}
 							}

@@ -112,7 +112,8 @@ func linearCoopMat(add func(Case)) {
 
 // linearDecode are a few rows per expert on the path that reads weights in whole pieces of 16 bytes.
 func linearDecode(add func(Case)) {
-	shapes := []shape{{1, 1, 1, 8, 1}, {8, 2, 1, 264, 40}, {4, 2, 3, 24, 17}, {16, 4, 8, 1032, 30}, {3, 2, 37, 64, 33}, {64, 8, 9, 136, 5}}
+	shapes := []shape{{1, 1, 1, 8, 1}, {8, 2, 1, 264, 40}, {4, 2, 3, 24, 17}, {16, 4, 8, 1032, 30}, {3, 2, 37, 64, 33}, {64, 8, 9, 136, 5},
+		{4, 2, 1, 4096, 12}} // the last in one load of whole rows
 	options := []string{"plain", "bias", "gates", "bias_gates", "banks_bias", "exact_bias_gates", "accumulate"}
 	emit := func(c linearCase, types string, l int, option string, required bool) {
 		c.path, c.layout = moe.PathDecode, layouts[l].layout
@@ -125,7 +126,7 @@ func linearDecode(add func(Case)) {
 				for j, sp := range spreads {
 					c := uniform(dtype)
 					c.shape, c.spread = s, sp
-					emit(c, dtype.String(), l, options[(i+j+l)%len(options)], (l+d)%3 == i%3 && i > 0 && i < 4 && j == (l+i)%len(spreads))
+					emit(c, dtype.String(), l, options[(i+j+l)%len(options)], (l+d)%3 == i%3 && i > 0 && (i < 4 || i == 6) && j == (l+i)%len(spreads))
 				}
 			}
 			for mask := 1; mask < 4 && dtype != vk.F32; mask++ { // rows in f32, in or out or both
