@@ -44,6 +44,7 @@ const uint A_PARTS = MQ / PIECE;   // an invocation's chunks of each row
 const uint B_PARTS = NQ / PIECE;
 const uint ROW_LOADS = (BK + THREADS - 1u) / THREADS;
 const uint STEPS = BK / MK;
+const uint ELEMENTS = MM * MN / SUBGROUP; // of a matrix of results, by invocation
 
 // The epilogue's strip: MM rows of a subgroup's NI·MN results in f32, four to a chunk, padded.
 const uint STRIP_STRIDE = NI * MN / 4u + 1u;
@@ -215,7 +216,8 @@ void main() {
     }
     uvec2 matrix = expert_base(push.c, has(C_TABLE), tile.expert, push.a_width, push.b_width * OUTPUT_BYTES);
 #ifndef OUTPUT_F32
-    if (!has(ACCUMULATE)) {
+    // Only where invocations share a matrix evenly, so that none holds an element that another does, and in pairs.
+    if (!has(ACCUMULATE) && ELEMENTS % 2u == 0u && uint(sums[0].length()) == ELEMENTS) {
         store_rounded(matrix, my_m, my_n);
         return;
     }

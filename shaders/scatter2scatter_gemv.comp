@@ -31,9 +31,6 @@ const uint BN = THREADS / TEAM * RN;
 #include "include/weights.glsl"
 
 const uint SUMS = RN * COLUMNS;
-const uint STRIDE = SUMS + 1u; // padded, against bank conflicts
-const uint FOLD = TEAM > 32u ? 8u : 1u; // of a team's sums so many are added up first, in parallel
-shared float partial[THREADS * STRIDE];
 
 #include "include/weight_chunks.glsl"
 
@@ -48,6 +45,7 @@ vec2 output_scales; // of the two outputs that the invocation stores, for one ro
 #endif
 
 #include "include/decode_ahead.glsl"
+#include "include/team_sums.glsl"
 
 // start_weights starts the loads of the first chunks of weights. It repeats the last output where there are fewer: those
 // sums are never stored.
@@ -162,25 +160,6 @@ void add_inputs(uint member, uint count) {
         take(0u);
         load_next(0u, chunk + TEAM);
         add_chunk(chunk, count);
-    }
-}
-
-// share_sums gives the team every invocation's sums, those of FOLD invocations as one.
-void share_sums(uint me, uint team, uint member) {
-    [[unroll]] for (uint i = 0u; i < SUMS; i++) {
-        partial[me * STRIDE + i] = sums[i];
-    }
-    barrier();
-    if (FOLD > 1u) {
-        for (uint i = member; i < SUMS * (TEAM / FOLD); i += TEAM) {
-            uint at = (team * TEAM + i / SUMS * FOLD) * STRIDE + i % SUMS;
-            float sum = partial[at];
-            [[unroll]] for (uint m = 1u; m < FOLD; m++) {
-                sum += partial[at + m * STRIDE];
-            }
-            partial[at] = sum;
-        }
-        barrier();
     }
 }
 

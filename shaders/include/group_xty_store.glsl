@@ -67,14 +67,14 @@ ELEMENT element_of(uint bits) { return unpackFloat2x16(bits).x; }
 #endif
 
 // Where in its strip an invocation's elements of a subgroup's first matrix belong. That is the device's affair.
-uint places[MM * MN / SUBGROUP];
+uint places[ELEMENTS];
 
 // put_rounded stores row i of the subgroup's matrices in its strip: two elements at a time where all of an invocation's are
 // neighbours, two by two.
 void put_rounded(uint strip, uint i, bool paired) {
     [[unroll]] for (uint j = 0u; j < NI; j++) {
         uint first = 8u * strip + j * MN;
-        [[unroll]] for (uint e = 0u; e < MM * MN / SUBGROUP; e += 2u) {
+        [[unroll]] for (uint e = 0u; e < ELEMENTS; e += 2u) {
             uint word = pack(vec2(sums[i * NI + j][e], sums[i * NI + j][e + 1u]));
             if (paired) {
                 words[(first + places[e]) / 2u] = word;
@@ -98,7 +98,7 @@ void store_rounded(uvec2 matrix, uint my_m, uint my_n) {
     coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator> numbers;
     coopMatLoad(numbers, floats, 4u * strip, MN, gl_CooperativeMatrixLayoutRowMajor);
     bool paired = true;
-    [[unroll]] for (uint e = 0u; e < MM * MN / SUBGROUP; e++) {
+    [[unroll]] for (uint e = 0u; e < ELEMENTS; e++) {
         uint number = uint(numbers[e]);
         places[e] = number / MN * (8u * ROUNDED_STRIDE) + number % MN;
         paired = paired && (e % 2u == 0u ? places[e] % 2u == 0u : places[e] == places[e - 1u] + 1u);
