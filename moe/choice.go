@@ -48,7 +48,7 @@ func (l *ParallelLinear) Choice(dev *vk.Device, rows int) (Choice, error) {
 	case PathDecode:
 		c.Tile = l.vectorTile(dev, rows, rows).String()
 	case PathCoopMat:
-		c.Tile = l.tensorTile(dev, rows).String()
+		c.Tile = l.tensorTile(dev, rows, x, y).String()
 	default:
 		if c.Tile = tile.String(); l.Config.Path == PathCoopMat {
 			return c, l.noTensorPath(dev)

@@ -318,7 +318,7 @@ func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows, most int, x
 	if columns, ok := decodeDispatch(dev, l.vectorTile(dev, rows, most), l, tile.BM, x, y, d); ok {
 		return PathDecode, columns
 	}
-	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows), l, x, y, d); ok {
+	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows, x, y), l, x, y, d); ok {
 		return PathCoopMat, columns
 	}
 	return PathPortable, tile.BN

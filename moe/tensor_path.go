@@ -75,8 +75,9 @@ func hasMatrices(caps *vk.Capabilities) bool {
 	return false
 }
 
-// tensorTile is the layer's tile on the tensor path for so many rows; it is empty where the path is not to be taken.
-func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
+// tensorTile is the layer's tile on the tensor path for so many rows; it is empty where the path is not to be taken, or the device
+// runs none of the band's.
+func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int, x, y *vk.Tensor) tensorTile {
 	switch {
 	case l.matrices != (tensorTile{}):
 		return l.matrices
@@ -87,7 +88,10 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int) tensorTile {
 	if l.Config.Path == PathCoopMat && len(band.Matrices) == 0 {
 		return tensorTile{band.Wide.BM, 32, 16, 1, 2}
 	}
-	return fitting(band.matrices(l.Config.Weights), l.Config.In, l.Config.Out)
+	return fitting(band.matrices(l.Config.Weights), l.Config.In, l.Config.Out, func(t tensorTile) bool {
+		_, ok := tensorSpec(dev, t, l, x, y)
+		return ok
+	})
 }
 
 // bandRows is how many rows of tiles work-groups go through together, column by column: those that run at the same time on an
@@ -185,7 +189,7 @@ func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *Ex
 	t := l.matrices
 	if t == (tensorTile{}) && l.tile == (Tile{}) && l.Config.Path != PathPortable && l.Config.Path != PathDecode {
 		tiles := tuning(dev).Gradients
-		t = fitting(tiles, b.Dim(1), a.Dim(1))
+		t = fitting(tiles, b.Dim(1), a.Dim(1), nil)
 		if len(tiles) == 0 && l.Config.Path == PathCoopMat {
 			t = tensorTile{32, 32, 16, 2, 2}
 		}

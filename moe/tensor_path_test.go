@@ -126,7 +126,7 @@ func TestTensorPathIsChosen(t *testing.T) {
 		require.True(t, ok)
 		if !software(dev) {
 			require.Equal(t, classTensor, classOf(dev))
-			require.NotEmpty(t, l.tensorTile(dev, 4))
+			require.NotEmpty(t, l.tensorTile(dev, 4, x, x))
 		}
 		for _, change := range []func(c *ParallelLinearConfig){
 			func(c *ParallelLinearConfig) { c.In = 60 }, func(c *ParallelLinearConfig) { c.Out = 30 },

@@ -40,9 +40,10 @@ type TuningMeasured struct {
 // A tileBand holds the tiles from a mean number of rows per active expert on. Routing fixes BM, which all tiles of a band
 // share, before it is known which layers will use it.
 type tileBand struct {
-	MeanRows int  `json:"mean_rows"`
-	Wide     Tile `json:"wide"`   // of the portable path
-	Narrow   Tile `json:"narrow"` // likewise, for up to narrowOut outputs
+	MeanRows   int  `json:"mean_rows"`
+	MaxExperts int  `json:"max_experts,omitempty"` // the band is for up to so many experts, or for any number
+	Wide       Tile `json:"wide"`                  // of the portable path
+	Narrow     Tile `json:"narrow"`                // likewise, for up to narrowOut outputs
 
 	Matrices []widthTile `json:"matrices,omitempty"` // of the tensor path, the first that is for the widths; none where slower
 	Vectors  vectorTile  `json:"vectors,omitzero"`   // of the decode path, which goes before the others; none likewise
@@ -101,8 +102,8 @@ func (t *Tuning) Validate() error {
 	if t.Format != tuningFormat {
 		return fail("Format", fmt.Sprint(tuningFormat), t.Format)
 	}
-	if len(t.Bands) == 0 || t.Bands[len(t.Bands)-1].MeanRows != 0 {
-		return fail("Bands", "bands down to 0 rows", len(t.Bands))
+	if n := len(t.Bands); n == 0 || t.Bands[n-1].MeanRows != 0 || t.Bands[n-1].MaxExperts != 0 {
+		return fail("Bands", "bands down to 0 rows of any number of experts", n)
 	}
 	for i, b := range t.Bands {
 		name := fmt.Sprintf("Bands[%d].", i)
@@ -155,16 +156,16 @@ func (t vectorTile) valid() bool {
 		t.Outputs <= 16 && t.Outputs%2 == 0 && 2*t.Team%t.Outputs == 0 && t.Columns <= 16
 }
 
-// band finds the band for rows spread over experts.
-func (t *Tuning) band(rows, experts int) *tileBand {
+// BandOf is the index of the band for rows spread over experts.
+func (t *Tuning) BandOf(rows, experts int) int {
 	mean := rows / max(1, min(rows, experts))
-	for i := range t.Bands {
-		if mean >= t.Bands[i].MeanRows {
-			return &t.Bands[i]
-		}
-	}
-	panic("moe: no band for 0 rows") // Validate asks for one
+	return slices.IndexFunc(t.Bands, func(b tileBand) bool {
+		return mean >= b.MeanRows && (b.MaxExperts <= 0 || experts <= b.MaxExperts)
+	})
 }
+
+// band finds the band for rows spread over experts. There is one: Validate asks for a last band that takes all.
+func (t *Tuning) band(rows, experts int) *tileBand { return &t.Bands[t.BandOf(rows, experts)] }
 
 // formatTiles are where a band keeps the tiles of the faster paths for a format of the weights.
 type formatTiles struct {
@@ -203,10 +204,10 @@ func (b *tileBand) portable(out int) Tile {
 	return b.Wide
 }
 
-// fitting is the first of the tiles that is for these widths, or none.
-func fitting(tiles []widthTile, in, out int) tensorTile {
+// fitting is the first of the tiles that is for these widths and that runs, or none. runs may be nil where all do.
+func fitting(tiles []widthTile, in, out int, runs func(tensorTile) bool) tensorTile {
 	for _, t := range tiles {
-		if in >= t.MinIn && out >= t.MinOut {
+		if in >= t.MinIn && out >= t.MinOut && (runs == nil || runs(t.tensorTile)) {
 			return t.tensorTile
 		}
 	}

@@ -87,7 +87,7 @@ func (t *Tuning) Best(band int, step TuningStep, candidates []TuningCandidate, t
 			total += c.scores[i] / float64(len(classes))
 			slow = slow || !(c.scores[i] <= math.Log(tuningLoss))
 			if tile := candidates[i].tile; tiles && i == 0 {
-				list = prepend(list, c, fitting(present, c.in, c.out))
+				list = prepend(list, c, fitting(present, c.in, c.out, nil))
 			} else if tiles {
 				list = prepend(list, c, tile)
 			}
@@ -121,7 +121,7 @@ func prepend(list []widthTile, c widthClass, tile tensorTile) []widthTile {
 	switch {
 	case len(list) == 0:
 		return []widthTile{{tensorTile: tile}}
-	case fitting(list, c.in, c.out) == tile:
+	case fitting(list, c.in, c.out, nil) == tile:
 		return list
 	}
 	return append([]widthTile{{c.in, c.out, tile}}, list...)

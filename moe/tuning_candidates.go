@@ -160,7 +160,7 @@ func (t *Tuning) tileCandidates(dev *vk.Device, band int, step TuningStep, prese
 	case TuneGradients:
 		tiles = gradientCandidates
 	case TuneRows:
-		for _, bm := range []int{m, 2 * m, 3 * m, 4 * m, 5 * m, 6 * m, 8 * m, 10 * m, 12 * m} {
+		for _, bm := range []int{m, 2 * m, 3 * m, 4 * m, 5 * m, 6 * m, 8 * m, 9 * m, 10 * m, 12 * m} {
 			if 2*bm >= rows && bm <= 2*rows {
 				tiles = append(tiles, matrixCandidates(bm, m, n, k)...)
 			}
@@ -182,15 +182,18 @@ func (t *Tuning) tileCandidates(dev *vk.Device, band int, step TuningStep, prese
 
 // matrixCandidates are tiles of bm rows for matrices of m × n results of k products.
 func matrixCandidates(bm, m, n, k int) []tensorTile {
-	list := []tensorTile{{bm, 8 * n, 4 * k, 1, 4}, {bm, 8 * n, 8 * k, 1, 4}, {bm, 4 * n, 8 * k, 1, 2}, {bm, 16 * n, 4 * k, 1, 4}}
-	if bm >= 8*m {
-		list = nil // too much for one row of subgroups
+	var list []tensorTile
+	if bm < 8*m { // more is too much for one row of subgroups
+		list = []tensorTile{{bm, 8 * n, 4 * k, 1, 4}, {bm, 8 * n, 8 * k, 1, 4}, {bm, 4 * n, 8 * k, 1, 2}, {bm, 16 * n, 4 * k, 1, 4}}
 	}
 	for _, tile := range []tensorTile{{bm, 8 * n, 4 * k, 2, 2}, {bm, 8 * n, 2 * k, 2, 2}, {bm, 6 * n, 4 * k, 2, 2}, {bm, 10 * n, 4 * k, 2, 2},
 		{bm, 12 * n, 4 * k, 2, 4}, {bm, 16 * n, 2 * k, 2, 4}, {bm, 4 * n, 4 * k, 2, 2}} {
 		if bm%(2*m) == 0 && bm >= 4*m {
 			list = append(list, tile)
 		}
+	}
+	if bm%(3*m) == 0 && bm >= 6*m {
+		list = append(list, tensorTile{bm, 12 * n, 4 * k, 3, 4}) // twelve subgroups: three for each of four schedulers
 	}
 	return list
 }
@@ -202,10 +205,8 @@ func wideOf(bm int) Tile {
 		tm /= 2
 	}
 	switch {
-	case bm > 160:
-		return Tile{bm, 32, 8, tm, 4}
 	case bm > 128:
-		return Tile{bm, 32, 16, tm, 4}
+		return Tile{bm, 64, 8, tm, 8}
 	case bm >= 96:
 		return Tile{bm, 64, 16, tm, 8}
 	}

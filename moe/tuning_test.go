@@ -40,8 +40,10 @@ func TestBuiltInTablesSurviveTheirFile(t *testing.T) {
 		require.NotEmpty(t, table.Measured.Date)
 	}
 	tensor := classTunings()[classTensor]
-	require.Equal(t, &tensor.Bands[0], tensor.band(96*32, 32))
-	require.Equal(t, &tensor.Bands[1], tensor.band(96*32-1, 32))
+	require.Equal(t, &tensor.Bands[0], tensor.band(160*32, 32))
+	require.Equal(t, &tensor.Bands[1], tensor.band(160*32-1, 32))
+	require.Equal(t, 144, tensor.band(128*32, 32).Wide.BM)
+	require.Equal(t, 128, tensor.band(128*33, 33).Wide.BM, "that band is for up to 32 experts")
 	require.Equal(t, 0, tensor.band(0, 32).MeanRows)
 	require.Equal(t, tensor.band(3, 32), tensor.band(1, 1024), "few rows: one per active expert")
 }
@@ -50,10 +52,13 @@ func TestBrokenTablesAreRefused(t *testing.T) {
 	for name, breakIt := range map[string]func(t *Tuning){
 		"Format":                    func(t *Tuning) { t.Format = 2 },
 		"Bands":                     func(t *Tuning) { t.Bands = nil },
-		"Bands[1].MeanRows":         func(t *Tuning) { t.Bands[1].MeanRows = 96 },
+		"Bands[1].MeanRows":         func(t *Tuning) { t.Bands[1].MeanRows = 160 },
 		"Bands[0].Wide and Narrow":  func(t *Tuning) { t.Bands[0].Narrow.BM = 64 },
 		"Bands[2].Matrices":         func(t *Tuning) { t.Bands[2].Matrices = []widthTile{{tensorTile: tensorTile{16, 128, 64, 1, 4}}} },
 		"Bands[3].Vectors":          func(t *Tuning) { t.Bands[3].Vectors = vectorTile{128, 24, 4, 4} },
+		"Bands[3].MatricesInt8":     func(t *Tuning) { t.Bands[3].MatricesInt8 = []widthTile{{tensorTile: tensorTile{16, 128, 64, 1, 4}}} },
+		"Bands[3].VectorsQ4":        func(t *Tuning) { t.Bands[3].VectorsQ4 = vectorTile{128, 24, 4, 4} },
+		"Bands ":                    func(t *Tuning) { t.Bands[len(t.Bands)-1].MaxExperts = 8 },
 		"Gradients":                 func(t *Tuning) { t.Gradients = []widthTile{{}} },
 		"Bands[0].Wide and Narrow ": func(t *Tuning) { t.Bands[0].Wide.BK = 32 }, // shared memory
 	} {
@@ -71,6 +76,16 @@ func TestBrokenTablesAreRefused(t *testing.T) {
 	for _, tile := range []Tile{{}, {32, 32, 16, 5, 4}, {32, 32, 18, 4, 4}, {64, 64, 16, 2, 2}, {1024, 4, 4, 16, 4}, {8, 8, 64, 4, 4}} {
 		require.False(t, tile.valid(), "%v", tile)
 	}
+}
+
+// TestTilesThatDoNotRunAreSkipped: the next one for the widths is taken instead of another path.
+func TestTilesThatDoNotRunAreSkipped(t *testing.T) {
+	big, small := tensorTile{144, 192, 64, 3, 4}, tensorTile{144, 64, 64, 1, 2}
+	tiles := []widthTile{{MinIn: 64, tensorTile: big}, {tensorTile: small}}
+	require.Equal(t, big, fitting(tiles, 64, 8, nil))
+	require.Equal(t, small, fitting(tiles, 32, 8, nil))
+	require.Equal(t, small, fitting(tiles, 64, 8, func(t tensorTile) bool { return t != big }))
+	require.Empty(t, fitting(tiles, 64, 8, func(tensorTile) bool { return false }))
 }
 
 // openOwn opens a device whose cache folder is dir.

@@ -138,6 +138,9 @@ func (t *tuner) ask(ctx context.Context, band int, step moe.TuningStep, means []
 	for _, shape := range t.shapesOf(step) {
 		for _, mean := range means {
 			shape.t = max(1, mean*shape.experts/shape.k)
+			if step != moe.TuneGradients && t.table.BandOf(shape.t*shape.k, shape.experts) != band {
+				continue // it is not for so many experts
+			}
 			times, err := t.try(ctx, shape, step, candidates)
 			if errors.Is(err, vk.ErrOutOfMemory) {
 				fmt.Printf("%s: %v\n", shape.Name(), err)
