@@ -8,7 +8,7 @@
 # empty for none).
 set -eu
 
-pieces="layers momha sweeps few train generate"
+pieces="layers momha granularity sparsity few train generate"
 [ $# -ge 3 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; echo "pieces: $pieces"; exit 2; } >&2
 name=$1 out=$2
 shift 2
@@ -53,7 +53,7 @@ for piece in $pieces; do
 		time_cases bf16-layers forward:anchors mlp:token mlp:layers training:layers dw:gradients dx:gradients
 		;;
 	momha) scattermoe=scattermoe_momha && time_cases bf16-momha momha ;;
-	sweeps) scattermoe=scattermoe_layers && time_cases bf16-sweeps mlp:granularity mlp:sparsity training:granularity training:sparsity ;;
+	granularity | sparsity) scattermoe=scattermoe_layers && time_cases "bf16-$piece" "mlp:$piece" "training:$piece" ;;
 	few)
 		scattermoe=scattermoe_layers torch=yes && time_cases f32 --dtype f32 paper/512 paper/2048
 		scattermoe='' torch=''
