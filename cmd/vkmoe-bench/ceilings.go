@@ -74,7 +74,7 @@ func fastest(ctx context.Context, dev *vk.Device, record func(rec *vk.Recorder) 
 	if err := record(rec); err != nil {
 		return 0, err
 	}
-	times, _, err := timeRuns(ctx, rec, 1, 10)
+	times, _, err := timeRuns(ctx, rec, 1, 10, warmUp)
 	if err != nil {
 		return 0, err
 	}

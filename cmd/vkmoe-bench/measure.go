@@ -16,7 +16,8 @@ import (
 )
 
 // warmUp is how long the device works at least before it is timed: an idle GPU takes tens of milliseconds to raise its clocks. It works
-// on, up to settled, while it becomes faster from one span of settling to the next.
+// on, up to settled, while it becomes faster from one span of settling to the next. One that has been idle for longer than a second
+// works five times as long: an H100 then stays near a third of its clocks for most of a second, at times that do settle.
 var warmUp = 300 * time.Millisecond // less in tests
 
 const (
@@ -184,6 +185,7 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	}
 	scratch := b.dev.Memory().PeakBytes - before
 	res.Memory = float64(scratch+j.memory()) / 1e6
+	checking := time.Now()
 	if res.Error, err = j.check(ctx); err != nil {
 		return res, err
 	}
@@ -199,7 +201,11 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	if err != nil {
 		return res, err
 	}
-	times, parts, err := timeRuns(ctx, rec, repeats, reps)
+	warm := warmUp
+	if time.Since(checking) > time.Second {
+		warm *= 5
+	}
+	times, parts, err := timeRuns(ctx, rec, repeats, reps, warm)
 	if err != nil {
 		return res, err
 	}
@@ -218,8 +224,8 @@ func repeatsOf(µs float64, scratch uint64) int {
 }
 
 // timeRuns returns the GPU times of at least reps runs in microseconds, and the median of each kernel's share. The recorder
-// holds the job so many times.
-func timeRuns(ctx context.Context, rec *vk.Recorder, repeats, reps int) ([]float64, map[string]float64, error) {
+// holds the job so many times. It works for warm at least before.
+func timeRuns(ctx context.Context, rec *vk.Recorder, repeats, reps int, warm time.Duration) ([]float64, map[string]float64, error) {
 	before := math.Inf(1)
 	for start := time.Now(); time.Since(start) < settled; {
 		span := time.Now()
@@ -233,7 +239,7 @@ func timeRuns(ctx context.Context, rec *vk.Recorder, repeats, reps int) ([]float
 		}
 		now := quantile(times, 0.5)
 		slow := time.Since(span) > 2*settling // a run that takes long varies by more than clocks do
-		if time.Since(start) >= warmUp && (slow || now > 0.98*before) {
+		if time.Since(start) >= warm && (slow || now > 0.98*before) {
 			break
 		}
 		before = now

@@ -235,7 +235,7 @@ func (b *momhaBench) results(r momhaResult, training bool) float64 {
 
 // measure times runs of a recording.
 func (t *momhaTime) measure(ctx context.Context, rec *vk.Recorder, reps int) error {
-	times, parts, err := timeRuns(ctx, rec, 1, reps)
+	times, parts, err := timeRuns(ctx, rec, 1, reps, warmUp)
 	if err == nil {
 		t.Parts, t.Low, t.Median, t.High = parts, quantile(times, 0.1), quantile(times, 0.5), quantile(times, 0.9)
 	}
