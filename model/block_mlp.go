@@ -103,19 +103,19 @@ func (c DenseConfig) linears() (up, down moe.ParallelLinearConfig) {
 
 // denseBlock is an MLP without experts.
 type denseBlock struct {
-	cfg             DenseConfig
-	up, down        *moe.ParallelLinear
-	upGrad, dnGrad  moe.WeightGrads
-	names           func(prefix string) []part[MLPWeights]
-	host            MLPWeights
-	list            []*weight
-	activationGrads moe.ActivationConfig
+	cfg            DenseConfig
+	up, down       *moe.ParallelLinear
+	upGrad, dnGrad moe.WeightGrads
+	names          func(prefix string) []part[MLPWeights]
+	host           MLPWeights
+	list           []*weight
+	activation     moe.ActivationConfig
 }
 
 func newDenseBlock(dev *vk.Device, cfg DenseConfig, names func(prefix string) []part[MLPWeights]) (*denseBlock, error) {
-	b := &denseBlock{cfg: cfg, names: names, activationGrads: moe.ActivationConfig{Function: cfg.Activation}}
+	b := &denseBlock{cfg: cfg, names: names, activation: moe.ActivationConfig{Function: cfg.Activation}}
 	up, down := cfg.linears()
-	err := b.activationGrads.Validate()
+	err := b.activation.Validate()
 	if err == nil {
 		b.up, err = moe.NewParallelLinear(dev, up)
 	}
@@ -137,21 +137,21 @@ func (b *denseBlock) tensors(prefix string) []NamedTensor {
 	return namedParts(b.names(prefix), &b.host, b.list)
 }
 
-// denseSaved are the activation's input and output.
+// denseSaved are the activation's input, nil where nothing is saved, and its output.
 type denseSaved struct{ z, h *vk.Tensor }
 
 func (denseSaved) router() (*moe.Routing, *vk.Tensor) { return nil, nil }
 func (s denseSaved) release(rec *vk.Recorder)         { scratchSet{s.z, s.h}.release(rec) }
 
 func (b *denseBlock) forward(rec *vk.Recorder, x, y *vk.Tensor, _ attention.Sequences, save moe.Save) (blockSaved, error) {
-	s := denseSaved{rec.Scratch(b.cfg.DType, x.Dim(0), b.cfg.columns()), rec.Scratch(b.cfg.DType, x.Dim(0), b.cfg.Hidden)}
+	s := denseSaved{h: rec.Scratch(b.cfg.DType, x.Dim(0), b.cfg.Hidden)}
+	if save != moe.SaveNothing {
+		s.z = rec.Scratch(b.cfg.DType, x.Dim(0), b.cfg.columns())
+	}
 	if rec.Err() != nil {
 		return nil, rec.Err()
 	}
-	if err := b.up.Dense(rec, x, s.z); err != nil {
-		return nil, err
-	}
-	if err := moe.ActivateWith(rec, b.activationGrads, s.z, s.h); err != nil {
+	if err := b.up.DenseActivated(rec, x, s.z, s.h, b.activation); err != nil {
 		return nil, err
 	}
 	return s, b.down.Dense(rec, s.h, y)
@@ -168,7 +168,7 @@ func (b *denseBlock) backward(rec *vk.Recorder, saved blockSaved, x, dy, dx, _ *
 	if err := b.down.DenseBackward(rec, s.h, dy, down); err != nil {
 		return err
 	}
-	if err := moe.ActivateBackward(rec, b.activationGrads, s.z, dh, s.z); err != nil {
+	if err := moe.ActivateBackward(rec, b.activation, s.z, dh, s.z); err != nil {
 		return err
 	}
 	up := moe.LinearGrads{X: dx, Weight: b.upGrad.Weight, AccumulateWeights: accumulate}
