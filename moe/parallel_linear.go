@@ -216,7 +216,9 @@ func (l *ParallelLinear) Dense(rec *vk.Recorder, x, y *vk.Tensor) error {
 	return l.dense(rec, x, y, LinearOptions{})
 }
 
-// DenseActivated is Dense with an activation: y = f(x·Wᵀ + b), and z, which may be nil, as Activation and Z of LinearOptions.
+// DenseActivated records y = f(x·Wᵀ + b) for x [rows,In], y [rows,Out], or [rows,Out/2] where f is gated, and z [rows,Out] for
+// x·Wᵀ + b, or nil to keep it nowhere; the dtypes are those of Forward, that of z is y's, and the layer must have one expert. It is
+// Dense with Activation and Z of LinearOptions.
 // Errors: see the package.
 func (l *ParallelLinear) DenseActivated(rec *vk.Recorder, x, z, y *vk.Tensor, f ActivationConfig) error {
 	return l.dense(rec, x, y, LinearOptions{Activation: &f, Z: z})

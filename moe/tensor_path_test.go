@@ -81,9 +81,6 @@ func TestTensorPath(t *testing.T) {
 		ran := 0
 		for i, tile := range tensorTiles(dtype) {
 			for j, s := range shapes {
-				if testing.Short() && (j+i/2)%2 == 1 { // lavapipe takes a second to compile each
-					continue
-				}
 				flags := i + j
 				layout := ref.Layouts[flags%len(ref.Layouts)]
 				if (linearCase{s.tokens, s.experts, s.k, s.in, s.out, spreads[flags%len(spreads)], layout,
@@ -92,7 +89,7 @@ func TestTensorPath(t *testing.T) {
 				}
 			}
 		}
-		require.GreaterOrEqual(t, ran, 3*len(shapes)/2, "most tiles must fit the device")
+		require.GreaterOrEqual(t, ran, 3*len(shapes), "most tiles must fit the device")
 	}
 }
 
