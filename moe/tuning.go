@@ -156,7 +156,7 @@ func (t vectorTile) valid() bool {
 		t.Outputs <= 16 && t.Outputs%2 == 0 && 2*t.Team%t.Outputs == 0 && t.Columns <= 16
 }
 
-// BandOf is the index of the band for rows spread over experts.
+// BandOf is the index in Bands of the band for rows, T·K slots in all, spread over experts; a table that is valid has one.
 func (t *Tuning) BandOf(rows, experts int) int {
 	mean := rows / max(1, min(rows, experts))
 	return slices.IndexFunc(t.Bands, func(b tileBand) bool {
