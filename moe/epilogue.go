@@ -46,23 +46,26 @@ func (e *epilogue) tensors() []*vk.Tensor {
 	return []*vk.Tensor{e.z}
 }
 
-// with is the layer with the options' activation; it shares the weights and needs no Close.
+// with is the layer with the options' activation and columns; it shares the weights and needs no Close.
 func (l *ParallelLinear) with(opts LinearOptions) *ParallelLinear {
-	if opts.Activation == nil {
+	if opts.Activation == nil && opts.Columns == (Columns{}) {
 		return l
 	}
 	other := *l
-	other.epilogue = &epilogue{*opts.Activation, opts.Z}
+	other.columns = opts.Columns
+	if opts.Activation != nil {
+		other.epilogue = &epilogue{*opts.Activation, opts.Z}
+	}
 	return &other
 }
 
-// checkActivation checks the options' activation and Z for an output y of so many rows, and returns how many columns y has.
+// checkActivation checks the options' activation, Z and columns for an output y of so many rows, and returns how many columns y has.
 func (l *ParallelLinear) checkActivation(dev *vk.Device, op string, opts LinearOptions, y *vk.Tensor, rows int) (int, error) {
 	if opts.Activation == nil {
 		if opts.Z != nil {
 			return 0, &vk.ShapeError{Op: op, Arg: "Z", Want: "nil without an activation", Got: opts.Z.String()}
 		}
-		return l.Config.Out, nil
+		return opts.Columns.rowWidth(y, l.Config.Out), opts.Columns.check(l.Config.Out, false)
 	}
 	if err := opts.Activation.Validate(); err != nil {
 		return 0, err
@@ -74,5 +77,8 @@ func (l *ParallelLinear) checkActivation(dev *vk.Device, op string, opts LinearO
 		}
 		columns /= 2
 	}
-	return columns, check.Optional(dev, op, "Z", opts.Z, l.rowsDType(y), rows, l.Config.Out)
+	return opts.Columns.rowWidth(y, columns), check.First(
+		opts.Columns.check(columns, false),
+		check.Optional(dev, op, "Z", opts.Z, l.rowsDType(y), rows, l.Config.Out),
+	)
 }

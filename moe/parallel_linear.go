@@ -78,6 +78,7 @@ type ParallelLinear struct {
 	matrices tensorTile // likewise: the tensor path with this tile
 	vectors  vectorTile // likewise: the decode path with this tile
 	epilogue *epilogue  // what with added
+	columns  Columns    // likewise: those of y that are computed
 }
 
 // NewParallelLinear allocates the weights: E·(In·Out + Out with Bias) values in as many tensors as the device's largest
@@ -166,6 +167,11 @@ type LinearOptions struct {
 	// Z keeps what the activation is applied to, W·x + b, with Out columns in the rows of y and in y's dtype, for a backward pass
 	// (ActivateBackward). y is then what Activate makes of Z as it is stored. nil keeps nothing; only with an Activation.
 	Z *vk.Tensor
+
+	// Columns are those of y to compute, for example some at a time where the whole matrix has no room; First is a multiple of 8. y
+	// then has either all columns, of which the others are left as they are, or these alone. Z has all of its columns always; those
+	// that the asked ones are made of are written.
+	Columns Columns
 }
 
 // Forward records the layer on the rows that the routing names.
@@ -199,7 +205,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	push.Flags |= bit(flagAccumulate, opts.Accumulate)
 	tile := l.tile
 	if tile == (Tile{}) {
-		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.Config.Out)
+		tile = ChooseTile(rec.Device(), r.Slots(), r.Experts, l.outputs())
 	}
 	if tile.BM != r.BlockM && l.matrices.BM != r.BlockM {
 		return rec.Fail(&vk.ShapeError{Op: "ParallelLinear.Forward", Arg: "routing", Want: fmt.Sprintf("tiles of %d rows", tile.BM),
@@ -251,7 +257,7 @@ func (l *ParallelLinear) dense(rec *vk.Recorder, x, y *vk.Tensor, opts LinearOpt
 	push.Flags |= flagDense | bit(flagAccumulate, opts.Accumulate)
 	tile := l.tile
 	if tile == (Tile{}) {
-		tile = ChooseTile(rec.Device(), rows, 1, l.Config.Out)
+		tile = ChooseTile(rec.Device(), rows, 1, l.outputs())
 	}
 	return l.dispatch(rec, tile, push, check.CeilDiv(rows, tile.BM), rows, rows, x, y, opts.Gates)
 }
@@ -277,6 +283,7 @@ func (l *ParallelLinear) push(x, y *vk.Tensor) shaders.Scatter2scatterPush {
 	if push.Bias, table = l.Bias.operand(); table {
 		push.Flags |= flagBiasTable
 	}
+	l.fillColumns(&push, y)
 	l.epilogue.fill(&push)
 	return push
 }
@@ -292,7 +299,7 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		Reads:  slices.Concat(reads, []*vk.Tensor{x, y}, l.epilogue.tensors(), l.Weight.tensors(), l.Bias.tensors()),
 		Writes: append(l.epilogue.tensors(), y),
 		Label:  l.label(),
-		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.Config.Out),
+		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.outputs()),
 	}
 	path, columns := l.choosePath(rec.Device(), tile, rows, most, x, y, &d)
 	switch {
@@ -301,7 +308,7 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 	case l.Config.Path == PathDecode && path != PathDecode:
 		return rec.Fail(l.noDecodePath(rec.Device()))
 	}
-	return check.Record(rec, d, uint64(tiles)*uint64(check.CeilDiv(l.Config.Out, columns)))
+	return check.Record(rec, d, uint64(tiles)*uint64(check.CeilDiv(l.outputs(), columns)))
 }
 
 // portableSpec is the portable kernel's specialization.

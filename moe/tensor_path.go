@@ -88,7 +88,7 @@ func (l *ParallelLinear) tensorTile(dev *vk.Device, rows int, x, y *vk.Tensor) t
 	if l.Config.Path == PathCoopMat && len(band.Matrices) == 0 {
 		return tensorTile{band.Wide.BM, 32, 16, 1, 2}
 	}
-	return fitting(band.matrices(l.Config.Weights), l.Config.In, l.Config.Out, func(t tensorTile) bool {
+	return fitting(band.matrices(l.Config.Weights), l.Config.In, l.outputs(), func(t tensorTile) bool {
 		_, ok := tensorSpec(dev, t, l, x, y)
 		return ok
 	})
@@ -118,12 +118,13 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 	if kernel == nil || x.DType() != dtype || y.DType() != dtype || t.BM == 0 || !caps.Has(kernel.Needs...) {
 		return none, false
 	}
-	in, out := l.Config.In, l.Config.Out
+	in, out, outputs := l.Config.In, l.Config.Out, l.outputs()
 	columns := 8 // of a tile that make 16 bytes of y
 	if l.epilogue.gated() {
 		columns = 16
 	}
-	aligned := in%8 == 0 && out%columns == 0 && x.Address()%16 == 0 && y.Address()%16 == 0 && l.Weight.aligned(16) && l.Bias.aligned(16)
+	aligned := in%8 == 0 && out%columns == 0 && outputs%columns == 0 && y.Dim(1)%8 == 0
+	aligned = aligned && x.Address()%16 == 0 && y.Address()%16 == 0 && l.Weight.aligned(16) && l.Bias.aligned(16)
 	m, n, k, ok := matrixShape(caps, dtype)
 	for _, z := range l.epilogue.tensors() {
 		aligned = aligned && z.Address()%16 == 0
@@ -136,7 +137,7 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 	}
 	s := shaders.Scatter2scatterCoopmatSpec{Subgroup: caps.SubgroupSize, SM: uint32(t.SM), SN: uint32(t.SN),
 		MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
-		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && out%t.BN == 0, Transposed: l.transposed()}
+		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: in%t.BK == 0 && outputs%t.BN == 0, Transposed: l.transposed()}
 	s.Threads = s.Subgroup * s.SM * s.SN
 	s.Activation, s.Gated, s.Interleaved = l.epilogue.constants()
 	band, short := t.order(l.transposed(), y.Dim(0), l.Config.Experts)

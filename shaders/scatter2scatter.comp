@@ -13,7 +13,7 @@
 // With an ACTIVATION (include/epilogue.glsl) the result is h instead, and y, which may be null, is what it is made of.
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
 // offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles), h; in, out, fan_in, rows (DENSE:
-// number of rows, else the length of tiles), flags, alpha and limit of the activation.
+// number of rows, else the length of tiles), flags, alpha and limit of the activation, window (include/scatter2scatter.glsl).
 // Mapping: one work-group per BM × BN tile of y, tiles of out fastest: tile id = group / ⌈out / BN⌉. An invocation owns
 // TM × TN results, BM/TM and BN/TN apart, so THREADS = (BM / TM)·(BN / TN). BK inputs at a time pass through shared
 // memory, four to a vec4; BK is a multiple of 4 and THREADS one of BK / 4 (of BN / 4 when TRANSPOSED).
@@ -218,11 +218,11 @@ void store_results(uint first_m, uint first_n) {
         if (position < tile.end) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
-            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.out_width * OUTPUT_BYTES);
+            uvec2 row = address_at(push.y, has(Y_GROUPED) ? position : slot, push.row_width * OUTPUT_BYTES);
             [[unroll]] for (uint j = 0u; j < TN; j += STEP) {
                 uint next = j + STEP - 1u;
                 vec2 v = vec2(sums[i * TN + j] + bias[j], sums[i * TN + next] + bias[next]) * gate;
-                store_pair(row, tile.column + column_of(first_n, j), push.out_width, v, PAIRS, has(ACCUMULATE));
+                store_pair(row, tile.column + column_of(first_n, j), push.end_out, v, PAIRS, has(ACCUMULATE));
             }
         }
     }

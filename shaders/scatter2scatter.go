@@ -27,10 +27,13 @@ type Scatter2scatterPush struct {
 	Flags    uint32
 	Alpha    float32
 	Limit    float32
+	FirstOut uint32
+	EndOut   uint32
+	RowWidth uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c Scatter2scatterPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatter, 108) }
+func (c Scatter2scatterPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatter, 120) }
 
 var pushScatter2scatter = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -50,6 +53,9 @@ var pushScatter2scatter = []kernel.Field{
 	{Name: "flags", Offset: 96, Size: 4},
 	{Name: "alpha", Offset: 100, Size: 4},
 	{Name: "limit", Offset: 104, Size: 4},
+	{Name: "first_out", Offset: 108, Size: 4},
+	{Name: "end_out", Offset: 112, Size: 4},
+	{Name: "row_width", Offset: 116, Size: 4},
 }
 
 // Scatter2scatterSpec holds the specialization constants of scatter2scatter.comp.
@@ -100,7 +106,7 @@ var spvScatter2scatterF32 []byte
 var Scatter2scatterF32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -113,7 +119,7 @@ var spvScatter2scatterF16 []byte
 var Scatter2scatterF16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -126,7 +132,7 @@ var spvScatter2scatterBf16 []byte
 var Scatter2scatterBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -139,7 +145,7 @@ var spvScatter2scatterF32F16F16 []byte
 var Scatter2scatterF32F16F16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_f16_f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -152,7 +158,7 @@ var spvScatter2scatterF16F16F32 []byte
 var Scatter2scatterF16F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16F16F32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -165,7 +171,7 @@ var spvScatter2scatterF32F16F32 []byte
 var Scatter2scatterF32F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -178,7 +184,7 @@ var spvScatter2scatterF32Bf16Bf16 []byte
 var Scatter2scatterF32Bf16Bf16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_bf16_bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16Bf16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -191,7 +197,7 @@ var spvScatter2scatterBf16Bf16F32 []byte
 var Scatter2scatterBf16Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Bf16F32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -204,7 +210,7 @@ var spvScatter2scatterF32Bf16F32 []byte
 var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16F32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -217,7 +223,7 @@ var spvScatter2scatterF32Int8 []byte
 var Scatter2scatterF32Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Int8),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -230,7 +236,7 @@ var spvScatter2scatterF32Q4 []byte
 var Scatter2scatterF32Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Q4),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -243,7 +249,7 @@ var spvScatter2scatterF16Int8 []byte
 var Scatter2scatterF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16Int8),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -256,7 +262,7 @@ var spvScatter2scatterF16Q4 []byte
 var Scatter2scatterF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16Q4),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -269,7 +275,7 @@ var spvScatter2scatterBf16Int8 []byte
 var Scatter2scatterBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Int8),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -282,7 +288,7 @@ var spvScatter2scatterBf16Q4 []byte
 var Scatter2scatterBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Q4),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},

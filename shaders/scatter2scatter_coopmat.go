@@ -27,11 +27,14 @@ type Scatter2scatterCoopmatPush struct {
 	Flags    uint32
 	Alpha    float32
 	Limit    float32
+	FirstOut uint32
+	EndOut   uint32
+	RowWidth uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
 func (c Scatter2scatterCoopmatPush) Bytes() []byte {
-	return kernel.Pack(c, pushScatter2scatterCoopmat, 108)
+	return kernel.Pack(c, pushScatter2scatterCoopmat, 120)
 }
 
 var pushScatter2scatterCoopmat = []kernel.Field{
@@ -52,6 +55,9 @@ var pushScatter2scatterCoopmat = []kernel.Field{
 	{Name: "flags", Offset: 96, Size: 4},
 	{Name: "alpha", Offset: 100, Size: 4},
 	{Name: "limit", Offset: 104, Size: 4},
+	{Name: "first_out", Offset: 108, Size: 4},
+	{Name: "end_out", Offset: 112, Size: 4},
+	{Name: "row_width", Offset: 116, Size: 4},
 }
 
 // Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
@@ -110,7 +116,7 @@ var spvScatter2scatterCoopmatF16 []byte
 var Scatter2scatterCoopmatF16 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -129,7 +135,7 @@ var spvScatter2scatterCoopmatBf16 []byte
 var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -149,7 +155,7 @@ var spvScatter2scatterCoopmatF16Int8 []byte
 var Scatter2scatterCoopmatF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Int8),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -168,7 +174,7 @@ var spvScatter2scatterCoopmatF16Q4 []byte
 var Scatter2scatterCoopmatF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Q4),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -187,7 +193,7 @@ var spvScatter2scatterCoopmatBf16Int8 []byte
 var Scatter2scatterCoopmatBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Int8),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -207,7 +213,7 @@ var spvScatter2scatterCoopmatBf16Q4 []byte
 var Scatter2scatterCoopmatBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Q4),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},

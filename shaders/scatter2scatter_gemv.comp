@@ -182,7 +182,7 @@ void store_results(uint member, uint team, uint first, uint count) {
         uint c = i / (RN / OWN);
         uint r = i % (RN / OWN) * OWN;
         uint n = tile.column + team * RN + r;
-        if (c < count && n < push.out_width) {
+        if (c < count && n < push.end_out) {
             vec2 v = vec2(0.0);
             vec2 w = vec2(0.0); // the third and fourth where OWN is 4
             [[unroll]] for (uint m = 0u; m < TEAM; m += FOLD) {
@@ -207,8 +207,8 @@ void store_results(uint member, uint team, uint first, uint count) {
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uint row = has(Y_GROUPED) ? position : slot;
             if (ACTIVATION == LINEAR) {
-                uvec2 base = address_at(push.y, row, push.out_width * OUTPUT_BYTES);
-                store_pair(base, n, push.out_width, v * gate, true, has(ACCUMULATE));
+                uvec2 base = address_at(push.y, row, push.row_width * OUTPUT_BYTES);
+                store_pair(base, n, push.end_out, v * gate, true, has(ACCUMULATE));
             } else {
                 bool pairs = GATED ? OWN == 4u : true;
                 store_activated(row, GATED ? n / 2u : n, pairs, gate, GATED ? vec2(v.x, w.x) : v, GATED ? vec2(v.y, w.y) : vec2(0.0));

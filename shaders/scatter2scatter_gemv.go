@@ -27,10 +27,13 @@ type Scatter2scatterGemvPush struct {
 	Flags    uint32
 	Alpha    float32
 	Limit    float32
+	FirstOut uint32
+	EndOut   uint32
+	RowWidth uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c Scatter2scatterGemvPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatterGemv, 108) }
+func (c Scatter2scatterGemvPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatterGemv, 120) }
 
 var pushScatter2scatterGemv = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -50,6 +53,9 @@ var pushScatter2scatterGemv = []kernel.Field{
 	{Name: "flags", Offset: 96, Size: 4},
 	{Name: "alpha", Offset: 100, Size: 4},
 	{Name: "limit", Offset: 104, Size: 4},
+	{Name: "first_out", Offset: 108, Size: 4},
+	{Name: "end_out", Offset: 112, Size: 4},
+	{Name: "row_width", Offset: 116, Size: 4},
 }
 
 // Scatter2scatterGemvSpec holds the specialization constants of scatter2scatter_gemv.comp.
@@ -94,7 +100,7 @@ var spvScatter2scatterGemvF32 []byte
 var Scatter2scatterGemvF32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -107,7 +113,7 @@ var spvScatter2scatterGemvF16 []byte
 var Scatter2scatterGemvF16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -120,7 +126,7 @@ var spvScatter2scatterGemvBf16 []byte
 var Scatter2scatterGemvBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -133,7 +139,7 @@ var spvScatter2scatterGemvF32F16F16 []byte
 var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -146,7 +152,7 @@ var spvScatter2scatterGemvF16F16F32 []byte
 var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16F16F32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -159,7 +165,7 @@ var spvScatter2scatterGemvF32F16F32 []byte
 var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -172,7 +178,7 @@ var spvScatter2scatterGemvF32Bf16Bf16 []byte
 var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16Bf16),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -185,7 +191,7 @@ var spvScatter2scatterGemvBf16Bf16F32 []byte
 var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Bf16F32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -198,7 +204,7 @@ var spvScatter2scatterGemvF32Bf16F32 []byte
 var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16F32),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -211,7 +217,7 @@ var spvScatter2scatterGemvF32Int8 []byte
 var Scatter2scatterGemvF32Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Int8),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -224,7 +230,7 @@ var spvScatter2scatterGemvF32Q4 []byte
 var Scatter2scatterGemvF32Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Q4),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -237,7 +243,7 @@ var spvScatter2scatterGemvF16Int8 []byte
 var Scatter2scatterGemvF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Int8),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -250,7 +256,7 @@ var spvScatter2scatterGemvF16Q4 []byte
 var Scatter2scatterGemvF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Q4),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -263,7 +269,7 @@ var spvScatter2scatterGemvBf16Int8 []byte
 var Scatter2scatterGemvBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Int8),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -276,7 +282,7 @@ var spvScatter2scatterGemvBf16Q4 []byte
 var Scatter2scatterGemvBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Q4),
-	PushBytes: 108,
+	PushBytes: 120,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},

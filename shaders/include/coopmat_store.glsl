@@ -72,14 +72,14 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
         uint c = at % width;
         uint position = tile.first + first_m + m;
         uint n = (tile.column + first_n) / (columns / 8u) + 8u * c;
-        if (position < tile.end && n < hidden_width()) {
+        if (position < tile.end && n < result_end()) {
             uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uint row = has(Y_GROUPED) ? position : slot;
             uint from = strip + m * STRIP_STRIDE + c * (columns / 4u);
             vec4 low = uintBitsToFloat(chunks[from]);
             vec4 high = uintBitsToFloat(chunks[from + 1u]);
-            uvec2 base = address_at(ACTIVATION == LINEAR ? push.y : push.h, row, hidden_width() * 2u);
+            uvec2 base = address_at(ACTIVATION == LINEAR ? push.y : push.h, row, push.row_width * 2u);
             if (ACTIVATION == LINEAR) {
                 finish(n, low, high);
             } else {

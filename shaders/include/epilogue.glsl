@@ -23,6 +23,9 @@ const uint LINEAR = 7u; // an ACTIVATION that is none: y = gate · z is stored
 // hidden_width is the width of h.
 uint hidden_width() { return GATED ? push.out_width / 2u : push.out_width; }
 
+// result_end is beyond the last column of y, or of h, that the dispatch computes.
+uint result_end() { return GATED ? push.end_out / 2u : push.end_out; }
+
 // gate_output and up_output are the outputs of W that column c of h is made of.
 uint gate_output(uint c) { return GATED && INTERLEAVED ? 2u * c : c; }
 

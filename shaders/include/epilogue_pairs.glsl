@@ -15,15 +15,15 @@ void keep_operands(uvec2 row, uint c, bool pairs, inout vec2 v, inout vec2 up) {
     if (GATED && INTERLEAVED) {
         vec2 first = vec2(v.x, up.x);
         vec2 second = vec2(v.y, up.y);
-        keep_pair(row, 2u * c, push.out_width, true, first);
-        keep_pair(row, 2u * c + 2u, pairs ? push.out_width : 0u, true, second);
+        keep_pair(row, 2u * c, push.end_out, true, first);
+        keep_pair(row, 2u * c + 2u, pairs ? push.end_out : 0u, true, second);
         v = vec2(first.x, second.x);
         up = vec2(first.y, second.y);
         return;
     }
-    keep_pair(row, c, hidden_width(), pairs, v);
+    keep_pair(row, c, result_end(), pairs, v);
     if (GATED) {
-        keep_pair(row, hidden_width() + c, push.out_width, pairs, up);
+        keep_pair(row, hidden_width() + c, hidden_width() + result_end(), pairs, up);
     }
 }
 
@@ -33,7 +33,7 @@ void store_activated(uint row, uint c, bool pairs, float gate, vec2 v, vec2 up) 
         keep_operands(address_at(push.y, row, push.out_width * OUTPUT_BYTES), c, pairs, v, up);
     }
     vec2 h = vec2(activated(v.x, up.x), pairs ? activated(v.y, up.y) : 0.0) * gate;
-    store_pair(address_at(push.h, row, hidden_width() * OUTPUT_BYTES), c, hidden_width(), h, pairs, has(ACCUMULATE));
+    store_pair(address_at(push.h, row, push.row_width * OUTPUT_BYTES), c, result_end(), h, pairs, has(ACCUMULATE));
 }
 
 #endif

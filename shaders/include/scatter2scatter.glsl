@@ -20,6 +20,11 @@ layout(push_constant, std430) uniform Push {
     uint flags;
     float alpha;
     float limit;
+    // Of columns [first_out, end_out) of W·x alone: the tiles; first_out is a multiple of 8, or 16 where GATED. row_width is that of y,
+    // or of h where there is an activation, whose address is where the whole matrix's first column is or would be.
+    uint first_out;
+    uint end_out;
+    uint row_width;
 } push;
 
 const uint X_GROUPED = 1u;
@@ -46,7 +51,7 @@ uint slot_of(uint position) {
 // find_tile returns false when the work-group has nothing to do. Tiles of a row follow each other; with BAND, which a kernel
 // may define, tiles of a column of BAND rows do, then those of the next column: those that run together share more of W.
 bool find_tile() {
-    uint columns = (push.out_width + BN - 1u) / BN;
+    uint columns = (push.end_out - push.first_out + BN - 1u) / BN;
     uint id = group_id() / columns;
     uint column = group_id() - id * columns;
 #ifdef BAND
@@ -60,7 +65,7 @@ bool find_tile() {
     column = place / height;
     id = first + place - column * height;
 #endif
-    tile.column = column * BN;
+    tile.column = push.first_out + column * BN;
     if (has(DENSE)) {
         tile.expert = 0u;
         tile.first = id * BM;
