@@ -194,7 +194,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 	push := l.push(x, y)
 	push.FanIn = uint32(fanIn)
 	push.Gates = opts.Gates.Address()
-	push.Order, push.Offsets = r.Order.Address(), r.Offsets.Address()
+	push.Order = r.Order.Address()
 	push.Tiles, push.TileArgs, push.Rows = r.Tiles.Address(), r.TileArgs.Address(), uint32(r.TileBound)
 	if opts.In == Grouped {
 		push.Flags |= flagXGrouped
@@ -212,7 +212,7 @@ func (l *ParallelLinear) Forward(rec *vk.Recorder, r *Routing, x, y *vk.Tensor, 
 			Got: fmt.Sprintf("%d: it was recorded before UseTuning", r.BlockM)})
 	}
 	return l.dispatch(rec, tile, push, r.TileBound, r.Slots(), r.Tokens, x, y,
-		opts.Gates, r.Order, r.Offsets, r.Tiles, r.TileArgs)
+		opts.Gates, r.Order, r.Tiles, r.TileArgs)
 }
 
 // Dense records y = x·Wᵀ + b for x [rows,In] and y [rows,Out] of dtypes as in Forward; the layer must have one

@@ -90,7 +90,7 @@ func (r *Routing) check(dev *vk.Device, op string) error {
 		check.Tensor(dev, op, "routing.Order", r.Order, vk.I32, r.Slots()),
 		check.Tensor(dev, op, "routing.Inverse", r.Inverse, vk.I32, r.Slots()),
 		check.Tensor(dev, op, "routing.Offsets", r.Offsets, vk.I32, r.Experts+1),
-		check.Tensor(dev, op, "routing.Tiles", r.Tiles, vk.I32, r.TileBound, 2),
+		check.Tensor(dev, op, "routing.Tiles", r.Tiles, vk.I32, r.TileBound, 3),
 		check.Tensor(dev, op, "routing.TileArgs", r.TileArgs, vk.U32, 4),
 	)
 }

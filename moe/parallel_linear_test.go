@@ -106,7 +106,7 @@ func (c linearCase) setUp(k *kit, st storage) linearRun {
 func (k *kit) retile(r *Routing, blockM int) {
 	r.BlockM = blockM
 	r.TileBound = check.CeilDiv(r.Slots(), blockM) + min(r.Experts, r.Slots())
-	r.Tiles = k.PartialOutput("tiles", vk.I32, r.TileBound, 2)
+	r.Tiles = k.PartialOutput("tiles", vk.I32, r.TileBound, 3)
 	_, blocks := sortBlocks(r.Slots(), r.Experts)
 	r.sort(k.Rec, sortScratch{
 		counts: k.Output("counts", vk.U32, blocks, r.Experts+2),

@@ -19,7 +19,7 @@ func planGroup(plan *vk.ScratchPlan, slots, experts, blockM int) {
 	plan.Take(vk.I32, slots)
 	plan.Take(vk.I32, slots)
 	plan.Take(vk.I32, experts+1)
-	plan.Take(vk.I32, check.CeilDiv(slots, blockM)+min(experts, slots), 2)
+	plan.Take(vk.I32, check.CeilDiv(slots, blockM)+min(experts, slots), 3)
 	plan.Take(vk.U32, 4)
 	counts := plan.Take(vk.U32, blocks, experts+2)
 	plan.Take(vk.U32, 4)

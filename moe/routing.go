@@ -31,7 +31,7 @@ type Routing struct {
 	// how many there are, only that TileBound suffices.
 	BlockM    int        // rows of a tile
 	TileBound int        // most tiles that there can be
-	Tiles     *vk.Tensor // I32 [TileBound,2]: expert and first grouped position
+	Tiles     *vk.Tensor // I32 [TileBound,3]: expert, first grouped position, end of the expert's positions
 	TileArgs  *vk.Tensor // U32 [4]: work-group counts for an indirect dispatch of one work-group per tile; number of tiles
 }
 
@@ -180,7 +180,7 @@ func (r *Routing) group(rec *vk.Recorder) (*vk.Tensor, error) {
 	r.Order = rec.Scratch(vk.I32, slots)
 	r.Inverse = rec.Scratch(vk.I32, slots)
 	r.Offsets = rec.Scratch(vk.I32, r.Experts+1)
-	r.Tiles = rec.Scratch(vk.I32, r.TileBound, 2)
+	r.Tiles = rec.Scratch(vk.I32, r.TileBound, 3)
 	r.TileArgs = rec.Scratch(vk.U32, 4)
 	s := sortScratch{
 		counts: rec.Scratch(vk.U32, blocks, r.Experts+2),

@@ -45,7 +45,7 @@ func (k *kit) guardedRouting(ids []int32, tokens, choices, experts int) *Routing
 	r.Order = k.Output("order", vk.I32, slots)
 	r.Inverse = k.Output("inverse", vk.I32, slots)
 	r.Offsets = k.Output("offsets", vk.I32, experts+1)
-	r.Tiles = k.PartialOutput("tiles", vk.I32, r.TileBound, 2)
+	r.Tiles = k.PartialOutput("tiles", vk.I32, r.TileBound, 3)
 	r.TileArgs = k.Output("tile_args", vk.U32, 4)
 	r.sort(k.Rec, sortScratch{
 		counts: k.Output("counts", vk.U32, blocks, experts+2),
@@ -75,7 +75,7 @@ func requireRouting(t testing.TB, r *Routing, want *ref.Routing) {
 	require.LessOrEqual(t, args[0], uint32(65535))
 	flat := gputest.Download[int32](t, r.Tiles)
 	for i, tile := range tiles {
-		require.Equal(t, tile[:], flat[2*i:2*i+2], "tile %d", i)
+		require.Equal(t, tile[:], flat[3*i:3*i+3], "tile %d", i)
 	}
 }
 

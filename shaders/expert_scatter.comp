@@ -4,7 +4,7 @@
 //   offsets[e]  = Σ_{e' < e} rows(e'), for e in [0, E]; rows(e) = Σ_b counts[b][e]
 //   p           = offsets[e] + (slots of e before slot s),  e = ids[s]
 //   order[p]    = s;  inverse[s] = p
-//   tiles[i]    = {e, offsets[e] + block_m·(i − starts(e))},  e the expert with starts(e) ≤ i < starts(e + 1);
+//   tiles[i]    = {e, offsets[e] + block_m·(i − starts(e)), offsets[e + 1]},  e the expert with starts(e) ≤ i < starts(e + 1);
 //                 starts(e) = Σ_{e' < e} ⌈rows(e') / block_m⌉
 //   tile_args   = {x, y, 1} work-groups for an indirect dispatch of one work-group per tile (x ≤ 65,535,
 //                 x·y ≥ tiles), then the number of tiles
@@ -13,7 +13,7 @@
 // A slot whose id names no expert has inverse −1; as many entries at the end of order are −1.
 //
 // Push constants: device addresses of ids i32 [T·k], counts u32 [blocks, E + 2], offsets i32 [E + 1], order i32 [T·k],
-// inverse i32 [T·k], tiles i32 [tiles, 2], tile_args u32 [4], status u32 [4]; slots = T·k, E, slots per block, blocks,
+// inverse i32 [T·k], tiles i32 [tiles, 3], tile_args u32 [4], status u32 [4]; slots = T·k, E, slots per block, blocks,
 // block_m.
 // Mapping: one work-group per block. Each adds up all blocks' counts for itself, which takes less time than a dispatch in
 // between. It walks its slots in chunks of THREADS, and each invocation ranks its slot among the chunk's (bucket_ranks.glsl), so
@@ -241,8 +241,9 @@ void main() {
     uint tiles = tile_start[push.experts];
     for (uint i = block * THREADS + me; i < tiles; i += push.blocks * THREADS) {
         uint e = expert_of_tile(i);
-        store_i32(push.tiles, 2u * i, int(e));
-        store_i32(push.tiles, 2u * i + 1u, int(start[e] + push.block_m * (i - tile_start[e])));
+        store_i32(push.tiles, 3u * i, int(e));
+        store_i32(push.tiles, 3u * i + 1u, int(start[e] + push.block_m * (i - tile_start[e])));
+        store_i32(push.tiles, 3u * i + 2u, int(start[e + 1u]));
     }
     if (block == 0u) {
         report(me);

@@ -12,7 +12,7 @@
 // ACCUMULATE adds the result to what y holds. Quantized weights (include/weights.glsl) are [E,out,in] and not TRANSPOSED.
 // With an ACTIVATION (include/epilogue.glsl) the result is h instead, and y, which may be null, is what it is made of.
 // Push constants: device addresses of x, w, y, bias [E,out] (0: none), gates f32 [T·k] (0: none), order i32 [T·k],
-// offsets i32 [E + 1], tiles i32 [tiles, 2], tile_args u32 [4] (word 3: number of tiles), h; in, out, fan_in, rows (DENSE:
+// tiles i32 [tiles, 3], tile_args u32 [4] (word 3: number of tiles), h; in, out, fan_in, rows (DENSE:
 // number of rows, else the length of tiles), flags, alpha and limit of the activation, window (include/scatter2scatter.glsl).
 // Mapping: one work-group per BM × BN tile of y, tiles of out fastest: tile id = group / ⌈out / BN⌉. An invocation owns
 // TM × TN results, BM/TM and BN/TN apart, so THREADS = (BM / TM)·(BN / TN). BK inputs at a time pass through shared

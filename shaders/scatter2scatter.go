@@ -16,7 +16,6 @@ type Scatter2scatterPush struct {
 	Bias     uint64
 	Gates    uint64
 	Order    uint64
-	Offsets  uint64
 	Tiles    uint64
 	TileArgs uint64
 	H        uint64
@@ -33,7 +32,7 @@ type Scatter2scatterPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c Scatter2scatterPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatter, 120) }
+func (c Scatter2scatterPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatter, 112) }
 
 var pushScatter2scatter = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -42,20 +41,19 @@ var pushScatter2scatter = []kernel.Field{
 	{Name: "bias", Offset: 24, Size: 8},
 	{Name: "gates", Offset: 32, Size: 8},
 	{Name: "order", Offset: 40, Size: 8},
-	{Name: "offsets", Offset: 48, Size: 8},
-	{Name: "tiles", Offset: 56, Size: 8},
-	{Name: "tile_args", Offset: 64, Size: 8},
-	{Name: "h", Offset: 72, Size: 8},
-	{Name: "in_width", Offset: 80, Size: 4},
-	{Name: "out_width", Offset: 84, Size: 4},
-	{Name: "fan_in", Offset: 88, Size: 4},
-	{Name: "rows", Offset: 92, Size: 4},
-	{Name: "flags", Offset: 96, Size: 4},
-	{Name: "alpha", Offset: 100, Size: 4},
-	{Name: "limit", Offset: 104, Size: 4},
-	{Name: "first_out", Offset: 108, Size: 4},
-	{Name: "end_out", Offset: 112, Size: 4},
-	{Name: "row_width", Offset: 116, Size: 4},
+	{Name: "tiles", Offset: 48, Size: 8},
+	{Name: "tile_args", Offset: 56, Size: 8},
+	{Name: "h", Offset: 64, Size: 8},
+	{Name: "in_width", Offset: 72, Size: 4},
+	{Name: "out_width", Offset: 76, Size: 4},
+	{Name: "fan_in", Offset: 80, Size: 4},
+	{Name: "rows", Offset: 84, Size: 4},
+	{Name: "flags", Offset: 88, Size: 4},
+	{Name: "alpha", Offset: 92, Size: 4},
+	{Name: "limit", Offset: 96, Size: 4},
+	{Name: "first_out", Offset: 100, Size: 4},
+	{Name: "end_out", Offset: 104, Size: 4},
+	{Name: "row_width", Offset: 108, Size: 4},
 }
 
 // Scatter2scatterSpec holds the specialization constants of scatter2scatter.comp.
@@ -106,7 +104,7 @@ var spvScatter2scatterF32 []byte
 var Scatter2scatterF32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -119,7 +117,7 @@ var spvScatter2scatterF16 []byte
 var Scatter2scatterF16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -132,7 +130,7 @@ var spvScatter2scatterBf16 []byte
 var Scatter2scatterBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -145,7 +143,7 @@ var spvScatter2scatterF32F16F16 []byte
 var Scatter2scatterF32F16F16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_f16_f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -158,7 +156,7 @@ var spvScatter2scatterF16F16F32 []byte
 var Scatter2scatterF16F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16F16F32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -171,7 +169,7 @@ var spvScatter2scatterF32F16F32 []byte
 var Scatter2scatterF32F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32F16F32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -184,7 +182,7 @@ var spvScatter2scatterF32Bf16Bf16 []byte
 var Scatter2scatterF32Bf16Bf16 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_bf16_bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16Bf16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -197,7 +195,7 @@ var spvScatter2scatterBf16Bf16F32 []byte
 var Scatter2scatterBf16Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Bf16F32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -210,7 +208,7 @@ var spvScatter2scatterF32Bf16F32 []byte
 var Scatter2scatterF32Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Bf16F32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -223,7 +221,7 @@ var spvScatter2scatterF32Int8 []byte
 var Scatter2scatterF32Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Int8),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -236,7 +234,7 @@ var spvScatter2scatterF32Q4 []byte
 var Scatter2scatterF32Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f32_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterF32Q4),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -249,7 +247,7 @@ var spvScatter2scatterF16Int8 []byte
 var Scatter2scatterF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16Int8),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -262,7 +260,7 @@ var spvScatter2scatterF16Q4 []byte
 var Scatter2scatterF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterF16Q4),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -275,7 +273,7 @@ var spvScatter2scatterBf16Int8 []byte
 var Scatter2scatterBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Int8),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},
@@ -288,7 +286,7 @@ var spvScatter2scatterBf16Q4 []byte
 var Scatter2scatterBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterBf16Q4),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatter,
 	Spec:      specScatter2scatter,
 	LocalSize: [3]int{0, -1, -1},

@@ -75,8 +75,8 @@ coopmat<ELEMENT, gl_ScopeSubgroup, MK, MN, gl_MatrixUseB> w_now[NI];
 #include "include/coopmat_weights.glsl"
 #include "include/coopmat_store.glsl"
 
-// find_rows repeats the last row or column where a tile ends early: those results are never stored.
-void find_rows(uint row, uint chunk, uint w_row, uint w_chunk) {
+// find_x_rows repeats the last row where a tile ends early: those results are never stored.
+void find_x_rows(uint row, uint chunk) {
     uint stride = push.in_width / 8u;
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
         uint position = min(tile.first + row + i * STEP, tile.end - 1u);
@@ -87,18 +87,18 @@ void find_rows(uint row, uint chunk, uint w_row, uint w_chunk) {
         }
         x_rows[i] = source * stride + chunk;
     }
-    find_w_rows(w_row, w_chunk);
 }
 
-// fetch starts the loads of inputs [k, k + BK) for a tile of strips·SM·MM rows.
-void fetch(uint strips, uint k, uint chunk, uint w_row) {
-    bool inside = WHOLE || k + 8u * chunk < push.in_width;
+// inside says whether the chunk-th eight inputs from k on are below in.
+bool inside(uint k, uint chunk) { return WHOLE || k + 8u * chunk < push.in_width; }
+
+// fetch_x starts the loads of inputs [k, k + BK) for a tile of strips·SM·MM rows.
+void fetch_x(uint strips, uint k, uint chunk) {
     [[unroll]] for (uint i = 0u; i < X_LOADS; i++) {
         if (i * STEP < strips * SM * MM) {
-            x_next[i] = inside ? Chunks(push.x).at[x_rows[i] + k / 8u] : uvec4(0u);
+            x_next[i] = inside(k, chunk) ? Chunks(push.x).at[x_rows[i] + k / 8u] : uvec4(0u);
         }
     }
-    fetch_w(k, chunk, w_row, inside);
 }
 
 void put(uint strips, uint row, uint chunk, uint w_row, uint w_chunk) {
@@ -140,7 +140,8 @@ void multiply(uint strips) {
 // add_step adds the products of the step in shared memory while inputs [k, k + BK) are on their way there.
 void add_step(uint strips, uint k, uint row, uint chunk, uint w_row, uint w_chunk, uint first_m, uint first_n) {
     take(strips, 0u, first_m, first_n);
-    fetch(strips, k, chunk, w_row);
+    fetch_x(strips, k, chunk);
+    fetch_w(k, chunk, w_row, inside(k, chunk));
     [[unroll]] for (uint q = 1u; q < STEPS; q++) {
         multiply(strips);
         take(strips, q, first_m, first_n);
@@ -162,11 +163,14 @@ void compute(uint strips) {
     uint w_chunk = me % W_ACROSS;
     uint first_m = gl_SubgroupID / SN * (strips * MM);
     uint first_n = gl_SubgroupID % SN * (NI * MN);
-    find_rows(row, chunk, w_row, w_chunk);
+    // W's first loads need not wait until the rows of x are known, which takes two loads one behind the other.
+    find_w_rows(w_row, w_chunk);
+    fetch_w(0u, chunk, w_row, inside(0u, chunk));
+    find_x_rows(row, chunk);
     [[unroll]] for (uint i = 0u; i < MI * NI; i++) {
         sums[i] = coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator>(0.0);
     }
-    fetch(strips, 0u, chunk, w_row);
+    fetch_x(strips, 0u, chunk);
     put(strips, row, chunk, w_row, w_chunk);
     barrier();
     for (uint k = BK; k < push.in_width; k += BK) {

@@ -16,7 +16,6 @@ type Scatter2scatterCoopmatPush struct {
 	Bias     uint64
 	Gates    uint64
 	Order    uint64
-	Offsets  uint64
 	Tiles    uint64
 	TileArgs uint64
 	H        uint64
@@ -34,7 +33,7 @@ type Scatter2scatterCoopmatPush struct {
 
 // Bytes lays the push constants out as the shader reads them.
 func (c Scatter2scatterCoopmatPush) Bytes() []byte {
-	return kernel.Pack(c, pushScatter2scatterCoopmat, 120)
+	return kernel.Pack(c, pushScatter2scatterCoopmat, 112)
 }
 
 var pushScatter2scatterCoopmat = []kernel.Field{
@@ -44,20 +43,19 @@ var pushScatter2scatterCoopmat = []kernel.Field{
 	{Name: "bias", Offset: 24, Size: 8},
 	{Name: "gates", Offset: 32, Size: 8},
 	{Name: "order", Offset: 40, Size: 8},
-	{Name: "offsets", Offset: 48, Size: 8},
-	{Name: "tiles", Offset: 56, Size: 8},
-	{Name: "tile_args", Offset: 64, Size: 8},
-	{Name: "h", Offset: 72, Size: 8},
-	{Name: "in_width", Offset: 80, Size: 4},
-	{Name: "out_width", Offset: 84, Size: 4},
-	{Name: "fan_in", Offset: 88, Size: 4},
-	{Name: "rows", Offset: 92, Size: 4},
-	{Name: "flags", Offset: 96, Size: 4},
-	{Name: "alpha", Offset: 100, Size: 4},
-	{Name: "limit", Offset: 104, Size: 4},
-	{Name: "first_out", Offset: 108, Size: 4},
-	{Name: "end_out", Offset: 112, Size: 4},
-	{Name: "row_width", Offset: 116, Size: 4},
+	{Name: "tiles", Offset: 48, Size: 8},
+	{Name: "tile_args", Offset: 56, Size: 8},
+	{Name: "h", Offset: 64, Size: 8},
+	{Name: "in_width", Offset: 72, Size: 4},
+	{Name: "out_width", Offset: 76, Size: 4},
+	{Name: "fan_in", Offset: 80, Size: 4},
+	{Name: "rows", Offset: 84, Size: 4},
+	{Name: "flags", Offset: 88, Size: 4},
+	{Name: "alpha", Offset: 92, Size: 4},
+	{Name: "limit", Offset: 96, Size: 4},
+	{Name: "first_out", Offset: 100, Size: 4},
+	{Name: "end_out", Offset: 104, Size: 4},
+	{Name: "row_width", Offset: 108, Size: 4},
 }
 
 // Scatter2scatterCoopmatSpec holds the specialization constants of scatter2scatter_coopmat.comp.
@@ -116,7 +114,7 @@ var spvScatter2scatterCoopmatF16 []byte
 var Scatter2scatterCoopmatF16 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -135,7 +133,7 @@ var spvScatter2scatterCoopmatBf16 []byte
 var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -155,7 +153,7 @@ var spvScatter2scatterCoopmatF16Int8 []byte
 var Scatter2scatterCoopmatF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Int8),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -174,7 +172,7 @@ var spvScatter2scatterCoopmatF16Q4 []byte
 var Scatter2scatterCoopmatF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatF16Q4),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -193,7 +191,7 @@ var spvScatter2scatterCoopmatBf16Int8 []byte
 var Scatter2scatterCoopmatBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Int8),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -213,7 +211,7 @@ var spvScatter2scatterCoopmatBf16Q4 []byte
 var Scatter2scatterCoopmatBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_coopmat", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterCoopmatBf16Q4),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterCoopmat,
 	Spec:      specScatter2scatterCoopmat,
 	LocalSize: [3]int{0, -1, -1},

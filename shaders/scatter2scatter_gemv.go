@@ -16,7 +16,6 @@ type Scatter2scatterGemvPush struct {
 	Bias     uint64
 	Gates    uint64
 	Order    uint64
-	Offsets  uint64
 	Tiles    uint64
 	TileArgs uint64
 	H        uint64
@@ -33,7 +32,7 @@ type Scatter2scatterGemvPush struct {
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c Scatter2scatterGemvPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatterGemv, 120) }
+func (c Scatter2scatterGemvPush) Bytes() []byte { return kernel.Pack(c, pushScatter2scatterGemv, 112) }
 
 var pushScatter2scatterGemv = []kernel.Field{
 	{Name: "x", Offset: 0, Size: 8},
@@ -42,20 +41,19 @@ var pushScatter2scatterGemv = []kernel.Field{
 	{Name: "bias", Offset: 24, Size: 8},
 	{Name: "gates", Offset: 32, Size: 8},
 	{Name: "order", Offset: 40, Size: 8},
-	{Name: "offsets", Offset: 48, Size: 8},
-	{Name: "tiles", Offset: 56, Size: 8},
-	{Name: "tile_args", Offset: 64, Size: 8},
-	{Name: "h", Offset: 72, Size: 8},
-	{Name: "in_width", Offset: 80, Size: 4},
-	{Name: "out_width", Offset: 84, Size: 4},
-	{Name: "fan_in", Offset: 88, Size: 4},
-	{Name: "rows", Offset: 92, Size: 4},
-	{Name: "flags", Offset: 96, Size: 4},
-	{Name: "alpha", Offset: 100, Size: 4},
-	{Name: "limit", Offset: 104, Size: 4},
-	{Name: "first_out", Offset: 108, Size: 4},
-	{Name: "end_out", Offset: 112, Size: 4},
-	{Name: "row_width", Offset: 116, Size: 4},
+	{Name: "tiles", Offset: 48, Size: 8},
+	{Name: "tile_args", Offset: 56, Size: 8},
+	{Name: "h", Offset: 64, Size: 8},
+	{Name: "in_width", Offset: 72, Size: 4},
+	{Name: "out_width", Offset: 76, Size: 4},
+	{Name: "fan_in", Offset: 80, Size: 4},
+	{Name: "rows", Offset: 84, Size: 4},
+	{Name: "flags", Offset: 88, Size: 4},
+	{Name: "alpha", Offset: 92, Size: 4},
+	{Name: "limit", Offset: 96, Size: 4},
+	{Name: "first_out", Offset: 100, Size: 4},
+	{Name: "end_out", Offset: 104, Size: 4},
+	{Name: "row_width", Offset: 108, Size: 4},
 }
 
 // Scatter2scatterGemvSpec holds the specialization constants of scatter2scatter_gemv.comp.
@@ -100,7 +98,7 @@ var spvScatter2scatterGemvF32 []byte
 var Scatter2scatterGemvF32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -113,7 +111,7 @@ var spvScatter2scatterGemvF16 []byte
 var Scatter2scatterGemvF16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -126,7 +124,7 @@ var spvScatter2scatterGemvBf16 []byte
 var Scatter2scatterGemvBf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -139,7 +137,7 @@ var spvScatter2scatterGemvF32F16F16 []byte
 var Scatter2scatterGemvF32F16F16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -152,7 +150,7 @@ var spvScatter2scatterGemvF16F16F32 []byte
 var Scatter2scatterGemvF16F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16F16F32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -165,7 +163,7 @@ var spvScatter2scatterGemvF32F16F32 []byte
 var Scatter2scatterGemvF32F16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_f16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32F16F32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -178,7 +176,7 @@ var spvScatter2scatterGemvF32Bf16Bf16 []byte
 var Scatter2scatterGemvF32Bf16Bf16 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_bf16",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16Bf16),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -191,7 +189,7 @@ var spvScatter2scatterGemvBf16Bf16F32 []byte
 var Scatter2scatterGemvBf16Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Bf16F32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -204,7 +202,7 @@ var spvScatter2scatterGemvF32Bf16F32 []byte
 var Scatter2scatterGemvF32Bf16F32 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_bf16_f32",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Bf16F32),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -217,7 +215,7 @@ var spvScatter2scatterGemvF32Int8 []byte
 var Scatter2scatterGemvF32Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Int8),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -230,7 +228,7 @@ var spvScatter2scatterGemvF32Q4 []byte
 var Scatter2scatterGemvF32Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f32_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF32Q4),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -243,7 +241,7 @@ var spvScatter2scatterGemvF16Int8 []byte
 var Scatter2scatterGemvF16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Int8),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -256,7 +254,7 @@ var spvScatter2scatterGemvF16Q4 []byte
 var Scatter2scatterGemvF16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "f16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvF16Q4),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -269,7 +267,7 @@ var spvScatter2scatterGemvBf16Int8 []byte
 var Scatter2scatterGemvBf16Int8 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_int8",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Int8),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},
@@ -282,7 +280,7 @@ var spvScatter2scatterGemvBf16Q4 []byte
 var Scatter2scatterGemvBf16Q4 = &kernel.Kernel{
 	Stem: "scatter2scatter_gemv", Variant: "bf16_q4",
 	SPIRV:     decodeOnce(&spvScatter2scatterGemvBf16Q4),
-	PushBytes: 120,
+	PushBytes: 112,
 	Push:      pushScatter2scatterGemv,
 	Spec:      specScatter2scatterGemv,
 	LocalSize: [3]int{0, -1, -1},

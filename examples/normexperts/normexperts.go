@@ -126,10 +126,10 @@ func (m *NormExperts) Forward(rec *vk.Recorder, x, y *vk.Tensor) (train.Pass, er
 	err = train.Dispatch(rec, vk.Dispatch{
 		Kernel:   rmsnorm,
 		Indirect: r.TileArgs,
-		Reads:    []*vk.Tensor{s.Z, m.Scale, r.Offsets, r.Tiles, r.TileArgs},
+		Reads:    []*vk.Tensor{s.Z, m.Scale, r.Tiles, r.TileArgs},
 		Writes:   []*vk.Tensor{s.H, s.InvRMS},
 		FLOPs:    10 * float64(s.Z.Elements()),
-	}, s.Z, m.Scale, s.H, s.InvRMS, r.Offsets, r.Tiles, r.TileArgs, r.BlockM, c.Hidden, float32(epsilon))
+	}, s.Z, m.Scale, s.H, s.InvRMS, r.Tiles, r.TileArgs, r.BlockM, c.Hidden, float32(epsilon))
 	if err != nil {
 		return nil, err
 	}
@@ -193,8 +193,8 @@ func (s *Saved) normBackward(rec *vk.Recorder, dh, dz *vk.Tensor) error {
 	return train.Dispatch(rec, vk.Dispatch{
 		Kernel:   rmsnormBackward,
 		Indirect: r.TileArgs,
-		Reads:    []*vk.Tensor{s.Z, m.Scale, s.InvRMS, dh, r.Offsets, r.Tiles, r.TileArgs},
+		Reads:    []*vk.Tensor{s.Z, m.Scale, s.InvRMS, dh, r.Tiles, r.TileArgs},
 		Writes:   []*vk.Tensor{dz},
 		FLOPs:    20 * float64(s.Z.Elements()),
-	}, s.Z, m.Scale, s.InvRMS, dh, dz, r.Offsets, r.Tiles, r.TileArgs, r.BlockM, c.Hidden)
+	}, s.Z, m.Scale, s.InvRMS, dh, dz, r.Tiles, r.TileArgs, r.BlockM, c.Hidden)
 }

@@ -5,7 +5,7 @@
 //   h[p,c]     = silu(scale[e,c] · z[p,c] · inv_rms[p])        e the expert of row p
 //
 // It shows how a kernel walks the tiles of a routing: tile i holds rows of expert tiles[i].x only, from tiles[i].y on, at
-// most block_m of them, and ends where the expert's rows do. tile_args[3] tells how many tiles there are.
+// most block_m of them, and ends where the expert's rows do, at tiles[i].z. tile_args[3] tells how many tiles there are.
 //
 // z, h [rows,width] grouped; scale [experts,width]; inv_rms [rows].
 // Mapping: one work-group per tile, dispatched indirectly with tile_args; one invocation takes whole rows, so that nothing
@@ -22,7 +22,6 @@ layout(push_constant, std430) uniform Push {
     Floats scale;
     Floats h;
     Floats inv_rms;
-    Ints offsets;
     Ints tiles;
     Ints tile_args;
     uint block_m;
@@ -34,9 +33,9 @@ void main() {
     uint group = gl_WorkGroupID.x + gl_NumWorkGroups.x * (gl_WorkGroupID.y + gl_NumWorkGroups.y * gl_WorkGroupID.z);
     uint tiles = uint(push.tile_args.v[3]);
     uint tile = min(group, tiles - 1u); // lavapipe 26.2 reads at a work-group's common address even behind a return
-    uint expert = uint(push.tiles.v[2u * tile]);
-    uint first = uint(push.tiles.v[2u * tile + 1u]);
-    uint end = min(first + push.block_m, uint(push.offsets.v[expert + 1u]));
+    uint expert = uint(push.tiles.v[3u * tile]);
+    uint first = uint(push.tiles.v[3u * tile + 1u]);
+    uint end = min(first + push.block_m, uint(push.tiles.v[3u * tile + 2u]));
     if (group >= tiles) {
         return;
     }

@@ -21,7 +21,6 @@ layout(push_constant, std430) uniform Push {
     Floats inv_rms;
     Floats dh;
     Floats dz;
-    Ints offsets;
     Ints tiles;
     Ints tile_args;
     uint block_m;
@@ -38,9 +37,9 @@ void main() {
     uint group = gl_WorkGroupID.x + gl_NumWorkGroups.x * (gl_WorkGroupID.y + gl_NumWorkGroups.y * gl_WorkGroupID.z);
     uint tiles = uint(push.tile_args.v[3]);
     uint tile = min(group, tiles - 1u); // lavapipe 26.2 reads at a work-group's common address even behind a return
-    uint expert = uint(push.tiles.v[2u * tile]);
-    uint first = uint(push.tiles.v[2u * tile + 1u]);
-    uint end = min(first + push.block_m, uint(push.offsets.v[expert + 1u]));
+    uint expert = uint(push.tiles.v[3u * tile]);
+    uint first = uint(push.tiles.v[3u * tile + 1u]);
+    uint end = min(first + push.block_m, uint(push.tiles.v[3u * tile + 2u]));
     if (group >= tiles) {
         return;
     }

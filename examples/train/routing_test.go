@@ -13,12 +13,12 @@ import (
 func TestRoutingTensors(t *testing.T) {
 	dev := openDevice(t)
 	// Three tokens, two choices each, three experts.
-	ids := []int32{2, 0, 0, 2, 2, 1}     // [T,K]: slots 0 and 1 are token 0's, which chose experts 2 and 0
-	order := []int32{1, 2, 5, 0, 3, 4}   // grouped position → slot: expert 0 has slots 1 and 2, expert 1 slot 5, …
-	inverse := []int32{3, 0, 1, 4, 5, 2} // slot → grouped position
-	offsets := []int32{0, 2, 3, 6}       // expert e has the positions offsets[e] to offsets[e+1]
-	tiles := []int32{0, 0, 1, 2, 2, 3}   // (expert, first position) of each tile of at most BlockM rows
-	tileArgs := []uint32{3, 1, 1, 3}     // work-group counts for one work-group per tile; the number of tiles
+	ids := []int32{2, 0, 0, 2, 2, 1}            // [T,K]: slots 0 and 1 are token 0's, which chose experts 2 and 0
+	order := []int32{1, 2, 5, 0, 3, 4}          // grouped position → slot: expert 0 has slots 1 and 2, expert 1 slot 5, …
+	inverse := []int32{3, 0, 1, 4, 5, 2}        // slot → grouped position
+	offsets := []int32{0, 2, 3, 6}              // expert e has the positions offsets[e] to offsets[e+1]
+	tiles := []int32{0, 0, 2, 1, 2, 3, 2, 3, 6} // (expert, first position, end of the expert's) of each tile of at most BlockM rows
+	tileArgs := []uint32{3, 1, 1, 3}            // work-group counts for one work-group per tile; the number of tiles
 
 	tensor, err := moe.NewIDs(t.Context(), dev, ids, 2, 3)
 	require.NoError(t, err)

@@ -61,17 +61,17 @@ func (r *Routing) Slots() int { return r.Tokens * r.K }
 // Valid reports whether a slot's id names an expert.
 func (r *Routing) Valid(slot int) bool { return r.Inverse[slot] >= 0 }
 
-// Tiles cuts each expert's rows into tiles of blockM rows, [tiles][2]: the expert and the tile's first grouped
-// position. Tiles come in grouped order, an expert without rows has none, and only the last tile of an expert is
-// ragged.
-func (r *Routing) Tiles(blockM int) [][2]int32 {
+// Tiles cuts each expert's rows into tiles of blockM rows, [tiles][3]: the expert, the tile's first grouped
+// position and the end of the expert's. Tiles come in grouped order, an expert without rows has none, and only the last
+// tile of an expert is ragged.
+func (r *Routing) Tiles(blockM int) [][3]int32 {
 	if blockM < 1 {
 		panic(fmt.Sprintf("ref.Tiles: %d rows a tile", blockM))
 	}
-	tiles := make([][2]int32, 0, TileBound(r.Slots(), r.Experts, blockM))
+	tiles := make([][3]int32, 0, TileBound(r.Slots(), r.Experts, blockM))
 	for e := 0; e < r.Experts; e++ {
 		for p := int(r.Offsets[e]); p < int(r.Offsets[e+1]); p += blockM {
-			tiles = append(tiles, [2]int32{int32(e), int32(p)})
+			tiles = append(tiles, [3]int32{int32(e), int32(p), r.Offsets[e+1]})
 		}
 	}
 	return tiles

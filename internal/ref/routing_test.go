@@ -14,7 +14,7 @@ func TestRouteHandComputed(t *testing.T) {
 	require.Equal(t, []int32{3, 0, 4, 2, 1, 5}, r.Inverse)
 	require.Equal(t, []int32{0, 2, 3, 6, 6}, r.Offsets)
 	require.Equal(t, []int32{2, 1, 3, 0}, r.Counts)
-	require.Equal(t, [][2]int32{{0, 0}, {1, 2}, {2, 3}, {2, 5}}, r.Tiles(2))
+	require.Equal(t, [][3]int32{{0, 0, 2}, {1, 2, 3}, {2, 3, 6}, {2, 5, 6}}, r.Tiles(2))
 	require.Equal(t, -1, r.BadSlot)
 }
 
@@ -63,6 +63,7 @@ func TestRouteProperties(t *testing.T) {
 		for _, tile := range tiles {
 			end := min(tile[1]+int32(blockM), r.Offsets[tile[0]+1])
 			require.Greater(t, end, tile[1])
+			require.Equal(t, r.Offsets[tile[0]+1], tile[2])
 			rows += int(end - tile[1])
 		}
 		require.Equal(t, len(r.Order), rows)

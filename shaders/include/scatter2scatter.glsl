@@ -9,7 +9,6 @@ layout(push_constant, std430) uniform Push {
     uvec2 bias;
     uvec2 gates;
     uvec2 order;
-    uvec2 offsets;
     uvec2 tiles;
     uvec2 tile_args;
     uvec2 h;
@@ -72,16 +71,13 @@ bool find_tile() {
         tile.end = push.rows;
         return tile.first < push.rows;
     }
-    // The tile is read before it is known to exist, so that the two loads do not wait for each other.
-    uint at = 2u * min(id, push.rows - 1u);
+    // The tile is read before it is known to exist, so that no load waits for another.
+    uint at = 3u * min(id, push.rows - 1u);
     uint tiles = load_u32(push.tile_args, 3u);
     tile.expert = uint(load_i32(push.tiles, at));
     tile.first = uint(load_i32(push.tiles, at + 1u));
-    if (id >= tiles) {
-        return false;
-    }
-    tile.end = uint(load_i32(push.offsets, tile.expert + 1u));
-    return true;
+    tile.end = uint(load_i32(push.tiles, at + 2u));
+    return id < tiles;
 }
 
 #endif

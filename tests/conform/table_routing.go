@@ -31,7 +31,7 @@ func (c linearCase) grouping(k *Kit) func() {
 	k.Scratch("order", r.Order)
 	k.Scratch("inverse", r.Inverse)
 	k.Scratch("offsets", r.Offsets)
-	tiles, err := r.Tiles.View(0, len(want.Tiles(r.BlockM)), 2) // the rest is left alone
+	tiles, err := r.Tiles.View(0, len(want.Tiles(r.BlockM)), 3) // the rest is left alone
 	k.must(err)
 	k.Scratch("tiles", tiles)
 	k.Scratch("tile_args", r.TileArgs)
@@ -50,7 +50,7 @@ func (k *Kit) judgeRouting(r *moe.Routing, want *ref.Routing) {
 	tiles := want.Tiles(r.BlockM)
 	var flat []int32
 	for _, t := range tiles {
-		flat = append(flat, t[0], t[1])
+		flat = append(flat, t[:]...)
 	}
 	if len(tiles) > r.TileBound {
 		k.Fail(CheckError, "tiles", "%d tiles, the bound is %d", len(tiles), r.TileBound)
