@@ -19,6 +19,12 @@
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Chunks { uvec4 at[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) buffer ChunksInOut { uvec4 at[]; };
 
+// subgroup_sync lets the invocations of a subgroup see what they have stored in shared memory.
+void subgroup_sync() {
+    subgroupMemoryBarrierShared();
+    subgroupBarrier();
+}
+
 // pack rounds two values to the storage type, to nearest even, the first in the low half: the conversion of a cooperative
 // matrix is free to truncate.
 uint pack(vec2 v) {

@@ -102,8 +102,11 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
 void store_tile(uint strips, uint first_n) {
     uint first_m = gl_SubgroupID / SN * (strips * MM);
     uint strip = gl_SubgroupID * STRIP;
+    barrier();
     [[dont_unroll]] for (uint i = 0u; i < strips; i++) {
-        barrier();
+        if (i > 0u) {
+            subgroup_sync();
+        }
         [[unroll]] for (uint s = 0u; s < MI; s++) {
             if (s == i) {
                 [[unroll]] for (uint j = 0u; j < NI; j++) {
@@ -111,7 +114,7 @@ void store_tile(uint strips, uint first_n) {
                 }
             }
         }
-        barrier();
+        subgroup_sync();
         store_strip(strip, first_m + i * MM, first_n, gl_SubgroupInvocationID);
     }
 }

@@ -79,12 +79,6 @@ float row_sum(float v) {
     return v;
 }
 
-// subgroup_sync lets the invocations of a subgroup see what they have stored in shared memory.
-void subgroup_sync() {
-    subgroupMemoryBarrierShared();
-    subgroupBarrier();
-}
-
 // pack_finite rounds two finite values to the storage type, to nearest; a tie of bf16 goes away from 0.
 uint pack_finite(vec2 v) {
 #ifdef STORAGE_BF16

@@ -54,12 +54,6 @@ void store_sums(uvec2 matrix, uint my_m, uint my_n) {
 #ifndef OUTPUT_F32
 const uint ROUNDED_STRIDE = NI * MN / 8u + 1u; // chunks of a strip's row in the storage type, padded
 
-// subgroup_sync lets the invocations of a subgroup see what they have stored in shared memory.
-void subgroup_sync() {
-    subgroupMemoryBarrierShared();
-    subgroupBarrier();
-}
-
 #ifdef STORAGE_BF16
 ELEMENT element_of(uint bits) { return uintBitsToBFloat16EXT(uint16_t(bits & 0xffffu)); }
 #else
