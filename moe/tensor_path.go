@@ -172,10 +172,26 @@ func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Te
 	return t.BN, true
 }
 
-// xtySharedBytes is the shared memory of group_xty_coopmat: the tiles of a and b or the strips of results, and the indices of
-// two steps' rows.
-func (t tensorTile) xtySharedBytes(m int) int {
-	return 16 * (max(t.BK*(t.BM/8+t.BN/8+2), t.SM*t.SN*m*(t.BN/t.SN/4+1)) + 2*t.BK)
+// The most rows of a part, and the most shared memory of a work-group of group_xty_coopmat: NVIDIA's limit, which also leaves room
+// for a second work-group.
+const (
+	maxPart   = 640
+	maxShared = 48 << 10
+)
+
+// xtyPart is how many rows a work-group of group_xty_coopmat with matrices of m rows looks up at once: what of two parts is looked
+// up, 8 bytes of each row, 12 with gates, takes a third of what the tiles of a and b or the strips of results take, but is at least a
+// step's. It is 0 where that is too much for the device.
+func (t tensorTile) xtyPart(caps *vk.Capabilities, m int, gated bool) int {
+	row := 8
+	if gated {
+		row = 12
+	}
+	tiles := 16 * max(t.BK*(t.BM/8+t.BN/8+2), t.SM*t.SN*m*(t.BN/t.SN/4+1))
+	free := min(int(caps.SharedMemoryBytes), maxShared) - tiles
+	part := max(min(maxPart, tiles/3/(2*row)), t.BK)
+	part = min(part, free/(2*row))
+	return max(0, part/t.BK*t.BK)
 }
 
 // onTensors reports whether the weight gradient of rows a and b takes the tensor path.
@@ -205,21 +221,23 @@ func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *Ex
 	if !aligned || !ok || t.BM%(t.SM*m) != 0 || t.BN%(t.SN*n) != 0 || t.BK%k != 0 {
 		return t, false
 	}
-	for t.BK > k && t.xtySharedBytes(m) > int(caps.SharedMemoryBytes) {
+	part := t.xtyPart(caps, m, gates != nil)
+	for t.BK > k && part == 0 {
 		t.BK /= 2
+		part = t.xtyPart(caps, m, gates != nil)
 	}
 	threads := int(caps.SubgroupSize) * t.SM * t.SN
 	// Pieces of 128 bytes waste no part of a cache line; smaller tiles have shorter rows.
 	piece := min(8, t.BM/8, t.BN/8)
 	whole := t.BM/8%piece == 0 && t.BN/8%piece == 0 && threads%piece == 0 && t.BK%(threads/piece) == 0
-	if !whole || threads > int(caps.MaxWorkgroupInvocations) || t.xtySharedBytes(m) > int(caps.SharedMemoryBytes) {
+	if !whole || threads > int(caps.MaxWorkgroupInvocations) || part == 0 {
 		return t, false
 	}
 	d.Kernel = kernel
 	d.Spec = shaders.GroupXtyCoopmatSpec{Threads: uint32(threads), Subgroup: caps.SubgroupSize, SM: uint32(t.SM),
 		SN: uint32(t.SN), MI: uint32(t.BM / (t.SM * m)), NI: uint32(t.BN / (t.SN * n)), BK: uint32(t.BK),
 		MM: uint32(m), MN: uint32(n), MK: uint32(k), Whole: a.Dim(1)%t.BM == 0 && b.Dim(1)%t.BN == 0,
-		Gated: gates != nil, Piece: uint32(piece)}.Values()
+		Gated: gates != nil, Piece: uint32(piece), Part: uint32(part)}.Values()
 	if caps.Has(vk.FeatureSubgroupSize) {
 		d.SubgroupSize = caps.SubgroupSize
 	}

@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"math"
 	"math/rand"
 	"testing"
 
@@ -77,6 +78,52 @@ func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
 		require.NoError(t, run.layer.Backward(k.Rec, run.device, run.xs, dy, g, run.opts))
 		k.RunAlike(outputs...)
 		k.Close()
+	}
+}
+
+// TestTensorPathBackwardRounds: sums halfway between two values of the storage type go to the even one, NaN and infinities stay
+// what they are, and so do numbers whose magnitudes have an infinite sum.
+func TestTensorPathBackwardRounds(t *testing.T) {
+	const in, out = 40, 48
+	for _, dtype := range matrixTypes(t) {
+		step, most := 0x1p-10, 60000.0 // between 1 and the next value; a large value
+		if dtype == vk.BF16 {
+			step, most = 0x1p-7, 3e38
+		}
+		inf, nan := math.Inf(1), math.NaN()
+		terms := [2][]float64{
+			{1, 1, 1 + step, 1 + step, -1 - step, inf, -inf, inf, nan, 0, 0, most, -most},
+			{step / 2, -step / 4, step / 2, step / 4, -step / 2, 1, 1, -inf, 1, nan, 0, -1, 0},
+		}
+		for _, plain := range []int{out, 5} { // rows without and with what is no number
+			k := newKit(t)
+			dys, want := make([]float32, 2*out), make([]float32, out)
+			for m := range out {
+				for r := range terms {
+					dys[r*out+m] = float32(terms[r][m%min(plain, len(terms[r]))])
+				}
+				want[m] = float32(float64(dys[m]) + float64(dys[out+m]))
+			}
+			want = vk.Round(dtype, want)
+			ones := make([]float32, 2*in)
+			for i := range ones {
+				ones[i] = 1
+			}
+			l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: in, Out: out, DType: dtype}, matrices: tensorTiles(dtype)[1],
+				Weight: bankOf(t, k.Floats("weight", dtype, make([]float32, in*out), 1, out, in))}
+			dw := k.Output("dw", dtype, 1, out, in)
+			require.NoError(t, l.DenseBackward(k.Rec, k.Floats("x", dtype, ones, 2, in), k.Floats("dy", dtype, dys, 2, out),
+				LinearGrads{Weight: bankOf(t, dw)}))
+			k.Run()
+			for i, got := range gputest.Download[float32](t, dw) {
+				if w := want[i/in]; w == w {
+					require.Equal(t, w, got, "%v, row %d", dtype, i/in)
+				} else {
+					require.True(t, got != got, "%v, row %d keeps NaN", dtype, i/in)
+				}
+			}
+			k.Close()
+		}
 	}
 }
 

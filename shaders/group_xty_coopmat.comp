@@ -5,10 +5,12 @@
 //
 // Mapping: one work-group of THREADS invocations per expert and BM × BN tile of c, tiles of N fastest. Its subgroups lie
 // SM × SN over the tile; each owns MI × NI matrices of MM × MN results. BK rows at a time pass through shared memory: while
-// the matrices of one step multiply, the rows of the next are on their way to registers, and the indices of the step after.
+// the matrices of one step multiply, the rows of the next are on their way to registers. Where rows begin lies in shared memory
+// too, for two parts of PART rows: a part is looked up while the rows of the one before pass.
 // WHOLE: M is a multiple of BM and N one of BN. GATED: there are gates.
 // Requires: M and N multiples of 8, a, b and c 16-byte aligned; THREADS = SM·SN·SUBGROUP; BM = SM·MI·MM, BN = SN·NI·MN, BK a
-// multiple of MK; PIECE divides BM/8 and BN/8, THREADS is a multiple of PIECE and BK of THREADS/PIECE.
+// multiple of MK; PIECE divides BM/8 and BN/8, THREADS is a multiple of PIECE and BK of THREADS/PIECE; PART
+// is a multiple of BK.
 // Accumulation: f32, in the order of the device's matrix unit, the same for every run. Stores round to nearest even.
 // Oracle: internal/ref/scatter2scatter_backward.go
 #extension GL_GOOGLE_include_directive : require
@@ -28,6 +30,7 @@ layout(constant_id = 9) const uint MK = 16;
 layout(constant_id = 10) const bool WHOLE = false;
 layout(constant_id = 11) const bool GATED = false;
 layout(constant_id = 12) const uint PIECE = 4; // 16-byte chunks of a row that neighbouring invocations load
+layout(constant_id = 13) const uint PART = 32;
 layout(local_size_x_id = 0) in;
 
 const uint BM = SM * MI * MM;
@@ -42,7 +45,6 @@ const uint DOWN = THREADS / PIECE; // rows between an invocation's rows
 const uint ROWS = BK / DOWN;       // of an invocation
 const uint A_PARTS = MQ / PIECE;   // an invocation's chunks of each row
 const uint B_PARTS = NQ / PIECE;
-const uint ROW_LOADS = (BK + THREADS - 1u) / THREADS;
 const uint STEPS = BK / MK;
 const uint ELEMENTS = MM * MN / SUBGROUP; // of a matrix of results, by invocation
 
@@ -52,27 +54,20 @@ const uint STRIP = MM * STRIP_STRIDE;
 const uint B_FIRST = BK * A_ROW; // chunks before b's tile
 const uint TILE_CHUNKS = B_FIRST + BK * B_ROW;
 const uint STRIP_CHUNKS = SM * SN * STRIP;
-const uint ROWS_FIRST = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS; // indices of two steps' rows
-const uint CHUNKS = ROWS_FIRST + 2u * BK;
+const uint ROWS_FIRST = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS; // two parts' rows, two to a chunk
+const uint GATES_FIRST = ROWS_FIRST + PART; // and their gates, four to a chunk
+const uint CHUNKS = GATES_FIRST + (GATED ? PART / 2u : 0u);
 
-// One memory under four types: chunks to fill it, elements for the matrices, floats and words for the strips at the end.
+// One memory under five types: chunks to fill it, pairs for rows, elements for the matrices, floats and words for the strips at
+// the end.
 layout(std430) shared AsChunks { uvec4 chunks[CHUNKS]; };
+layout(std430) shared AsPairs { uvec2 pairs[2u * CHUNKS]; };
 layout(std430) shared AsElements { ELEMENT elements[8u * CHUNKS]; };
 layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
 layout(std430) shared AsWords { uint words[4u * CHUNKS]; };
 
-uint slots_next[ROW_LOADS];
 uvec4 a_next[ROWS * A_PARTS];
 uvec4 b_next[ROWS * B_PARTS];
-
-// find_rows starts to load the slots of the BK rows from position on, and repeats the expert's last row after its end.
-void find_rows(uint position, uint me) {
-    [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
-        if (me + i * THREADS < BK) {
-            slots_next[i] = slot_of(min(position + me + i * THREADS, tile.end - 1u));
-        }
-    }
-}
 
 uint row_of_slot(uint position, uint slot, bool grouped, uint fan_in) {
     if (grouped || has(DENSE)) {
@@ -81,26 +76,29 @@ uint row_of_slot(uint position, uint slot, bool grouped, uint fan_in) {
     return fan_in == 1u ? slot : slot / fan_in;
 }
 
-// put_rows stores what fetch and put need of the rows: the first chunks of those of a and b, and the gate's bits. What follows
-// from a slot is worked out here, long after the load: where it followed the load at once, each step waited for memory and
-// everything took a tenth longer on an H100.
-void put_rows(uint to, uint position, uint me) {
-    [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
-        if (me + i * THREADS < BK) {
-            uint p = min(position + me + i * THREADS, tile.end - 1u);
-            uint slot = slots_next[i];
-            chunks[to + me + i * THREADS] = uvec4(row_of_slot(p, slot, has(A_GROUPED), push.a_fan_in) * (push.a_width / 8u),
-                row_of_slot(p, slot, has(B_GROUPED), push.b_fan_in) * (push.b_width / 8u),
-                GATED ? floatBitsToUint(load_f32(push.gates, slot)) : 0u, 0u);
+// find_rows stores what fetch and put need of a part's rows: the first chunks of those of a and b, and their gates. It repeats
+// the expert's last row after its end. What it loads it waits for, so it is called once for many steps.
+void find_rows(uint part, uint me) {
+    [[unroll]] for (uint i = 0u; i < PART; i += THREADS) {
+        if (i + me < PART) {
+            uint position = min(tile.first + part * PART + i + me, tile.end - 1u);
+            uint slot = slot_of(position);
+            uint to = part % 2u * PART + i + me;
+            pairs[2u * ROWS_FIRST + to] = uvec2(row_of_slot(position, slot, has(A_GROUPED), push.a_fan_in) * (push.a_width / 8u),
+                row_of_slot(position, slot, has(B_GROUPED), push.b_fan_in) * (push.b_width / 8u));
+            if (GATED) {
+                floats[4u * GATES_FIRST + to] = load_f32(push.gates, slot);
+            }
         }
     }
 }
 
-// fetch starts the loads of the rows whose indices are at from. What lies beside c is computed too, from any column, and
+// fetch starts the loads of the BK rows from the expert's row p on. What lies beside c is computed too, from any column, and
 // never stored.
-void fetch(uint from, uint me) {
+void fetch(uint p, uint me) {
+    uint from = 2u * ROWS_FIRST + p % (2u * PART) + me / PIECE;
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-        uvec2 row = chunks[from + me / PIECE + r * DOWN].xy;
+        uvec2 row = pairs[from + r * DOWN];
         [[unroll]] for (uint i = 0u; i < A_PARTS; i++) {
             uint chunk = tile.m / 8u + me % PIECE + i * PIECE;
             a_next[r * A_PARTS + i] = Chunks(push.a).at[row.x + (WHOLE ? chunk : min(chunk, push.a_width / 8u - 1u))];
@@ -112,11 +110,12 @@ void fetch(uint from, uint me) {
     }
 }
 
-// put moves count fetched rows to shared memory, a's times their gates, which are at from, and zeros for the others.
-void put(uint from, uint count, uint me) {
-    if (count < BK) { // at the expert's end only
+// put moves the fetched rows, those from the expert's row p on, to shared memory, a's times their gates, and zeros for those
+// after the last of its count rows.
+void put(uint p, uint count, uint me) {
+    if (count - p < BK) { // at the expert's end only
         [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-            bool valid = me / PIECE + r * DOWN < count;
+            bool valid = p + me / PIECE + r * DOWN < count;
             [[unroll]] for (uint i = 0u; i < A_PARTS; i++) {
                 a_next[r * A_PARTS + i] = valid ? a_next[r * A_PARTS + i] : uvec4(0u);
             }
@@ -130,8 +129,8 @@ void put(uint from, uint count, uint me) {
         [[unroll]] for (uint i = 0u; i < A_PARTS; i++) {
             uvec4 chunk = a_next[r * A_PARTS + i];
             if (GATED) {
-                float gate = uintBitsToFloat(chunks[from + row].z);
-                chunk = row < count ? chunk_of(low_of(chunk) * gate, high_of(chunk) * gate) : uvec4(0u);
+                float gate = floats[4u * GATES_FIRST + p % (2u * PART) + row];
+                chunk = p + row < count ? chunk_of(low_of(chunk) * gate, high_of(chunk) * gate) : uvec4(0u);
             }
             chunks[row * A_ROW + me % PIECE + i * PIECE] = chunk;
         }
@@ -167,30 +166,27 @@ void multiply() {
 
 // add_rows adds the products of all of the expert's rows; the order of its steps is that of scatter2scatter_coopmat.
 void add_rows(uint me, uint my_m, uint my_n) {
-    uint from = ROWS_FIRST; // the indices of the step to fetch
-    uint other = ROWS_FIRST + BK;
-    find_rows(tile.first, me);
-    put_rows(from, tile.first, me);
-    find_rows(tile.first + BK, me);
-    put_rows(other, tile.first + BK, me);
+    uint count = tile.end - tile.first;
+    find_rows(0u, me);
     barrier();
-    fetch(from, me);
-    put(from, tile.end - tile.first, me);
+    fetch(0u, me);
+    if (count > PART) {
+        find_rows(1u, me);
+    }
+    put(0u, count, me);
     barrier();
-    for (uint p = tile.first + BK; p < tile.end; p += BK) {
-        uint swap = from;
-        from = other;
-        other = swap;
+    for (uint p = BK; p < count; p += BK) {
         take(0u, my_m, my_n);
-        fetch(from, me);
-        find_rows(p + BK, me);
+        fetch(p, me);
+        if (p % PART == 0u && count - p > PART) { // nobody needs the part before any more
+            find_rows(p / PART + 1u, me);
+        }
         [[unroll]] for (uint q = 1u; q < STEPS; q++) {
             multiply();
             take(q, my_m, my_n);
         }
         barrier();
-        put(from, tile.end - p, me);
-        put_rows(other, p + BK, me);
+        put(p, count, me);
         multiply();
         barrier();
     }

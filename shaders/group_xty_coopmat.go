@@ -63,6 +63,7 @@ type GroupXtyCoopmatSpec struct {
 	Whole    bool   // constant 10
 	Gated    bool   // constant 11
 	Piece    uint32 // constant 12
+	Part     uint32 // constant 13
 }
 
 // DefaultGroupXtyCoopmatSpec returns the values in the source.
@@ -87,6 +88,7 @@ var specGroupXtyCoopmat = []kernel.Constant{
 	{ID: 10, Name: "WHOLE", Default: 0},
 	{ID: 11, Name: "GATED", Default: 0},
 	{ID: 12, Name: "PIECE", Default: 4},
+	{ID: 13, Name: "PART", Default: 32},
 }
 
 //go:embed spv/group_xty_coopmat.f16.spv

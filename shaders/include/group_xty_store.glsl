@@ -63,13 +63,30 @@ ELEMENT element_of(uint bits) { return unpackFloat2x16(bits).x; }
 // Where in its strip an invocation's elements of a subgroup's first matrix belong. That is the device's affair.
 uint places[ELEMENTS];
 
+// all_numbers reports that none of an invocation's elements of row i of the subgroup's matrices is NaN. A sum of magnitudes, one
+// addition each, is infinite or NaN where one is; four sums because an addition waits for the one before. Rounding to f16 need not know.
+bool all_numbers(uint i) {
+#ifdef STORAGE_BF16
+    vec4 sum = vec4(0.0);
+    [[unroll]] for (uint j = 0u; j < NI; j++) {
+        [[unroll]] for (uint e = 0u; e < ELEMENTS; e++) {
+            sum[(j * ELEMENTS + e) % 4u] += abs(sums[i * NI + j][e]);
+        }
+    }
+    return (floatBitsToUint(sum.x + sum.y + (sum.z + sum.w)) & 0x7fffffffu) < 0x7f800000u;
+#else
+    return true;
+#endif
+}
+
 // put_rounded stores row i of the subgroup's matrices in its strip: two elements at a time where all of an invocation's are
-// neighbours, two by two.
-void put_rounded(uint strip, uint i, bool paired) {
+// neighbours, two by two. Without NaN that takes fewer instructions.
+void put_rounded(uint strip, uint i, bool paired, bool numbers) {
     [[unroll]] for (uint j = 0u; j < NI; j++) {
         uint first = 8u * strip + j * MN;
         [[unroll]] for (uint e = 0u; e < ELEMENTS; e += 2u) {
-            uint word = pack(vec2(sums[i * NI + j][e], sums[i * NI + j][e + 1u]));
+            vec2 pair = vec2(sums[i * NI + j][e], sums[i * NI + j][e + 1u]);
+            uint word = numbers ? pack_numbers(pair) : pack(pair);
             if (paired) {
                 words[(first + places[e]) / 2u] = word;
             } else {
@@ -100,10 +117,12 @@ void store_rounded(uvec2 matrix, uint my_m, uint my_n) {
     const uint width = NI * MN / 8u; // chunks of a row
     [[unroll]] for (uint i = 0u; i < MI; i++) {
         subgroup_sync();
-        if (paired) {
-            put_rounded(strip, i, true);
+        if (!paired) {
+            put_rounded(strip, i, false, false);
+        } else if (all_numbers(i)) {
+            put_rounded(strip, i, true, true);
         } else {
-            put_rounded(strip, i, false);
+            put_rounded(strip, i, true, false);
         }
         subgroup_sync();
         for (uint at = lane; at < MM * width; at += SUBGROUP) {
