@@ -16,16 +16,16 @@ const columnsAlign = 8
 
 // check reports columns that a matrix of so many does not have, or that begin where no tile can. all says that only the zero value
 // will do.
-func (c Columns) check(width int, all bool) error {
+func (c Columns) check(config string, width int, all bool) error {
 	switch {
 	case c == Columns{}:
 		return nil
 	case all:
-		return check.Config("LinearOptions", "Columns", "all for gradients", fmt.Sprintf("%+v", c))
+		return check.Config(config, "Columns", "all for gradients", fmt.Sprintf("%+v", c))
 	case c.First < 0 || c.Count < 1 || c.First > width-c.Count:
-		return check.Config("LinearOptions", "Columns", fmt.Sprintf("some of %d", width), fmt.Sprintf("%+v", c))
+		return check.Config(config, "Columns", fmt.Sprintf("some of %d", width), fmt.Sprintf("%+v", c))
 	case c.First%columnsAlign != 0:
-		return check.Config("LinearOptions", "Columns.First", fmt.Sprintf("a multiple of %d", columnsAlign), fmt.Sprint(c.First))
+		return check.Config(config, "Columns.First", fmt.Sprintf("a multiple of %d", columnsAlign), fmt.Sprint(c.First))
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package moe
 
 import (
 	"fmt"
+	"math"
+	"math/rand"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -163,4 +165,58 @@ func TestColumnsThatMakeNoSense(t *testing.T) {
 	var config *ConfigError
 	require.ErrorAs(t, run.layer.Backward(rec, run.device, run.xs, y, LinearGrads{}, LinearOptions{Columns: Columns{0, 8}}), &config)
 	require.NoError(t, rec.Close())
+}
+
+// TestColumnsOfTheCombinedResult holds sums of narrow rows against the oracle, and what is beside them in the output against poison.
+func TestColumnsOfTheCombinedResult(t *testing.T) {
+	const tokens, experts, topK = 9, 3, 4
+	for i, c := range []struct {
+		dtype vk.DType
+		width int
+		Columns
+	}{{vk.F32, 40, Columns{8, 24}}, {vk.F32, 21, Columns{16, 5}}, {vk.F16, 1040, Columns{8, 1032}}, {vk.BF16, 37, Columns{8, 7}},
+		{vk.BF16, 64, Columns{0, 8}}} {
+		k := newKit(t)
+		k.Shift = i % 2
+		r := rand.New(rand.NewSource(int64(c.width)))
+		ids := spreads[0].ids(9, tokens*topK, experts)
+		ids[1] = experts // no expert
+		y, gates := vk.Round(c.dtype, gputest.Normal(r, len(ids)*c.Count)), gputest.Normal(r, len(ids))
+		o := CombineOptions{Columns: c.Columns, Accumulate: i%2 == 0}
+		bias := vk.Round(c.dtype, gputest.Normal(r, c.width))
+		o.Bias = k.Floats("bias", c.dtype, bias, c.width)
+		start := vk.Round(c.dtype, gputest.Normal(r, tokens*c.width))
+		out := k.InOut("out", c.dtype, start, tokens, c.width)
+		require.NoError(t, CombineWith(k.Rec, k.guardedRouting(ids, tokens, topK, experts), k.Floats("y", c.dtype, y, len(ids), c.Count),
+			k.F32("gates", gates, tokens, topK), out, Scattered, o))
+		k.Run()
+		want := ref.Combine(y, gates, ref.Route(ids, tokens, experts, topK), c.Count, false)
+		for at := range want.Y {
+			column := at%c.Count + c.First
+			add := float64(bias[column])
+			if o.Accumulate {
+				add += float64(start[at/c.Count*c.width+column])
+			}
+			want.Y[at] += add
+			want.Abs[at] += math.Abs(add)
+		}
+		bound := want.Bound(gputest.Oracle(c.dtype), topK+2)
+		got := gputest.Download[float32](t, out)
+		for at, v := range got {
+			row, column := at/c.width, at%c.width-c.First
+			if column < 0 || column >= c.Count {
+				require.Equal(t, start[at], v, "%+v: row %d, column %d", c, row, at%c.width)
+				continue
+			}
+			at = row*c.Count + column
+			require.False(t, !(math.Abs(float64(v)-want.Y[at]) <= bound[at]), "%+v: row %d, column %d: %v for %v", c, row, column, v, want.Y[at])
+		}
+		var config *ConfigError
+		rec, err := dev.NewRecorder()
+		require.NoError(t, err)
+		o.Columns.First = 4
+		require.ErrorAs(t, CombineWith(rec, k.guardedRouting(ids, tokens, topK, experts), out, nil, out, Scattered, o), &config)
+		require.NoError(t, rec.Close())
+		k.Close()
+	}
 }

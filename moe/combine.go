@@ -20,6 +20,9 @@ func Combine(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout Layo
 type CombineOptions struct {
 	Bias       *vk.Tensor // [D] or [1,D] of out's dtype, added to every token; nil for none
 	Accumulate bool       // add to what out holds
+	// Columns are those of out that y has, and that are written; the others are left as they are. The zero value stands for all. Bias
+	// has all of them always.
+	Columns Columns
 }
 
 // CombineWith is Combine with options.
@@ -28,22 +31,27 @@ func CombineWith(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout 
 	if r == nil {
 		return rec.Fail(&vk.ShapeError{Op: op, Arg: "routing", Want: "a routing", Got: "nil"})
 	}
-	_, width, err := matrix(op, "out", out)
+	_, rowWidth, err := matrix(op, "out", out)
+	width := rowWidth
+	if o.Columns.Count > 0 {
+		width = o.Columns.Count
+	}
 	if err == nil {
 		err = check.First(
 			check.InRange(op, "layout", int(layout), 0, int(Grouped)),
-			check.InRange(op, "width", width, 1, maxWidth),
+			check.InRange(op, "width", rowWidth, 1, maxWidth),
+			o.Columns.check("CombineOptions", rowWidth, false),
 			r.check(rec.Device(), op),
 			check.Storage(op, "out", out),
 			check.Tensor(rec.Device(), op, "y", y, out.DType(), r.Slots(), width),
-			check.Tensor(rec.Device(), op, "out", out, out.DType(), r.Tokens, width),
+			check.Tensor(rec.Device(), op, "out", out, out.DType(), r.Tokens, rowWidth),
 		)
 	}
 	if err == nil && gates != nil {
 		err = check.Tensor(rec.Device(), op, "gates", gates, vk.F32, r.Tokens, r.K)
 	}
 	if err == nil {
-		err = checkBias(rec.Device(), op, o.Bias, out.DType(), width)
+		err = checkBias(rec.Device(), op, o.Bias, out.DType(), rowWidth)
 	}
 	if err == nil {
 		err = check.Apart(op, "out", out, check.Inputs{"y": y, "gates": gates, "Bias": o.Bias, "routing.Inverse": r.Inverse})
@@ -51,14 +59,18 @@ func CombineWith(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout 
 	if err != nil {
 		return rec.Fail(err)
 	}
-	grid := check.NewGrid(width, quads(y, width) && quads(out, width) && (o.Bias == nil || quads(o.Bias, width)))
+	grid := check.NewGrid(width, quads(y, width) && quads(out, rowWidth) && (o.Bias == nil || quads(o.Bias, rowWidth)))
+	first, bias := uint64(o.Columns.First)*out.DType().Bytes(), o.Bias.Address()
+	if o.Bias != nil {
+		bias += first
+	}
 	return check.Record(rec, vk.Dispatch{
 		Kernel: combineKernels[out.DType()],
 		Spec: shaders.CombineSpec{Columns: grid.Columns, Rows: grid.Rows, Quads: grid.Quads,
 			Grouped: layout == Grouped, Accumulate: o.Accumulate, Biased: o.Bias != nil,
 			Choices: uint32(choicesAtOnce(r.K))}.Values(),
-		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address(),
-			Bias: o.Bias.Address(), Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K)}.Bytes(),
+		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address() + first,
+			Bias: bias, Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K), RowWidth: uint32(rowWidth)}.Bytes(),
 		Reads:  []*vk.Tensor{y, gates, r.Inverse, o.Bias, out},
 		Writes: []*vk.Tensor{out},
 		FLOPs:  2 * float64(r.Slots()) * float64(width),

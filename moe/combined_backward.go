@@ -69,7 +69,7 @@ func (l *ParallelLinear) checkCombinedBackward(dev *vk.Device, op string, r *Rou
 		check.Optional(dev, op, "grads.Gates", g.Gates, vk.F32, r.Tokens, r.K),
 	)
 	if err == nil {
-		err = opts.Columns.check(l.Config.Out, true)
+		err = opts.Columns.check("LinearOptions", l.Config.Out, true)
 	}
 	if err == nil && g.AccumulateX {
 		err = &vk.ShapeError{Op: op, Arg: "grads.AccumulateX", Want: "false", Got: "true"}

@@ -65,7 +65,7 @@ func (l *ParallelLinear) checkActivation(dev *vk.Device, op string, opts LinearO
 		if opts.Z != nil {
 			return 0, &vk.ShapeError{Op: op, Arg: "Z", Want: "nil without an activation", Got: opts.Z.String()}
 		}
-		return opts.Columns.rowWidth(y, l.Config.Out), opts.Columns.check(l.Config.Out, false)
+		return opts.Columns.rowWidth(y, l.Config.Out), opts.Columns.check("LinearOptions", l.Config.Out, false)
 	}
 	if err := opts.Activation.Validate(); err != nil {
 		return 0, err
@@ -78,7 +78,7 @@ func (l *ParallelLinear) checkActivation(dev *vk.Device, op string, opts LinearO
 		columns /= 2
 	}
 	return opts.Columns.rowWidth(y, columns), check.First(
-		opts.Columns.check(columns, false),
+		opts.Columns.check("LinearOptions", columns, false),
 		check.Optional(dev, op, "Z", opts.Z, l.rowsDType(y), rows, l.Config.Out),
 	)
 }

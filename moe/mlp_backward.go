@@ -97,7 +97,8 @@ func (m *MLP) gradParts(g *MLPGrads) []gradPart {
 // The caller's ids make no gradients of slots without an expert: their gates get 0.
 //
 // saved is used up: dZ takes the place of Z, and what else was saved becomes memory of the pass, so the experts'
-// gradients need neither a copy of x nor one of dy. What the pass takes besides is T·K·max(H, D) values at a time, which it
+// gradients need neither a copy of x nor one of dy. What the pass takes besides is T·K·max(H, D) values at a time, or half of D where the
+// slots' gradients take more than 128 MiB (see PassBytes), which it
 // finds in saved.Slots, or in the gradient of Up's weights, which is written last, unless that accumulates or is too
 // small; else in the recorder's scratch (see PassBytes). Recorded with its forward pass in one recorder, it can be
 // submitted again and again. Errors: see the package.
@@ -194,14 +195,8 @@ func (m *MLP) inputBackward(rec *vk.Recorder, s *MLPSaved, space *workspace, g M
 	if r.K == 1 && s.Logits != nil { // every slot has an expert and a row of X
 		return back.Forward(rec, r, s.Z, g.X, LinearOptions{In: Grouped, Accumulate: g.AccumulateX})
 	}
-	slots := space.take(r.Slots(), m.Config.Width)
-	if rec.Err() != nil {
-		return rec.Err()
-	}
-	if err := back.Forward(rec, r, s.Z, slots, LinearOptions{In: Grouped}); err != nil {
-		return err
-	}
-	return CombineWith(rec, r, slots, nil, g.X, Scattered, CombineOptions{Accumulate: g.AccumulateX})
+	rows := space.take(r.Slots(), columnsOfSlots(r.Slots(), m.Config.Width, m.Config.DType))
+	return sumSlots(rec, r, back, s.Z, nil, rows, g.X, CombineOptions{Accumulate: g.AccumulateX})
 }
 
 // backwardSpace is memory that is idle until Up's weight gradient is written, or nil.

@@ -114,15 +114,15 @@ func (m *MLP) expertsForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions
 	space := newWorkspace(rec, o.Workspace, c.DType)
 	defer space.release()
 	saved := newWorkspace(rec, nil, c.DType)
-	hs, slots := space, space
+	hs := space
 	if o.Save == SaveAll {
-		hs, slots = saved, saved
+		hs = saved
 	}
 	var z *vk.Tensor
 	if o.Save != SaveNothing {
 		z = saved.take(r.Slots(), c.Activation.columns(c.Hidden))
 	}
-	h, y2 := hs.take(r.Slots(), c.Hidden), slots.take(r.Slots(), c.Width)
+	h := hs.take(r.Slots(), c.Hidden)
 	if rec.Err() != nil {
 		return rec.Err()
 	}
@@ -130,15 +130,20 @@ func (m *MLP) expertsForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions
 	if err := m.Up.Forward(rec, r, x, h, LinearOptions{Out: Grouped, Activation: &f, Z: z}); err != nil {
 		return err
 	}
-	if err := m.Down.Forward(rec, r, h, y2, LinearOptions{In: Grouped}); err != nil {
+	s.Z = z
+	sum := CombineOptions{Bias: m.outputBias(), Accumulate: c.SharedHidden > 0}
+	if o.Save != SaveAll {
+		rows := space.take(r.Slots(), columnsOfSlots(r.Slots(), c.Width, c.DType))
+		return sumSlots(rec, r, m.Down, h, r.Gates, rows, y, sum)
+	}
+	s.H, s.Slots = h, saved.take(r.Slots(), c.Width)
+	if rec.Err() != nil {
+		return rec.Err()
+	}
+	if err := m.Down.Forward(rec, r, h, s.Slots, LinearOptions{In: Grouped}); err != nil {
 		return err
 	}
-	s.Z = z
-	if o.Save == SaveAll {
-		s.H, s.Slots = h, y2
-	}
-	return CombineWith(rec, r, y2, r.Gates, y, Scattered,
-		CombineOptions{Bias: m.outputBias(), Accumulate: c.SharedHidden > 0})
+	return CombineWith(rec, r, s.Slots, r.Gates, y, Scattered, sum)
 }
 
 // check checks the arguments and returns T.

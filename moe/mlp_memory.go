@@ -47,14 +47,16 @@ type Pass struct {
 //	shared     w·T·(S or 2S), unless SaveNothing, and w·T·S, and 8·T for a SharedGate
 //	Z          w·T·K·(H or 2H), unless SaveNothing
 //	H          w·T·K·H
-//	Slots      w·T·K·D
+//	Slots      w·T·K·D; unless SaveAll half of it where that is more than 128 MiB: see below
 //	backward   4·T·E + 4·T·K (gradients of logits and gates) and 2·T·E for a 16-bit dtype, unless Routed; for the shared
 //	           experts w·T·S, and 4·T and 2·T for a SharedGate
 //
 // tiles = ⌈T·K/blockM⌉ + min(E,T·K); blocks is ⌈T·K/512⌉, or what Route names where that is less. Save decides
 // which of Z, H and Slots and of the shared experts' stay after the forward pass; Z, which the activation reads while it is in
-// registers, is in memory only where it stays. The backward pass
-// finds its room in H and Slots, or in Slots alone after SaveAll; only where H > D does it then take w·T·K·H bytes more. A
+// registers, is in memory only where it stays, and Slots is there in full only then. Otherwise slots' rows of more than 128 MiB are made
+// and added up in two halves of the columns, the first rounded up to a multiple of 256, and so are their gradients. The backward pass
+// finds its room in H and Slots, or in Slots alone after SaveAll; only where H is wider than what is there of Slots does it then take
+// up to w·T·K·H bytes more. A
 // Workspace takes H and Slots as far as it holds them, and the shared experts' before. What one part of a pass is done with,
 // the recorder hands to the next where the sizes are alike (vk.Recorder.Scratch), so that the sum of the above is the most:
 // PassBytes is what is taken of a recorder with nothing else in it. Noise on the router's input (ForwardOptions.Jitter) is not

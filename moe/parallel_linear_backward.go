@@ -191,7 +191,7 @@ func (l *ParallelLinear) checkBackward(dev *vk.Device, op string, r *Routing, x,
 		return 0, check.Config("LinearOptions", "Activation", "nil for gradients, which are those of ActivateBackward first",
 			opts.Activation.Function.String())
 	}
-	if err := opts.Columns.check(l.Config.Out, true); err != nil {
+	if err := opts.Columns.check("LinearOptions", l.Config.Out, true); err != nil {
 		return 0, err
 	}
 	fanIn, err := l.checkForward(dev, op, r, x, dy, opts)

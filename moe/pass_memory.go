@@ -89,8 +89,17 @@ func (m *passMemory) expertsForward() {
 		saved.take(m.slots, m.Activation.columns(m.Hidden))
 	}
 	hs.take(m.slots, m.Hidden)
-	hs.take(m.slots, m.MLPConfig.Width)
+	if m.Save == SaveAll {
+		saved.take(m.slots, m.MLPConfig.Width)
+	} else {
+		m.sumSlots(space)
+	}
 	space.release()
+}
+
+// sumSlots is sumSlots.
+func (m *passMemory) sumSlots(space *plannedSpace) {
+	space.take(m.slots, columnsOfSlots(m.slots, m.MLPConfig.Width, m.DType))
 }
 
 // backward is MLP.Backward for all gradients.
@@ -108,7 +117,7 @@ func (m *passMemory) backward() {
 	space.take(m.slots, m.Hidden)
 	space.release()
 	if m.TopK > 1 || m.Routed {
-		space.take(m.slots, m.MLPConfig.Width)
+		m.sumSlots(space)
 	}
 	space.release()
 	if !m.Routed {

@@ -7,9 +7,9 @@
 // they count as 1. ACCUMULATE adds the result to what out holds.
 //
 // Push constants: device addresses of y [T·k,D], gates f32 [T,k] (0: none), inverse i32 [T·k], out [T,D], bias
-// [D]; T, D, k.
-// Mapping: COLUMNS × ROWS invocations, each one element of out, or four (QUADS: D is a multiple of 4 and both addresses
-// are aligned to four values). The rows of CHOICES choices are on their way at once; more than k are no use.
+// [D]; T, D, k, row_width: the width of out's rows, of which D columns may be some. out and bias then are those of the first.
+// Mapping: COLUMNS × ROWS invocations, each one element of out, or four (QUADS: D and row_width are multiples of 4 and all
+// addresses are aligned to four values). The rows of CHOICES choices are on their way at once; more than k are no use.
 // Accumulation: f32.
 // Oracle: internal/ref/combine.go
 #extension GL_GOOGLE_include_directive : require
@@ -33,6 +33,7 @@ layout(push_constant, std430) uniform Push {
     uint tokens;
     uint width;
     uint k;
+    uint row_width;
 } push;
 
 #include "include/elementwise.glsl"
@@ -79,7 +80,7 @@ void main() {
             sum.x += load_value(push.bias, column);
         }
     }
-    uvec2 result = address_at(push.result, token, push.width * VALUE_BYTES);
+    uvec2 result = address_at(push.result, token, push.row_width * VALUE_BYTES);
     if (QUADS) {
         store_value4(result, column, ACCUMULATE ? load_value4(result, column) + sum : sum);
     } else {

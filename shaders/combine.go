@@ -10,18 +10,19 @@ import (
 
 // CombinePush holds the push constants of combine.comp; uint64 members are device addresses.
 type CombinePush struct {
-	Y       uint64
-	Gates   uint64
-	Inverse uint64
-	Result  uint64
-	Bias    uint64
-	Tokens  uint32
-	Width   uint32
-	K       uint32
+	Y        uint64
+	Gates    uint64
+	Inverse  uint64
+	Result   uint64
+	Bias     uint64
+	Tokens   uint32
+	Width    uint32
+	K        uint32
+	RowWidth uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c CombinePush) Bytes() []byte { return kernel.Pack(c, pushCombine, 52) }
+func (c CombinePush) Bytes() []byte { return kernel.Pack(c, pushCombine, 56) }
 
 var pushCombine = []kernel.Field{
 	{Name: "y", Offset: 0, Size: 8},
@@ -32,6 +33,7 @@ var pushCombine = []kernel.Field{
 	{Name: "tokens", Offset: 40, Size: 4},
 	{Name: "width", Offset: 44, Size: 4},
 	{Name: "k", Offset: 48, Size: 4},
+	{Name: "row_width", Offset: 52, Size: 4},
 }
 
 // CombineSpec holds the specialization constants of combine.comp.
@@ -68,7 +70,7 @@ var spvCombineF32 []byte
 var CombineF32 = &kernel.Kernel{
 	Stem: "combine", Variant: "f32",
 	SPIRV:     decodeOnce(&spvCombineF32),
-	PushBytes: 52,
+	PushBytes: 56,
 	Push:      pushCombine,
 	Spec:      specCombine,
 	LocalSize: [3]int{0, 1, -1},
@@ -81,7 +83,7 @@ var spvCombineF16 []byte
 var CombineF16 = &kernel.Kernel{
 	Stem: "combine", Variant: "f16",
 	SPIRV:     decodeOnce(&spvCombineF16),
-	PushBytes: 52,
+	PushBytes: 56,
 	Push:      pushCombine,
 	Spec:      specCombine,
 	LocalSize: [3]int{0, 1, -1},
@@ -94,7 +96,7 @@ var spvCombineBf16 []byte
 var CombineBf16 = &kernel.Kernel{
 	Stem: "combine", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvCombineBf16),
-	PushBytes: 52,
+	PushBytes: 56,
 	Push:      pushCombine,
 	Spec:      specCombine,
 	LocalSize: [3]int{0, 1, -1},

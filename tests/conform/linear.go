@@ -24,6 +24,7 @@ type linearCase struct {
 	odd   bool // no operand is aligned to more than its element
 	exact bool // data whose sums are exact in f32, so that the result has to be too
 	wide  bool // gradients of 16-bit weights in f32
+	parts bool // y some columns at a time
 
 	format moe.WeightFormat // of the forward pass only
 }
@@ -49,6 +50,8 @@ func (c linearCase) withOption(name string) linearCase {
 			c.exact = true
 		case "wide":
 			c.wide = true
+		case "parts":
+			c.parts = true
 		default:
 			panic("conform: no option " + word)
 		}
@@ -142,7 +145,9 @@ func (c linearCase) forward(k *Kit) func() {
 	run := c.setUp(k)
 	run.opts.Accumulate = c.accumulate
 	y := c.target(k, "y", c.y, true, c.slots(), c.out)
-	k.must(run.layer.Forward(k.Rec, run.routing, run.x, y.t, run.opts))
+	for _, run.opts.Columns = range c.columns() {
+		k.must(run.layer.Forward(k.Rec, run.routing, run.x, y.t, run.opts))
+	}
 	return func() {
 		terms := c.in
 		if c.format != moe.WeightsFull {
@@ -155,6 +160,18 @@ func (c linearCase) forward(k *Kit) func() {
 		want := ref.Scatter2scatter(run.weights, run.xs, run.want, c.layout, run.gates)
 		y.judge(k, "y", want, want.Bound(refTypes[c.y], terms), c.exact)
 	}
+}
+
+// columns are those of y that are computed at a time: all, or the second half and then the first.
+func (c linearCase) columns() []moe.Columns {
+	if !c.parts {
+		return []moe.Columns{{}}
+	}
+	first := c.out / 2 / 8 * 8
+	if first == 0 {
+		return []moe.Columns{{Count: c.out}}
+	}
+	return []moe.Columns{{First: first, Count: c.out - first}, {Count: first}}
 }
 
 // backward records the gradients that op names: dx, dw, db, dgates or all.

@@ -23,9 +23,10 @@ var (
 		{4, 2, 130, 200, 128}, {3, 2, 37, 264, 72}} // the last two have several steps of 64 or 128 inputs and a tail
 )
 
-// forwardOptions of cases that vary nothing else; odd addresses come last.
+// forwardOptions of cases that vary nothing else; odd addresses come last, and then results in parts.
 var forwardOptions = []string{"bias", "gates", "bias_gates", "inout", "inout_bias_gates", "accumulate", "accumulate_gates",
-	"banks_bias", "banks_inout", "exact_bias_gates", "exact_inout", "odd", "odd_inout_bias"}
+	"banks_bias", "banks_inout", "exact_bias_gates", "exact_inout", "odd", "odd_inout_bias",
+	"parts_bias_gates", "parts_inout", "odd_parts"}
 
 // linearName joins the parts of a case's name.
 func linearName(op string, c linearCase, types, layout, option string) string {
@@ -94,7 +95,8 @@ func linearCoopMat(add func(Case)) {
 		for l := range layouts {
 			for i, s := range coopMatShapes {
 				for j, sp := range spreads {
-					for n, option := range []string{"plain", "bias", "gates", "bias_gates", "banks_bias", "exact_bias_gates"} {
+					for n, option := range []string{"plain", "bias", "gates", "bias_gates", "banks_bias", "exact_bias_gates",
+						"parts_bias_gates", "parts_inout"} {
 						if n > 0 && (i+j+n+l)%6 != 0 {
 							continue
 						}
