@@ -67,13 +67,22 @@ func CombineWith(rec *vk.Recorder, r *Routing, y, gates, out *vk.Tensor, layout 
 	return check.Record(rec, vk.Dispatch{
 		Kernel: combineKernels[out.DType()],
 		Spec: shaders.CombineSpec{Columns: grid.Columns, Rows: grid.Rows, Quads: grid.Quads,
-			Grouped: layout == Grouped, Accumulate: o.Accumulate, Biased: o.Bias != nil}.Values(),
+			Grouped: layout == Grouped, Accumulate: o.Accumulate, Biased: o.Bias != nil,
+			Choices: uint32(choicesAtOnce(r.K))}.Values(),
 		Push: shaders.CombinePush{Y: y.Address(), Gates: gates.Address(), Inverse: r.Inverse.Address(), Result: out.Address() + first,
 			Bias: bias, Tokens: uint32(r.Tokens), Width: uint32(width), K: uint32(r.K), RowWidth: uint32(rowWidth)}.Bytes(),
 		Reads:  []*vk.Tensor{y, gates, r.Inverse, o.Bias, out},
 		Writes: []*vk.Tensor{out},
 		FLOPs:  2 * float64(r.Slots()) * float64(width),
 	}, grid.Groups(r.Tokens, width))
+}
+
+// choicesAtOnce is how many choices the kernel reads at once: as many as keep memory busy.
+func choicesAtOnce(k int) int {
+	if k > 2 {
+		return 4
+	}
+	return k
 }
 
 // checkBias checks a bias [D] or [1,D], which may be nil.

@@ -54,7 +54,7 @@ func pipelines() []vk.PipelineSpec {
 	}
 	for flags := range 8 {
 		add(shaders.CombineF32, shaders.CombineSpec{Columns: 64, Rows: 1, Quads: flags&1 != 0, Grouped: flags&2 != 0,
-			Accumulate: flags&4 != 0}.Values())
+			Accumulate: flags&4 != 0, Choices: 4}.Values())
 	}
 	list = append(list, backwardPipelines()...)
 	for _, experts := range []int{1, 2, 8, 60, 64, 128, 256, 384, 1000, 1024} {
@@ -86,7 +86,7 @@ func storagePipelines() []vk.PipelineSpec {
 				add(activationKernels[dtype], shaders.ActivationSpec{Columns: 64, Rows: 1, Quads: wide, Mode: activations[SwiGLU].mode,
 					Gated: true, Interleaved: interleaved}.Values())
 			}
-			add(combineKernels[dtype], shaders.CombineSpec{Columns: 64, Rows: 1, Quads: wide}.Values())
+			add(combineKernels[dtype], shaders.CombineSpec{Columns: 64, Rows: 1, Quads: wide, Choices: 4}.Values())
 			for _, pair := range [][2]vk.DType{{vk.F32, dtype}, {dtype, vk.F32}} {
 				add(convertKernels[pair], shaders.ConvertSpec{Threads: convertThreads, Quads: wide}.Values())
 			}

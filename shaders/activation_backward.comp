@@ -17,6 +17,9 @@
 // Accumulation: f32, per lane and then by a fixed tree.
 // Oracle: internal/ref/activation_backward.go
 #extension GL_GOOGLE_include_directive : require
+#ifndef STORAGE_F32
+#define EXP exp // see include/float.glsl
+#endif
 #include "include/head.glsl"
 #include "include/activations_backward.glsl"
 

@@ -9,7 +9,7 @@
 // Push constants: device addresses of y [T·k,D], gates f32 [T,k] (0: none), inverse i32 [T·k], out [T,D], bias
 // [D]; T, D, k, row_width: the width of out's rows, of which D columns may be some. out and bias then are those of the first.
 // Mapping: COLUMNS × ROWS invocations, each one element of out, or four (QUADS: D and row_width are multiples of 4 and all
-// addresses are aligned to four values).
+// addresses are aligned to four values). The rows of CHOICES choices are on their way at once; more than k are no use.
 // Accumulation: f32.
 // Oracle: internal/ref/combine.go
 #extension GL_GOOGLE_include_directive : require
@@ -21,6 +21,7 @@ layout(constant_id = 2) const bool QUADS = false;
 layout(constant_id = 3) const bool GROUPED = false;
 layout(constant_id = 4) const bool ACCUMULATE = false;
 layout(constant_id = 5) const bool BIASED = false;
+layout(constant_id = 6) const uint CHOICES = 1;
 layout(local_size_x_id = 0, local_size_y_id = 1) in;
 
 layout(push_constant, std430) uniform Push {
@@ -37,28 +38,40 @@ layout(push_constant, std430) uniform Push {
 
 #include "include/elementwise.glsl"
 
+// add_choices adds choices j to j + CHOICES − 1 of the k of a token whose first slot is given.
+void add_choices(inout vec4 sum, uint first, uint j, uint k, uint column) {
+    bool gated = !address_is_null(push.gates);
+    uvec2 gates = readable(push.gates, push.inverse); // as long
+    int position[CHOICES];
+    float gate[CHOICES];
+    vec4 y[CHOICES];
+    [[unroll]] for (uint i = 0u; i < CHOICES; i++) {
+        uint slot = first + min(j + i, k - 1u);
+        position[i] = load_i32(push.inverse, slot);
+        gate[i] = load_f32(gates, slot);
+    }
+    // Rows without an expert are read too, so that loads wait for nothing, and not added: they may hold anything.
+    [[unroll]] for (uint i = 0u; i < CHOICES; i++) {
+        uint slot = first + min(j + i, k - 1u);
+        uvec2 row = address_at(push.y, GROUPED ? uint(max(position[i], 0)) : slot, push.width * VALUE_BYTES);
+        y[i] = QUADS ? load_value4(row, column) : vec4(load_value(row, column));
+    }
+    [[unroll]] for (uint i = 0u; i < CHOICES; i++) {
+        if (position[i] >= 0 && j + i < k) {
+            sum += (gated ? gate[i] : 1.0) * y[i];
+        }
+    }
+}
+
 void main() {
     uint token, column;
     if (!find_element(push.tokens, push.width, token, column)) {
         return;
     }
-    bool gated = !address_is_null(push.gates);
-    uvec2 gates = readable(push.gates, push.inverse); // as long
     vec4 sum = vec4(0.0);
-    for (uint j = 0u; j < push.k; j++) {
-        uint slot = token * push.k + j;
-        int position = load_i32(push.inverse, slot);
-        if (position < 0) {
-            continue;
-        }
-        float gate = load_f32(gates, slot);
-        gate = gated ? gate : 1.0;
-        uvec2 y = address_at(push.y, GROUPED ? uint(max(position, 0)) : slot, push.width * VALUE_BYTES);
-        if (QUADS) {
-            sum += gate * load_value4(y, column);
-        } else {
-            sum.x += gate * load_value(y, column);
-        }
+    uint k = push.k;
+    for (uint j = 0u; j < k; j += CHOICES) {
+        add_choices(sum, token * push.k, j, k, column);
     }
     if (BIASED) {
         if (QUADS) {

@@ -44,6 +44,7 @@ type CombineSpec struct {
 	Grouped    bool   // constant 3
 	Accumulate bool   // constant 4
 	Biased     bool   // constant 5
+	Choices    uint32 // constant 6
 }
 
 // DefaultCombineSpec returns the values in the source.
@@ -59,6 +60,7 @@ var specCombine = []kernel.Constant{
 	{ID: 3, Name: "GROUPED", Default: 0},
 	{ID: 4, Name: "ACCUMULATE", Default: 0},
 	{ID: 5, Name: "BIASED", Default: 0},
+	{ID: 6, Name: "CHOICES", Default: 1},
 }
 
 //go:embed spv/combine.f32.spv

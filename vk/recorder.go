@@ -36,10 +36,6 @@ type Recorder struct {
 	closed bool
 }
 
-// segmentFLOPs is how much estimated work goes into one batch before the next begins. Watchdogs kill a batch that
-// runs for about 2 s; this is half a second on a device of 100 GFLOP/s.
-const segmentFLOPs = 50e9
-
 // A Dispatch is one kernel launch.
 type Dispatch struct {
 	Kernel       *Kernel
@@ -251,39 +247,6 @@ func (r *Recorder) access(reads, writes []*Tensor, flops float64, counts bool) (
 		r.dev.cmds.barrier(cb, counts)
 	}
 	return cb, ok
-}
-
-// segment returns the command buffer being recorded, beginning a new one when the estimated work asks for it.
-func (r *Recorder) segment(flops float64) (vkHandle, bool) {
-	if r.sealed != nil {
-		r.Fail(fmt.Errorf("vk: recorder was submitted; nothing can be recorded after that"))
-		return 0, false
-	}
-	if err := r.dev.usable(); err != nil {
-		r.Fail(err)
-		return 0, false
-	}
-	if r.open && r.cost > 0 && r.cost+flops > segmentFLOPs {
-		if r.Fail(r.dev.end(r.segments[len(r.segments)-1])) != nil {
-			return 0, false
-		}
-		r.open = false
-	}
-	if !r.open {
-		cb, err := r.dev.commandBuffer(r.pool)
-		if err == nil {
-			err = r.dev.begin(cb, false)
-		}
-		if r.Fail(err) != nil {
-			return 0, false
-		}
-		r.segments = append(r.segments, cb)
-		r.open, r.cost = true, 0
-		r.hazards.clear() // a segment begins with a barrier
-		r.timer.begin(r, handleOf(cb))
-	}
-	r.cost += flops
-	return handleOf(r.segments[len(r.segments)-1]), r.err == nil
 }
 
 // Submit puts the recording on the device's queue, in one vkQueueSubmit, and returns without waiting. It may be called

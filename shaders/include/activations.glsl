@@ -12,9 +12,9 @@ const uint RELU2 = 4u;
 const uint SIGMOID = 5u;
 const uint CLAMPED_SWIGLU = 6u; // gated only
 
-// normal_cdf is Φ(x) = erfc(−x/√2) / 2, accurate relative to its value in the left tail. With a = |x|/√2 and
+// normal_both is (Φ(x), e^(−x²/2)). Φ(x) = erfc(−x/√2) / 2, accurate relative to its value in the left tail. With a = |x|/√2 and
 // t = 1/(1 + 0.4·a): erfc(a) = e^(−a²)·t·P(t), where P of degree 8 is the Chebyshev fit for a ≤ 10 (9e-8 relative).
-float normal_cdf(float x) {
+vec2 normal_both(float x) {
     float a = abs(x) * 0.70710678;
     float t = 1.0 / (1.0 + 0.4 * a);
     float p = 0.038508509;
@@ -29,11 +29,16 @@ float normal_cdf(float x) {
     // x² in two parts: rounding it would cost the tail x² ulp.
     precise float square = x * x;
     precise float rest = fma(x, x, -square);
-    float tail = 0.5 * EXP(-0.5 * square) * (1.0 - 0.5 * rest) * t * p;
-    if (a > 10.0) {
-        tail = 0.0;
+    float e = EXP(-0.5 * square) * (1.0 - 0.5 * rest);
+    if (a > 10.0) { // where x² may overflow too
+        e = 0.0;
     }
-    return x < 0.0 ? tail : 1.0 - tail;
+    float tail = 0.5 * e * t * p;
+    return vec2(x < 0.0 ? tail : 1.0 - tail, e);
+}
+
+float normal_cdf(float x) {
+    return normal_both(x).x;
 }
 
 // max(x, 0), NaN staying NaN. A comparison with 0 alone becomes a max instruction on NVIDIA, which drops NaN.

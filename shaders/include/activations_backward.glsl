@@ -6,7 +6,7 @@
 
 // sigmoid_both is (σ(x), 1 − σ(x)), each accurate relative to its value.
 vec2 sigmoid_both(float x) {
-    float e = exp_f32(-abs(x));
+    float e = EXP(-abs(x));
     float q = 1.0 / (1.0 + e);
     return x < 0.0 ? vec2(e * q, q) : vec2(q, e * q);
 }
@@ -17,9 +17,8 @@ vec2 activate_both(uint mode, float x) {
     vec2 p;
     switch (mode) {
     case GELU:
-        s = normal_cdf(x);
-        // φ(x) = e^(−x²/2)/√(2π)
-        return vec2(x * s, s + x * 0.39894228 * exp_f32(-0.5 * x * x));
+        p = normal_both(x);
+        return vec2(x * p.x, p.x + x * 0.39894228 * p.y); // the density is e^(−x²/2)/√(2π)
     case GELU_TANH:
         p = sigmoid_both(1.59576912 * (x + 0.044715 * x * x * x));
         s = p.x * p.y; // 0 where x² may overflow
