@@ -13,8 +13,7 @@
 // A slot whose id names no expert has inverse −1; as many entries at the end of order are −1.
 //
 // Push constants: device addresses of ids i32 [T·k], counts u32 [blocks, E + 2], offsets i32 [E + 1], order i32 [T·k],
-// inverse i32 [T·k], tiles i32 [tiles, 3], tile_args u32 [4], status u32 [4]; slots = T·k, E, slots per block, blocks,
-// block_m.
+// inverse i32 [T·k], tiles i32 [tiles, 3], tile_args, status u32 [4]; slots = T·k, E, slots per block, blocks, block_m.
 // Mapping: one work-group per block. Each adds up all blocks' counts for itself, which takes less time than a dispatch in
 // between. It walks its slots in chunks of THREADS, and each invocation ranks its slot among the chunk's (bucket_ranks.glsl), so
 // the sort is stable. Block 0 writes what belongs to no block.

@@ -215,7 +215,7 @@ var Sources = map[string]string{
 	"embedding_backward.f16_f32":               "2e5aa5b083ce4117a818bd19d213af64092879f4300c4f6d7d44d82a5d91e516",
 	"embedding_backward.bf16_f32":              "47105298a7a7f6c93aab293b3d37d1dae4a15eac907fbd2ddecebd9515b37b86",
 	"expert_histogram":                         "42ead442062099f3132f7468528e84e56c08c8645417c842d8568b8f67148426",
-	"expert_scatter":                           "69e5a19db1de02b0439435eb24ae2529044cdf983e30c8da3aee88d20ce694ad",
+	"expert_scatter":                           "5bf2936e176d0ebe638c31be09a1682caae8d96815bb59c3edd38c1ba34ff412",
 	"flash_attention.f32":                      "9eec386aaafb03b6730b1b465c4cb06cb551f2004cef3408fdf7b492e500bdb2",
 	"flash_attention.f16":                      "afd75aa994ee52859dd25b9a24bb4f693a1464ea7e9ff86bb2ac5006cc676a2b",
 	"flash_attention.bf16":                     "4dc64bfeaf7101e13258cc970bd3829b528b9d0a72834f70deff9e1769106a5d",
