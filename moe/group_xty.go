@@ -83,15 +83,18 @@ func (r *Routing) longest() int {
 	return r.Slots()
 }
 
-// groupXTY records c[e] (+)= Σ gate·aᵀ·b over each expert's rows, c being [E, width of a, width of b]. Without a routing
+// groupXTY records c[e] (+)= Σ gate·aᵀ·b over each expert's rows, c being [E, width of a, width of b], or wider: then these are its
+// columns from first on, which is a multiple of columnsAlign, and the others stay. Without a routing
 // there is one expert, which owns all rows of a and b. On the tensor path gate·a is rounded to a's dtype.
-func (l *ParallelLinear) groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *ExpertBank,
+func (l *ParallelLinear) groupXTY(rec *vk.Recorder, r *Routing, a, b operand, gates *vk.Tensor, c *ExpertBank, first int,
 	accumulate bool) error {
 	m, n, experts, rows := a.t.Dim(1), b.t.Dim(1), 1, a.t.Dim(0)
+	rowWidth := c.shape[2]
 	total := rows
 	address, table := c.operand()
 	push := shaders.GroupXtyPush{A: a.t.Address(), B: b.t.Address(), C: address, Gates: gates.Address(),
-		AWidth: uint32(m), BWidth: uint32(n), AFanIn: uint32(a.fanIn), BFanIn: uint32(b.fanIn)}
+		AWidth: uint32(m), BWidth: uint32(n), AFanIn: uint32(a.fanIn), BFanIn: uint32(b.fanIn),
+		CWidth: uint32(rowWidth), CFirst: uint32(first)}
 	reads := []*vk.Tensor{a.t, b.t, gates}
 	if r == nil {
 		push.Flags = xtyDense
@@ -108,7 +111,7 @@ func (l *ParallelLinear) groupXTY(rec *vk.Recorder, r *Routing, a, b operand, ga
 		Kernel: groupXTYKernels[[2]vk.DType{a.t.DType(), c.DType()}],
 		Spec: shaders.GroupXtySpec{Threads: uint32(tile.Threads()), BM: uint32(tile.BM), BN: uint32(tile.BN),
 			BK: uint32(tile.BK), TM: uint32(tile.TM), TN: uint32(tile.TN), AQuads: quads(a.t, m), BQuads: quads(b.t, n),
-			CQuads: c.quads(n)}.Values(),
+			CQuads: n%4 == 0 && c.quads(rowWidth)}.Values(),
 		Reads: append(reads, c.tensors()...), Writes: c.parts, Label: l.label() + " dW",
 	}
 	blockM, blockN := tile.BM, tile.BN

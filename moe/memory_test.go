@@ -21,6 +21,8 @@ func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
 		{Experts: 64, TopK: 8, Width: 36, Hidden: 40},
 		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, DType: vk.BF16, OutputBias: true},
 		{Experts: 12, TopK: 12, Width: 4000, Hidden: 48, Activation: GELU},                              // slots in two parts, and more
+		{Experts: 16, TopK: 2, Width: 200, Hidden: 300, Activation: GELU, DType: vk.BF16},               // H fits beside Z, and does not
+		{Experts: 12, TopK: 3, Width: 400, Hidden: 300, Activation: SwiGLU, InOut: true, DType: vk.F16}, // Z fits alone, and does not
 		{Experts: 8, TopK: 2, Width: 64, Hidden: 48, SharedHidden: 96},                                  // as wide as the routed ones
 		{Experts: 4, TopK: 1, Width: 40, Hidden: 64, SharedHidden: 24, Activation: GELU, DType: vk.F16}, // narrower
 		{Experts: 8, TopK: 4, Width: 32, Hidden: 16, SharedHidden: 300, SharedGate: true, DType: vk.BF16},
@@ -44,6 +46,7 @@ func TestMemoryIsWhatTheFormulasSay(t *testing.T) {
 		for _, tokens := range []int{700, 1300} {
 			for flags := range 24 {
 				p := Pass{Save: Save(flags % 3), Backward: flags/3%2 == 1 && flags%3 < 2, Workspace: flags/6%2 == 1, Routed: flags >= 12}
+				p.SaveIn = p.Save == RecomputeActivation && (p.Workspace == p.Routed || cfg.Hidden > slotColumns)
 				if p.Routed && tokens > 1000 {
 					continue
 				}
@@ -69,10 +72,13 @@ func requirePassBytes(t *testing.T, m *MLP, weights *MLPGrads, tokens int, p Pas
 	ids, gates := tensor(vk.I32, c.TopK), tensor(vk.F32, c.TopK)
 	g := *weights
 	g.X = y // y is not needed any more when X is written
-	g.AccumulateWeights = !p.Workspace
+	g.AccumulateWeights = !p.Workspace && !p.SaveIn
 	o := ForwardOptions{Save: p.Save}
 	if p.Workspace {
 		o.Workspace = g.Up.Weight.parts[0]
+	}
+	if p.SaveIn {
+		o.SaveIn = g.Down.Weight.parts[0]
 	}
 	rec, err := dev.NewRecorder()
 	require.NoError(t, err)
@@ -119,16 +125,22 @@ var anchors = []anchor{
 	{"sparsity", 64, 32, 4096, 512, 8192, GELU, 2487, 3293},
 }
 
-// passes are what the anchor's passes take of ours, forward and forward with backward, in MB: results, gradients and PassBytes.
-func (a anchor) passes() (forward, training float64) {
+// passes are what the anchor's passes take of ours, forward and forward with backward, in MB: results, gradients and PassBytes. The
+// gradient of the input may be where the output was, and what is saved in the gradients of the weights.
+func (a anchor) passes(inPlace bool) (forward, training float64) {
 	cfg := MLPConfig{Experts: a.experts, TopK: a.k, Width: a.width, Hidden: a.hidden, Activation: a.activation, DType: vk.BF16}
 	rows := check.TensorBytes(2, a.tokens, a.width)
 	blockM := classTunings()[classTensor].band(a.tokens*a.k, a.experts).Wide.BM
 	up := check.TensorBytes(2, a.experts, a.width, a.activation.columns(a.hidden))
 	down := check.TensorBytes(2, a.experts, a.width, a.hidden)
 	one := rows + cfg.PassBytes(a.tokens, blockM, Pass{Save: SaveNothing, Routed: true})
-	both := 2*rows + up + down + check.TensorBytes(4, a.tokens, a.k) + // with the gates' gradient
-		cfg.PassBytes(a.tokens, blockM, Pass{Save: RecomputeActivation, Routed: true, Backward: true, Workspace: true})
+	results := 2 * rows
+	if inPlace {
+		results = rows
+	}
+	both := results + up + down + check.TensorBytes(4, a.tokens, a.k) + // with the gates' gradient
+		cfg.PassBytes(a.tokens, blockM, Pass{Save: RecomputeActivation, Routed: true, Backward: true, Workspace: true,
+			SaveIn: inPlace})
 	return float64(one) / 1e6, float64(both) / 1e6
 }
 
@@ -136,7 +148,7 @@ func (a anchor) passes() (forward, training float64) {
 // They are rounded to whole MB, so ours may exceed them by half of one.
 func TestMemoryIsNoMoreThanScatterMoEs(t *testing.T) {
 	for _, a := range anchors {
-		f, b := a.passes()
+		f, b := a.passes(false)
 		t.Logf("%s k=%d T=%d: forward %.1f MB against %.0f, forward and backward %.1f against %.0f", a.name, a.k, a.tokens, f,
 			a.forward, b, a.training)
 		require.LessOrEqual(t, f, a.forward+0.5, "%s forward", a.name)
@@ -145,17 +157,14 @@ func TestMemoryIsNoMoreThanScatterMoEs(t *testing.T) {
 }
 
 // TestMemoryOfFineExpertsIsTwoThirdsOfMegaBlocks does so with the figures of MegaBlocks 0.11, which pads the rows of experts. What
-// training takes at granularity 4 are gradients of weights for the most part, which nobody can do without: see ADR 0030.
+// training takes at granularity 4 are gradients of weights for the most part, which nobody can do without, so it saves in them.
 func TestMemoryOfFineExpertsIsTwoThirdsOfMegaBlocks(t *testing.T) {
 	for _, a := range []anchor{
 		{"granularity 4", 32, 4, 4096, 2048, 8192, GELU, 672, 1813}, {"granularity 16", 128, 16, 4096, 512, 8192, GELU, 2286, 3561},
 	} {
-		f, b := a.passes()
+		f, b := a.passes(true)
 		require.LessOrEqual(t, f, 0.67*a.forward, "%s forward", a.name)
-		limit := 0.67
-		if a.k == 4 {
-			limit = 0.75
-		}
-		require.LessOrEqual(t, b, limit*a.training, "%s forward and backward", a.name)
+		t.Logf("%s: forward %.1f MB against %.0f, forward and backward %.1f against %.0f", a.name, f, a.forward, b, a.training)
+		require.LessOrEqual(t, b, 0.67*a.training, "%s forward and backward", a.name)
 	}
 }

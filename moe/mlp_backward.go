@@ -20,7 +20,7 @@ func (w WeightGrads) linear(g MLPGrads) LinearGrads {
 // MLPGrads says where a backward pass leaves the gradients of an MLP; what is nil is not computed. They are overwritten, or
 // added to where Accumulate says so.
 type MLPGrads struct {
-	X        *vk.Tensor  // [T,D]; it may be the forward's y
+	X        *vk.Tensor  // [T,D]; it may be the forward's y, which the backward pass does not read
 	Router   WeightGrads // all nil when the caller chose the experts
 	Up, Down WeightGrads // of the routed experts
 	Gates    *vk.Tensor  // F32 [T,K]: of the routing's gates
@@ -100,7 +100,8 @@ func (m *MLP) gradParts(g *MLPGrads) []gradPart {
 // gradients need neither a copy of x nor one of dy. What the pass takes besides is T·K·max(H, D) values at a time, or half of D where the
 // slots' gradients take more than 128 MiB (see PassBytes), which it
 // finds in saved.Slots, or in the gradient of Up's weights, which is written last, unless that accumulates or is too
-// small; else in the recorder's scratch (see PassBytes). Recorded with its forward pass in one recorder, it can be
+// small; else in the recorder's scratch (see PassBytes). Z may lie in the gradient of Down's weights (ForwardOptions.SaveIn), unless
+// that accumulates: then that is written last. Recorded with its forward pass in one recorder, it can be
 // submitted again and again. Errors: see the package.
 func (m *MLP) Backward(rec *vk.Recorder, s *MLPSaved, x, dy *vk.Tensor, g MLPGrads) error {
 	const op = "MLP.Backward"
@@ -144,7 +145,12 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 	r, c := s.Routing, m.Config
 	space := newWorkspace(rec, m.backwardSpace(s, g), c.DType)
 	defer space.release()
-	dh := space.take(r.Slots(), c.Hidden)
+	dhs, last := space, m.savedInDown(s, g) // the gradient of Down's weights is written last
+	if last {
+		dhs = newWorkspace(rec, m.spaceOfH(rec, s, g), c.DType)
+		defer dhs.release()
+	}
+	dh := dhs.take(r.Slots(), c.Hidden)
 	if rec.Err() != nil {
 		return rec.Err()
 	}
@@ -175,7 +181,7 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 	if err := m.Down.biasBackward(rec, r, dys, r.Gates, down); err != nil {
 		return err
 	}
-	if down.Weight != nil {
+	if down.Weight != nil && !last {
 		if err := m.Down.weightBackward(rec, r, operand{h, true, 1}, dys, gates, down); err != nil {
 			return err
 		}
@@ -186,7 +192,15 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 			return err
 		}
 	}
-	return m.Up.weightsBackward(rec, r, operand{x, false, r.K}, operand{s.Z, true, 1}, nil, g.Up.linear(g))
+	err := m.Up.weightsBackward(rec, r, operand{x, false, r.K}, operand{s.Z, true, 1}, nil, g.Up.linear(g))
+	if err != nil || !last {
+		return err
+	}
+	space.release()
+	if dhs.scratch != nil { // h is not in the gradient
+		return m.Down.weightBackward(rec, r, operand{h, true, 1}, dys, gates, down)
+	}
+	return m.lastGradient(rec, r, h, dys, gates, down)
 }
 
 // inputBackward records the experts' part of grads.X from dz, which is in saved.Z.
@@ -257,7 +271,11 @@ func (m *MLP) checkBackward(dev *vk.Device, op string, s *MLPSaved, x, dy *vk.Te
 	if err != nil {
 		return err
 	}
-	all := namedTensors{{"x", x}, {"dy", dy}, {"saved.Z", s.Z}, {"saved.H", s.H}, {"saved.Logits", s.Logits}}
+	z := s.Z
+	if m.savedInDown(s, g) {
+		z = nil // it ends before the gradient is written
+	}
+	all := namedTensors{{"x", x}, {"dy", dy}, {"saved.Z", z}, {"saved.H", s.H}, {"saved.Logits", s.Logits}}
 	all = all.with("OutputBias", m.OutputBias)
 	for _, part := range m.gradParts(&g) {
 		all = append(all, part.layer.operands(part.name)...)

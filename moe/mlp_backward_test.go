@@ -56,6 +56,9 @@ func (l layer) recordBackward(k *kit, x, dy []float32, tokens int, save Save, ac
 	if workspace {
 		o.Workspace = g.Up.Weight.parts[0]
 	}
+	if l.saveIn {
+		o.SaveIn = g.Down.Weight.parts[0]
+	}
 	var err error
 	run.saved, err = l.ForwardWith(k.Rec, xs, run.y, o)
 	require.NoError(k.T, err)

@@ -42,9 +42,16 @@ type ForwardOptions struct {
 	// does not fit it is the recorder's scratch, as all is when it is nil. In a training step that overwrites the
 	// gradients, the one of Up's weights is idle until the layer's backward pass ends and can serve.
 	Workspace *vk.Tensor
+
+	// SaveIn is memory of the layer's dtype for Z where Save is RecomputeActivation, which stays there until the backward pass; where
+	// that does not fit, Z is in the recorder's scratch, as it is when SaveIn is nil. In a training step that overwrites the gradients,
+	// the one of Down's weights (its Parts()[0]) is idle until the layer's backward pass ends and can serve. The backward pass then
+	// writes it last, and has h in it too where both have room: their rows, T·K of H and of h's H or 2H, in the E·D of the gradient.
+	// It needs w·T·K·H/2 bytes of scratch for that instead of w·T·K·(H or 2H), and copies h once.
+	SaveIn *vk.Tensor
 }
 
-// MLPSaved is what a forward pass leaves in the recorder's scratch, for the backward pass or for display. What its Save
+// MLPSaved is what a forward pass leaves in the recorder's scratch, or Z in ForwardOptions.SaveIn, for the backward pass or for display. What its Save
 // does not keep is nil.
 type MLPSaved struct {
 	Save    Save
@@ -118,9 +125,13 @@ func (m *MLP) expertsForward(rec *vk.Recorder, x, y *vk.Tensor, o ForwardOptions
 	if o.Save == SaveAll {
 		hs = saved
 	}
+	zs := saved
+	if o.Save == RecomputeActivation {
+		zs = newWorkspace(rec, o.SaveIn, c.DType)
+	}
 	var z *vk.Tensor
 	if o.Save != SaveNothing {
-		z = saved.take(r.Slots(), c.Activation.columns(c.Hidden))
+		z = zs.take(r.Slots(), c.Activation.columns(c.Hidden))
 	}
 	h := hs.take(r.Slots(), c.Hidden)
 	if rec.Err() != nil {
@@ -158,18 +169,19 @@ func (m *MLP) check(dev *vk.Device, x, y *vk.Tensor, o ForwardOptions) (tokens i
 		check.Tensor(dev, op, "x", x, c.DType, tokens, c.Width),
 		check.Tensor(dev, op, "y", y, c.DType, tokens, c.Width),
 		check.InRange("ForwardOptions", "Save", int(o.Save), 0, int(SaveNothing)),
-		checkWorkspace(dev, op, o.Workspace, c.DType),
+		checkWorkspace(dev, op, "Workspace", o.Workspace, c.DType),
+		checkWorkspace(dev, op, "SaveIn", o.SaveIn, c.DType),
 		m.checkOutputBias(dev, op),
 	)
 	if err == nil && o.Routing != nil && o.Routing.Tokens != tokens {
 		err = &vk.ShapeError{Op: op, Arg: "routing", Want: fmt.Sprintf("of %d tokens", tokens), Got: fmt.Sprint(o.Routing.Tokens)}
 	}
 	if err == nil {
-		all := namedTensors{{"OutputBias", m.outputBias()}, {"x", x}, {"y", y}, {"Workspace", o.Workspace}}
+		all := namedTensors{{"OutputBias", m.outputBias()}, {"x", x}, {"y", y}, {"Workspace", o.Workspace}, {"SaveIn", o.SaveIn}}
 		for _, part := range m.parts() {
 			all = append((*part.layer).operands(part.cfg.Label), all...)
 		}
-		err = all.checkApart(op, len(all)-2)
+		err = all.checkApart(op, len(all)-3)
 	}
 	return tokens, err
 }

@@ -36,6 +36,8 @@ type Pass struct {
 	// Workspace says that the gradient of Up's weights is overwritten, so that the backward pass uses it, and that it is the
 	// forward pass's Workspace too.
 	Workspace bool
+	// SaveIn says so of the gradient of Down's weights, which lies in one tensor, and that it is the forward pass's SaveIn.
+	SaveIn bool
 }
 
 // PassBytes is the device memory that a pass of a layer takes from its recorder for T tokens, in bytes; x, y, weights and
@@ -57,7 +59,10 @@ type Pass struct {
 // and added up in two halves of the columns, the first rounded up to a multiple of 256, and so are their gradients. The backward pass
 // finds its room in H and Slots, or in Slots alone after SaveAll; only where H is wider than what is there of Slots does it then take
 // up to w·T·K·H bytes more. A
-// Workspace takes H and Slots as far as it holds them, and the shared experts' before. What one part of a pass is done with,
+// Workspace takes H and Slots as far as it holds them, and the shared experts' before. With SaveIn, Z takes nothing after
+// RecomputeActivation, and the backward pass w·T·K·H/2 instead, H/2 rounded up to a multiple of 256, where Z and H find room in the gradient
+// of Down's weights: rows of H values, a multiple of 128 for Z and T·K for H, in E·D. Where they do not, where H is at most 256 or InOut is
+// set, it takes w·T·K·H; where Z does not, all is as without SaveIn. What one part of a pass is done with,
 // the recorder hands to the next where the sizes are alike (vk.Recorder.Scratch), so that the sum of the above is the most:
 // PassBytes is what is taken of a recorder with nothing else in it. Noise on the router's input (ForwardOptions.Jitter) is not
 // counted.

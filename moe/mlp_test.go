@@ -19,6 +19,7 @@ type layer struct {
 	*MLP
 	oracle ref.MLP[float32]
 	jitter JitterConfig // of recordBackward
+	saveIn bool         // recordBackward saves in the gradient of Down's weights
 }
 
 // newLayer makes a layer of random weights, scaled so that values neither grow nor vanish.

@@ -122,7 +122,7 @@ func (l *ParallelLinear) weightBackward(rec *vk.Recorder, r *Routing, x, dy oper
 	if l.Config.InOut {
 		a, b = x, dy
 	}
-	return l.groupXTY(rec, r, a, b, gates, g.Weight, g.AccumulateWeights)
+	return l.groupXTY(rec, r, a, b, gates, g.Weight, 0, g.AccumulateWeights)
 }
 
 // inputBackward records dX and dGates.

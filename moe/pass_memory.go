@@ -52,6 +52,14 @@ func (m *passMemory) upGradient() int {
 	return m.Experts * m.MLPConfig.Width * m.Activation.columns(m.Hidden)
 }
 
+// downGradient is the size of the gradient of Down's weights.
+func (m *passMemory) downGradient() int { return m.Experts * m.MLPConfig.Width * m.Hidden }
+
+// savedInDown is MLP.savedInDown.
+func (m *passMemory) savedInDown() bool {
+	return m.SaveIn && m.Save == RecomputeActivation && m.slots > 0 && m.slots*m.Activation.columns(m.Hidden) <= m.downGradient()
+}
+
 // forwardSpaces are where a part of the forward pass has what it needs and does not keep, what it keeps, and H and Slots.
 func (m *passMemory) forwardSpaces() (space, saved, hs *plannedSpace) {
 	space, saved = &plannedSpace{m: m}, &plannedSpace{m: m}
@@ -85,7 +93,7 @@ func (m *passMemory) sharedForward() {
 // expertsForward is MLP.expertsForward.
 func (m *passMemory) expertsForward() {
 	space, saved, hs := m.forwardSpaces()
-	if m.Save != SaveNothing {
+	if m.Save != SaveNothing && !m.savedInDown() {
 		saved.take(m.slots, m.Activation.columns(m.Hidden))
 	}
 	hs.take(m.slots, m.Hidden)
@@ -111,15 +119,10 @@ func (m *passMemory) backward() {
 	space := &plannedSpace{m: m}
 	if m.Save == SaveAll {
 		space.elements = m.slots * m.MLPConfig.Width
-	} else if m.Workspace {
+	} else if m.Workspace || m.SaveIn {
 		space.elements = m.upGradient()
 	}
-	space.take(m.slots, m.Hidden)
-	space.release()
-	if m.TopK > 1 || m.Routed {
-		m.sumSlots(space)
-	}
-	space.release()
+	m.expertsBackward(space)
 	if !m.Routed {
 		m.narrowBackward(m.Experts)
 	}
@@ -130,6 +133,29 @@ func (m *passMemory) backward() {
 	if m.SharedGate {
 		m.plan.Take(vk.F32, m.tokens, 1)
 		m.narrowBackward(1)
+	}
+}
+
+// expertsBackward is MLP.expertsBackward.
+func (m *passMemory) expertsBackward(space *plannedSpace) {
+	last := m.savedInDown()
+	halves := last && m.hFits(m.slots, m.downGradient())
+	dhs := space
+	if last {
+		dhs = &plannedSpace{m: m}
+	}
+	if !halves {
+		dhs.take(m.slots, m.Hidden)
+	}
+	space.release()
+	if m.TopK > 1 || m.Routed {
+		m.sumSlots(space)
+	}
+	space.release()
+	if halves {
+		m.plan.Release(m.plan.Take(m.DType, m.slots, m.hiddenAtOnce()))
+	} else if last {
+		dhs.release()
 	}
 }
 

@@ -18,6 +18,11 @@ func columnsOfSlots(slots, width int, dtype vk.DType) int {
 	if uint64(slots)*uint64(width)*dtype.Bytes() <= slotBytes {
 		return width
 	}
+	return halfOfColumns(width)
+}
+
+// halfOfColumns is a half of so many columns, rounded up to whole tiles.
+func halfOfColumns(width int) int {
 	return min(width, check.CeilDiv(width, 2*slotColumns)*slotColumns)
 }
 

@@ -216,7 +216,7 @@ func (l *ParallelLinear) tensorXTY(dev *vk.Device, a, b, gates *vk.Tensor, c *Ex
 	if t.BM == 0 || kernel == nil || b.DType() != a.DType() || !caps.Has(kernel.Needs...) {
 		return t, false
 	}
-	aligned := a.Dim(1)%8 == 0 && b.Dim(1)%8 == 0 && a.Address()%16 == 0 && b.Address()%16 == 0 && c.aligned(16)
+	aligned := a.Dim(1)%8 == 0 && b.Dim(1)%8 == 0 && c.shape[2]%8 == 0 && a.Address()%16 == 0 && b.Address()%16 == 0 && c.aligned(16)
 	m, n, k, ok := matrixShape(caps, a.DType())
 	if !aligned || !ok || t.BM%(t.SM*m) != 0 || t.BN%(t.SN*n) != 0 || t.BK%k != 0 {
 		return t, false

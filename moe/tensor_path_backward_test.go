@@ -134,8 +134,10 @@ func TestTensorPathOfMLPs(t *testing.T) {
 		for i, cfg := range []MLPConfig{
 			{Experts: 4, TopK: 2, Width: 64, Hidden: 48, Activation: GELU, DType: dtype},
 			{Experts: 4, TopK: 2, Width: 32, Hidden: 40, Bias: true, InOut: true, DType: dtype},
+			{Experts: 4, TopK: 2, Width: 64, Hidden: 264, Activation: GELU, DType: dtype}, // saved in a gradient, which has two halves
 		} {
 			l := newLayer(t, cfg)
+			l.saveIn = i == 2
 			if software(dev) {
 				l.Up.matrices, l.Down.matrices = tensorTile{32, 16, 16, 2, 2}, tensorTile{32, 16, 16, 2, 2}
 			}

@@ -51,9 +51,9 @@ func (w *workspace) release() {
 }
 
 // checkWorkspace checks a workspace argument, which may be nil.
-func checkWorkspace(dev *vk.Device, op string, t *vk.Tensor, dtype vk.DType) error {
+func checkWorkspace(dev *vk.Device, op, arg string, t *vk.Tensor, dtype vk.DType) error {
 	if t == nil {
 		return nil
 	}
-	return check.Tensor(dev, op, "Workspace", t, dtype, t.Shape()...)
+	return check.Tensor(dev, op, arg, t, dtype, t.Shape()...)
 }

@@ -8,9 +8,9 @@
 // ACCUMULATE adds to c. Storage dtype: that of a and b, and of c unless OUTPUT_F32; with C_TABLE, c is the address of a
 // table of one address per expert (include/bank.glsl). DENSE is a plain linear layer: one expert, slot = position = row, no order and no offsets.
 //
-// Push constants: device addresses of a, b, c [E,M,N], gates f32 [T·k] (0: none), order i32 [T·k], offsets i32 [E + 1];
+// Push constants: device addresses of a, b, c [E,M,c_width], gates f32 [T·k] (0: none), order i32 [T·k], offsets i32 [E + 1];
 // M, N, fan-in of a and of b, E, rows (DENSE: number of rows), skip and most: of each expert's rows, at most so many after
-// the first so many, flags.
+// the first so many, flags; c_width ≥ N and the column of c that is the first of b.
 // Mapping: one work-group per expert and BM × BN tile of c, tiles of N fastest; it walks the expert's rows BK at a time,
 // through shared memory. An invocation owns TM × TN results in groups of four neighbours each way, so TM and TN are
 // multiples of 4 and THREADS = (BM / TM)·(BN / TN).
@@ -127,11 +127,11 @@ void main() {
         multiply_step(my_m, my_n);
         barrier();
     }
-    uvec2 matrix = expert_base(push.c, has(C_TABLE), tile.expert, push.a_width, push.b_width * OUTPUT_BYTES);
+    uvec2 matrix = c_matrix(tile.expert);
     [[unroll]] for (uint i = 0u; i < TM; i++) {
         uint m = tile.m + 4u * (my_m + i / 4u * ROWS_M) + i % 4u;
         if (m < push.a_width) {
-            uvec2 row = address_at(matrix, m, push.b_width * OUTPUT_BYTES);
+            uvec2 row = c_row(matrix, m);
             [[unroll]] for (uint j = 0u; j < TN / 4u; j++) {
                 store_quad(row, tile.n + 4u * (my_n + j * ROWS_N), sums[i * (TN / 4u) + j]);
             }

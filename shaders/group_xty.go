@@ -25,10 +25,12 @@ type GroupXtyPush struct {
 	Skip    uint32
 	Most    uint32
 	Flags   uint32
+	CWidth  uint32
+	CFirst  uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c GroupXtyPush) Bytes() []byte { return kernel.Pack(c, pushGroupXty, 84) }
+func (c GroupXtyPush) Bytes() []byte { return kernel.Pack(c, pushGroupXty, 92) }
 
 var pushGroupXty = []kernel.Field{
 	{Name: "a", Offset: 0, Size: 8},
@@ -46,6 +48,8 @@ var pushGroupXty = []kernel.Field{
 	{Name: "skip", Offset: 72, Size: 4},
 	{Name: "most", Offset: 76, Size: 4},
 	{Name: "flags", Offset: 80, Size: 4},
+	{Name: "c_width", Offset: 84, Size: 4},
+	{Name: "c_first", Offset: 88, Size: 4},
 }
 
 // GroupXtySpec holds the specialization constants of group_xty.comp.
@@ -86,7 +90,7 @@ var spvGroupXtyF32 []byte
 var GroupXtyF32 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "f32",
 	SPIRV:     decodeOnce(&spvGroupXtyF32),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXty,
 	Spec:      specGroupXty,
 	LocalSize: [3]int{0, -1, -1},
@@ -99,7 +103,7 @@ var spvGroupXtyF16 []byte
 var GroupXtyF16 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "f16",
 	SPIRV:     decodeOnce(&spvGroupXtyF16),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXty,
 	Spec:      specGroupXty,
 	LocalSize: [3]int{0, -1, -1},
@@ -112,7 +116,7 @@ var spvGroupXtyBf16 []byte
 var GroupXtyBf16 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvGroupXtyBf16),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXty,
 	Spec:      specGroupXty,
 	LocalSize: [3]int{0, -1, -1},
@@ -125,7 +129,7 @@ var spvGroupXtyF16F32 []byte
 var GroupXtyF16F32 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "f16_f32",
 	SPIRV:     decodeOnce(&spvGroupXtyF16F32),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXty,
 	Spec:      specGroupXty,
 	LocalSize: [3]int{0, -1, -1},
@@ -138,7 +142,7 @@ var spvGroupXtyBf16F32 []byte
 var GroupXtyBf16F32 = &kernel.Kernel{
 	Stem: "group_xty", Variant: "bf16_f32",
 	SPIRV:     decodeOnce(&spvGroupXtyBf16F32),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXty,
 	Spec:      specGroupXty,
 	LocalSize: [3]int{0, -1, -1},

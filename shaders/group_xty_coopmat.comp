@@ -210,7 +210,7 @@ void main() {
     if (tile.first < tile.end) {
         add_rows(gl_LocalInvocationID.x, my_m, my_n);
     }
-    uvec2 matrix = expert_base(push.c, has(C_TABLE), tile.expert, push.a_width, push.b_width * OUTPUT_BYTES);
+    uvec2 matrix = c_matrix(tile.expert);
 #ifndef OUTPUT_F32
     // Only where invocations share a matrix evenly, so that none holds an element that another does, and in pairs.
     if (!has(ACCUMULATE) && ELEMENTS % 2u == 0u && uint(sums[0].length()) == ELEMENTS) {

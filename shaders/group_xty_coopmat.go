@@ -25,10 +25,12 @@ type GroupXtyCoopmatPush struct {
 	Skip    uint32
 	Most    uint32
 	Flags   uint32
+	CWidth  uint32
+	CFirst  uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c GroupXtyCoopmatPush) Bytes() []byte { return kernel.Pack(c, pushGroupXtyCoopmat, 84) }
+func (c GroupXtyCoopmatPush) Bytes() []byte { return kernel.Pack(c, pushGroupXtyCoopmat, 92) }
 
 var pushGroupXtyCoopmat = []kernel.Field{
 	{Name: "a", Offset: 0, Size: 8},
@@ -46,6 +48,8 @@ var pushGroupXtyCoopmat = []kernel.Field{
 	{Name: "skip", Offset: 72, Size: 4},
 	{Name: "most", Offset: 76, Size: 4},
 	{Name: "flags", Offset: 80, Size: 4},
+	{Name: "c_width", Offset: 84, Size: 4},
+	{Name: "c_first", Offset: 88, Size: 4},
 }
 
 // GroupXtyCoopmatSpec holds the specialization constants of group_xty_coopmat.comp.
@@ -98,7 +102,7 @@ var spvGroupXtyCoopmatF16 []byte
 var GroupXtyCoopmatF16 = &kernel.Kernel{
 	Stem: "group_xty_coopmat", Variant: "f16",
 	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXtyCoopmat,
 	Spec:      specGroupXtyCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -117,7 +121,7 @@ var spvGroupXtyCoopmatBf16 []byte
 var GroupXtyCoopmatBf16 = &kernel.Kernel{
 	Stem: "group_xty_coopmat", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXtyCoopmat,
 	Spec:      specGroupXtyCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -138,7 +142,7 @@ var spvGroupXtyCoopmatF16F32 []byte
 var GroupXtyCoopmatF16F32 = &kernel.Kernel{
 	Stem: "group_xty_coopmat", Variant: "f16_f32",
 	SPIRV:     decodeOnce(&spvGroupXtyCoopmatF16F32),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXtyCoopmat,
 	Spec:      specGroupXtyCoopmat,
 	LocalSize: [3]int{0, -1, -1},
@@ -157,7 +161,7 @@ var spvGroupXtyCoopmatBf16F32 []byte
 var GroupXtyCoopmatBf16F32 = &kernel.Kernel{
 	Stem: "group_xty_coopmat", Variant: "bf16_f32",
 	SPIRV:     decodeOnce(&spvGroupXtyCoopmatBf16F32),
-	PushBytes: 84,
+	PushBytes: 92,
 	Push:      pushGroupXtyCoopmat,
 	Spec:      specGroupXtyCoopmat,
 	LocalSize: [3]int{0, -1, -1},

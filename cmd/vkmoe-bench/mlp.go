@@ -24,7 +24,12 @@ type mlp struct {
 	xs, ys, dys    *vk.Tensor
 	idsOn, gatesOn *vk.Tensor
 	space          *vk.Tensor // the memory of the gradient of the first weights
+	saveIn         *vk.Tensor // that of the second, or nil
 }
+
+// savedBytes is what the activation's input takes from which on it is saved in the gradient of the second weights: below, a percent of
+// the time is worth more.
+const savedBytes = 128 << 20
 
 // columns is the width of an expert's hidden rows before the activation.
 func (m *mlp) columns() int {
@@ -77,9 +82,10 @@ func (m *mlp) prepare(ctx context.Context) (err error) {
 	m.closers = append(m.closers, m.grads.Close)
 	m.grads.Router = moe.WeightGrads{} // the experts are given
 	m.space = m.grads.Up.Weight.Parts()[0]
-	if m.grads.X, err = m.tensor(m.t, m.in); err != nil {
-		return err
+	if uint64(m.slots())*uint64(m.columns())*m.dtype.Bytes() >= savedBytes {
+		m.saveIn = m.grads.Down.Weight.Parts()[0]
 	}
+	m.grads.X = m.ys // the next layer is done with y by then
 	m.grads.Gates, err = m.dev.NewTensor(vk.F32, m.t, m.k)
 	if err == nil {
 		m.closers = append(m.closers, m.grads.Gates.Close)
@@ -93,8 +99,8 @@ func (m *mlp) record(rec *vk.Recorder) error {
 		return err
 	}
 	o := moe.ForwardOptions{Routing: routing, Save: moe.SaveNothing}
-	if m.training { // what takes the least memory: the activation again, and the gradient of the first weights as workspace
-		o.Save, o.Workspace = moe.RecomputeActivation, m.space
+	if m.training { // what takes the least memory: the activation again, and the gradients of the weights as workspace
+		o.Save, o.Workspace, o.SaveIn = moe.RecomputeActivation, m.space, m.saveIn
 	}
 	saved, err := m.layer.ForwardWith(rec, m.xs, m.ys, o)
 	if err != nil || !m.training {
@@ -112,12 +118,12 @@ func (m *mlp) cost() (flops, bytes float64) {
 	return flops, bytes
 }
 
-// memory is the output's, and of training that of all gradients.
+// memory is the output's, where the gradient of the input will be, and of training that of all gradients.
 func (m *mlp) memory() uint64 {
 	if !m.training {
 		return m.ys.Bytes()
 	}
-	return m.ys.Bytes() + m.grads.X.Bytes() + m.grads.Gates.Bytes() + m.grads.Up.Weight.Bytes() + m.grads.Down.Weight.Bytes()
+	return m.ys.Bytes() + m.grads.Gates.Bytes() + m.grads.Up.Weight.Bytes() + m.grads.Down.Weight.Bytes()
 }
 
 // hidden returns z, of a slot: all of it, or of one hidden unit.
@@ -150,9 +156,12 @@ func (m *mlp) activatedRow(slot int) []float32 {
 // errors are independent.
 func (m *mlp) limit() float64 { return max(1e-4, 4*refType[m.dtype].Storage()) }
 
-// check compares the outputs of sampled tokens, and sampled gradients of the second weights.
+// check compares the outputs of sampled tokens, or sampled gradients: that of the input is where the outputs were.
 func (m *mlp) check(ctx context.Context) (float64, error) {
 	rng := rand.New(rand.NewPCG(2, 3))
+	if m.training {
+		return m.checkTraining(ctx, rng)
+	}
 	var d deviation
 	for range 2 {
 		t := rng.IntN(m.t)
@@ -172,10 +181,7 @@ func (m *mlp) check(ctx context.Context) (float64, error) {
 	if !(d.relative() <= m.limit()) {
 		return 0, fmt.Errorf("outputs are off by %g", d.relative())
 	}
-	if !m.training {
-		return d.relative(), nil
-	}
-	return m.checkTraining(ctx, rng)
+	return d.relative(), nil
 }
 
 // dot is the product of a with as much of b, in four sums so that additions need not wait for each other.

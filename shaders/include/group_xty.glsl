@@ -1,4 +1,5 @@
-// What both paths of group_xty share: the push constants, an expert's rows and the tile of a work-group. Needs BM and BN.
+// What both paths of group_xty share: the push constants, an expert's rows, the tile of a work-group and where its rows
+// of c are. Needs BM, BN and bank.glsl.
 #ifndef GROUP_XTY_GLSL
 #define GROUP_XTY_GLSL
 
@@ -18,6 +19,8 @@ layout(push_constant, std430) uniform Push {
     uint skip;
     uint most;
     uint flags;
+    uint c_width;
+    uint c_first;
 } push;
 
 const uint A_GROUPED = 1u;
@@ -27,6 +30,15 @@ const uint ACCUMULATE = 8u;
 const uint C_TABLE = 16u;
 
 bool has(uint flag) { return (push.flags & flag) != 0u; }
+
+// c_matrix is where an expert's matrix in c begins: the first column that is computed, in its first row.
+uvec2 c_matrix(uint expert) {
+    uvec2 matrix = expert_base(push.c, has(C_TABLE), expert, push.a_width, push.c_width * OUTPUT_BYTES);
+    return address_at(matrix, push.c_first, OUTPUT_BYTES);
+}
+
+// c_row is where row m of the matrix begins.
+uvec2 c_row(uvec2 matrix, uint m) { return address_at(matrix, m, push.c_width * OUTPUT_BYTES); }
 
 uint slot_of(uint position) {
     return has(DENSE) ? position : uint(load_i32(push.order, position));

@@ -32,7 +32,7 @@ void store_strip(uvec2 matrix, uint strip, uint m, uint n, uint lane) {
         uint column = n + 8u * (at % width);
         if (WHOLE || row < push.a_width && column < push.b_width) {
             uint from = strip + at / width * STRIP_STRIDE + 2u * (at % width);
-            store_chunk(address_at(matrix, row, push.b_width * OUTPUT_BYTES), column,
+            store_chunk(c_row(matrix, row), column,
                 uintBitsToFloat(chunks[from]), uintBitsToFloat(chunks[from + 1u]));
         }
     }
@@ -129,7 +129,7 @@ void store_rounded(uvec2 matrix, uint my_m, uint my_n) {
             uint row = tile.m + my_m + i * MM + at / width;
             uint column = tile.n + my_n + 8u * (at % width);
             if (WHOLE || row < push.a_width && column < push.b_width) {
-                ChunksInOut(address_at(matrix, row, push.b_width * OUTPUT_BYTES)).at[column / 8u] =
+                ChunksInOut(c_row(matrix, row)).at[column / 8u] =
                     chunks[strip + at / width * ROUNDED_STRIDE + at % width];
             }
         }

@@ -19,6 +19,7 @@ type mlpCase struct {
 	routed bool // the caller chooses the experts
 
 	accumulate, workspace bool
+	saveIn                bool // in the gradient of Down's weights
 }
 
 // mlpRun is an MLP with banded weights and the oracle's equal.
@@ -279,6 +280,9 @@ func (c mlpCase) backward(k *Kit) func() {
 	}
 	if c.workspace {
 		r.opts.Workspace = g.Up.Weight.Parts()[0]
+	}
+	if c.saveIn {
+		r.opts.SaveIn = g.Down.Weight.Parts()[0]
 	}
 	r.record()
 	k.must(m.Backward(k.Rec, r.saved, r.x, dy, g))

@@ -48,6 +48,9 @@ var mlpVariants = []struct {
 	{"b_accumulate_bias", func(c *mlpCase) { c.accumulate, c.cfg.Bias = true, true }},
 	{"b_workspace", func(c *mlpCase) { c.save, c.workspace = moe.RecomputeActivation, true }},
 	{"b_recompute_shared", func(c *mlpCase) { c.save, c.cfg.SharedHidden, c.cfg.SharedGate = moe.RecomputeActivation, 9, true }},
+	{"b_save_in_h264_t10", func(c *mlpCase) { // wide enough for two halves of h, in two of the shapes
+		c.save, c.workspace, c.saveIn, c.cfg.Activation, c.cfg.Hidden, c.tokens = moe.RecomputeActivation, true, true, moe.GELU, 264, 10
+	}},
 }
 
 // mlpGrid calls emit for all cases of one pass.
