@@ -149,22 +149,24 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 }
 
 // sharedBytes is the shared memory of a tile for matrices of m rows: the tiles of x and W, or the strips of results that
-// take their place at the end.
+// take their place at the end, and the slots of its rows.
 func (t tensorTile) sharedBytes(m int, inOut bool) int {
 	w := t.BN * (t.BK/8 + 1)
 	if inOut {
 		w = t.BK * (t.BN/8 + 1)
 	}
-	return 16 * max(t.BM*(t.BK/8+1)+w, t.SM*t.SN*m*(t.BN/t.SN/4+1))
+	slots := (t.BM + 3) / 4
+	return 16 * (max(t.BM*(t.BK/8+1)+w, t.SM*t.SN*m*(t.BN/t.SN/4+1)) + slots)
 }
 
 // tensorDispatch fills in a dispatch on the tensor path and reports how many columns a tile has, or false where the
-// path does not apply.
-func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor, d *vk.Dispatch) (columns int, ok bool) {
+// path does not apply. plain says that sums are results but for rounding.
+func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor, d *vk.Dispatch, plain bool) (columns int, ok bool) {
 	spec, ok := tensorSpec(dev, t, l, x, y)
 	if !ok {
 		return 0, false
 	}
+	spec.Plain = plain
 	d.Kernel, d.Spec = tensorKernels[l.tensorTypes()], spec.Values()
 	if caps := dev.Caps(); caps.Has(vk.FeatureSubgroupSize) {
 		d.SubgroupSize = caps.SubgroupSize

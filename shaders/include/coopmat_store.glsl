@@ -73,7 +73,7 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
         uint position = tile.first + first_m + m;
         uint n = (tile.column + first_n) / (columns / 8u) + 8u * c;
         if (position < tile.end && n < result_end()) {
-            uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
+            uint slot = words[4u * SLOTS_FIRST + first_m + m];
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uint row = has(Y_GROUPED) ? position : slot;
             uint from = strip + m * STRIP_STRIDE + c * (columns / 4u);
@@ -97,12 +97,44 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
     }
 }
 
-// store_tile stores the results of a tile of strips·SM·MM rows, strip by strip through shared memory. The loop stays one and picks a
-// strip's matrices by constants: the store is there once.
+#include "coopmat_rounded.glsl"
+
+// copy_strip writes MM rows of the tile, from first_m on, which lie rounded in the subgroup's strip, to y.
+void copy_strip(uint strip, uint first_m, uint first_n, uint lane) {
+    const uint width = NI * MN / 8u; // chunks of a row
+    for (uint at = lane; at < MM * width; at += SUBGROUP) {
+        uint m = at / width;
+        uint c = at % width;
+        uint position = tile.first + first_m + m;
+        uint n = tile.column + first_n + 8u * c;
+        if (position < tile.end && n < result_end()) {
+            uint row = has(Y_GROUPED) ? position : words[4u * SLOTS_FIRST + first_m + m];
+            ChunksInOut(address_at(push.y, row, push.row_width * 2u)).at[n / 8u] = chunks[strip + m * ROUNDED_STRIDE + c];
+        }
+    }
+}
+
+// store_tile stores the results of a tile of strips·SM·MM rows, strip by strip through shared memory. The loops pick a
+// strip's matrices by constants, so that the store is there once.
 void store_tile(uint strips, uint first_n) {
+    uint lane = gl_SubgroupInvocationID;
     uint first_m = gl_SubgroupID / SN * (strips * MM);
     uint strip = gl_SubgroupID * STRIP;
     barrier();
+    if (PLAIN && rounds_in_registers()) {
+        find_places(strip, lane);
+        [[dont_unroll]] for (uint i = 0u; i < strips; i++) {
+            subgroup_sync();
+            [[unroll]] for (uint s = 0u; s < MI; s++) {
+                if (s == i) {
+                    put_rounded(strip, s);
+                }
+            }
+            subgroup_sync();
+            copy_strip(strip, first_m + i * MM, first_n, lane);
+        }
+        return;
+    }
     [[dont_unroll]] for (uint i = 0u; i < strips; i++) {
         if (i > 0u) {
             subgroup_sync();
@@ -115,7 +147,7 @@ void store_tile(uint strips, uint first_n) {
             }
         }
         subgroup_sync();
-        store_strip(strip, first_m + i * MM, first_n, gl_SubgroupInvocationID);
+        store_strip(strip, first_m + i * MM, first_n, lane);
     }
 }
 
