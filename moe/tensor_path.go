@@ -149,14 +149,17 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 }
 
 // sharedBytes is the shared memory of a tile for matrices of m rows: the tiles of x and W, or the strips of results that
-// take their place at the end, and the slots of its rows.
+// take their place at the end, and the slots of its rows. It says what the kernel's constants do.
 func (t tensorTile) sharedBytes(m int, inOut bool) int {
 	w := t.BN * (t.BK/8 + 1)
 	if inOut {
 		w = t.BK * (t.BN/8 + 1)
 	}
-	slots := (t.BM + 3) / 4
-	return 16 * (max(t.BM*(t.BK/8+1)+w, t.SM*t.SN*m*(t.BN/t.SN/4+1)) + slots)
+	chunks := max(t.BM*(t.BK/8+1)+w, t.SM*t.SN*m*(t.BN/t.SN/4+1))
+	if rounded := t.BM * t.SN * (t.BN/t.SN/8 + 1); rounded-chunks <= chunks/32 {
+		chunks = max(chunks, rounded)
+	}
+	return 16 * (chunks + (t.BM+3)/4)
 }
 
 // tensorDispatch fills in a dispatch on the tensor path and reports how many columns a tile has, or false where the
@@ -166,7 +169,8 @@ func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Te
 	if !ok {
 		return 0, false
 	}
-	spec.Plain = plain
+	// lavapipe's invocations do not share a matrix evenly, so that it would not take that way, and compiles it for seconds.
+	spec.Plain = plain && !software(dev)
 	d.Kernel, d.Spec = tensorKernels[l.tensorTypes()], spec.Values()
 	if caps := dev.Caps(); caps.Has(vk.FeatureSubgroupSize) {
 		d.SubgroupSize = caps.SubgroupSize

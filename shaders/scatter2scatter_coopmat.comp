@@ -61,7 +61,11 @@ const uint STRIP = MM * STRIP_STRIDE;
 const int W_LAYOUT = TRANSPOSED ? gl_CooperativeMatrixLayoutRowMajor : gl_CooperativeMatrixLayoutColumnMajor;
 const uint TILE_CHUNKS = W_FIRST + (TRANSPOSED ? BK : BN) * W_ROW;
 const uint STRIP_CHUNKS = SM * SN * STRIP;
-const uint SLOTS_FIRST = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS; // the slots of the tile's rows, four to a chunk
+const uint LEAST_CHUNKS = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS;
+// Where results are rounded first, all strips at once, if that takes little more.
+const uint ROUNDED_CHUNKS = SM * SN * MI * MM * (NI * MN / 8u + 1u);
+const uint MOST_CHUNKS = ROUNDED_CHUNKS > LEAST_CHUNKS ? ROUNDED_CHUNKS : LEAST_CHUNKS;
+const uint SLOTS_FIRST = MOST_CHUNKS - LEAST_CHUNKS > LEAST_CHUNKS / 32u ? LEAST_CHUNKS : MOST_CHUNKS; // the slots of rows, four to a chunk
 const uint CHUNKS = SLOTS_FIRST + (BM + 3u) / 4u;
 
 // One memory under four types: chunks to fill it, elements for the matrices, floats and words for the strips at the end.

@@ -37,10 +37,9 @@ ELEMENT element_of(uint bits) { return uintBitsToBFloat16EXT(uint16_t(bits & 0xf
 ELEMENT element_of(uint bits) { return unpackFloat2x16(bits).x; }
 #endif
 
-// quiet_nans makes a NaN whose rounding is like a number's of every NaN in row i of the subgroup's matrices; NVIDIA's would become 0. A
-// sum of magnitudes, one addition each, is infinite or NaN where there is one; four sums because an addition waits for the one
-// before. Rounding to f16 need not know.
-void quiet_nans(uint i) {
+// all_numbers reports that none of an invocation's elements of row i of the subgroup's matrices is NaN. A sum of magnitudes, one
+// addition each, is infinite or NaN where one is; four sums because an addition waits for the one before. Rounding to f16 need not know.
+bool all_numbers(uint i) {
 #ifdef STORAGE_BF16
     vec4 sum = vec4(0.0);
     [[unroll]] for (uint j = 0u; j < NI; j++) {
@@ -48,34 +47,39 @@ void quiet_nans(uint i) {
             sum[(j * ELEMENTS + e) % 4u] += abs(sums[i * NI + j][e]);
         }
     }
-    if ((floatBitsToUint(sum.x + sum.y + (sum.z + sum.w)) & 0x7fffffffu) < 0x7f800000u) {
-        return;
-    }
-    [[unroll]] for (uint j = 0u; j < NI; j++) {
-        [[unroll]] for (uint e = 0u; e < ELEMENTS; e++) {
-            if ((floatBitsToUint(sums[i * NI + j][e]) & 0x7fffffffu) > 0x7f800000u) {
-                sums[i * NI + j][e] = uintBitsToFloat(0x7fc00000u);
-            }
-        }
-    }
+    return (floatBitsToUint(sum.x + sum.y + (sum.z + sum.w)) & 0x7fffffffu) < 0x7f800000u;
+#else
+    return true;
 #endif
 }
 
-// put_rounded stores row i of the subgroup's matrices in its strip: two elements at a time where all of an invocation's are
-// neighbours, two by two.
-void put_rounded(uint strip, uint i) {
-    quiet_nans(i);
+// put_row stores row i of the subgroup's matrices in its strip, two elements at a time or one by one.
+void put_row(uint strip, uint i, bool pairs, bool numbers) {
     [[unroll]] for (uint j = 0u; j < NI; j++) {
         uint first = 8u * strip + j * MN;
         [[unroll]] for (uint e = 0u; e < ELEMENTS; e += 2u) {
-            uint word = pack_numbers(vec2(sums[i * NI + j][e], sums[i * NI + j][e + 1u]));
-            if (paired) {
+            vec2 pair = vec2(sums[i * NI + j][e], sums[i * NI + j][e + 1u]);
+            uint word = numbers ? pack_numbers(pair) : pack(pair);
+            if (pairs) {
                 words[(first + places[e]) / 2u] = word;
             } else {
                 elements[first + places[e]] = element_of(word);
                 elements[first + places[e + 1u]] = element_of(word >> 16u);
             }
         }
+    }
+}
+
+// put_rounded stores row i of the subgroup's matrices in its strip: two elements at a time where all of an invocation's are
+// neighbours, two by two. Without NaN that takes fewer instructions. To replace NaN among the sums first, which would need no third
+// loop, made the kernels spill, eight times slower on an H100.
+void put_rounded(uint strip, uint i) {
+    if (!paired) {
+        put_row(strip, i, false, false);
+    } else if (all_numbers(i)) {
+        put_row(strip, i, true, true);
+    } else {
+        put_row(strip, i, true, false);
     }
 }
 

@@ -99,10 +99,17 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
 
 #include "coopmat_rounded.glsl"
 
-// copy_strip writes MM rows of the tile, from first_m on, which lie rounded in the subgroup's strip, to y.
-void copy_strip(uint strip, uint first_m, uint first_n, uint lane) {
+// How many strips of rounded results find room at once: what is stored meanwhile waits for nothing.
+const uint ROUNDED_STRIP = MM * ROUNDED_STRIDE; // chunks
+const uint ROUNDED_FIT = SLOTS_FIRST / (SM * SN * ROUNDED_STRIP);
+const uint AT_ONCE = ROUNDED_FIT > MI ? MI : ROUNDED_FIT;
+const uint PLACES_STRIP = MM * MN / 4u;
+const uint ROUNDED_APART = AT_ONCE * ROUNDED_STRIP > PLACES_STRIP ? AT_ONCE * ROUNDED_STRIP : PLACES_STRIP; // a subgroup's from the next
+
+// copy_rounded writes rows of the tile, from first_m on, which lie rounded in the subgroup's strips, to y.
+void copy_rounded(uint strip, uint first_m, uint rows, uint first_n, uint lane) {
     const uint width = NI * MN / 8u; // chunks of a row
-    for (uint at = lane; at < MM * width; at += SUBGROUP) {
+    for (uint at = lane; at < rows * width; at += SUBGROUP) {
         uint m = at / width;
         uint c = at % width;
         uint position = tile.first + first_m + m;
@@ -114,25 +121,31 @@ void copy_strip(uint strip, uint first_m, uint first_n, uint lane) {
     }
 }
 
-// store_tile stores the results of a tile of strips·SM·MM rows, strip by strip through shared memory. The loops pick a
-// strip's matrices by constants, so that the store is there once.
-void store_tile(uint strips, uint first_n) {
+// store_rounded is store_tile where sums are results but for rounding.
+void store_rounded(uint strips, uint first_m, uint first_n) {
     uint lane = gl_SubgroupInvocationID;
+    uint strip = gl_SubgroupID * ROUNDED_APART;
+    find_places(strip, lane);
+    [[dont_unroll]] for (uint i = 0u; i < strips; i += AT_ONCE) {
+        subgroup_sync();
+        [[unroll]] for (uint s = 0u; s < MI; s++) {
+            if (s / AT_ONCE * AT_ONCE == i && s < strips) {
+                put_rounded(strip + s % AT_ONCE * ROUNDED_STRIP, s);
+            }
+        }
+        subgroup_sync();
+        copy_rounded(strip, first_m + i * MM, min(AT_ONCE, strips - i) * MM, first_n, lane);
+    }
+}
+
+// store_tile stores the results of a tile of strips·SM·MM rows, strip by strip through shared memory. The loop stays one and picks a
+// strip's matrices by constants: the store is there once.
+void store_tile(uint strips, uint first_n) {
     uint first_m = gl_SubgroupID / SN * (strips * MM);
     uint strip = gl_SubgroupID * STRIP;
     barrier();
     if (PLAIN && rounds_in_registers()) {
-        find_places(strip, lane);
-        [[dont_unroll]] for (uint i = 0u; i < strips; i++) {
-            subgroup_sync();
-            [[unroll]] for (uint s = 0u; s < MI; s++) {
-                if (s == i) {
-                    put_rounded(strip, s);
-                }
-            }
-            subgroup_sync();
-            copy_strip(strip, first_m + i * MM, first_n, lane);
-        }
+        store_rounded(strips, first_m, first_n);
         return;
     }
     [[dont_unroll]] for (uint i = 0u; i < strips; i++) {
@@ -147,7 +160,7 @@ void store_tile(uint strips, uint first_n) {
             }
         }
         subgroup_sync();
-        store_strip(strip, first_m + i * MM, first_n, lane);
+        store_strip(strip, first_m + i * MM, first_n, gl_SubgroupInvocationID);
     }
 }
 
