@@ -86,7 +86,7 @@ func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
 func roundingTerms(dtype vk.DType) [2][]float64 {
 	step, most := 0x1p-10, 60000.0 // between 1 and the next value; a large value
 	if dtype == vk.BF16 {
-		step, most = 0x1p-7, 3e38
+		step, most = 0x1p-7, 0x1.cp127
 	}
 	inf, nan := math.Inf(1), math.NaN()
 	return [2][]float64{
