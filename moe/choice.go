@@ -42,7 +42,7 @@ func (l *ParallelLinear) Choice(dev *vk.Device, rows int) (Choice, error) {
 	defer y.Close()
 	tile := band.portable(l.Config.Out)
 	d := vk.Dispatch{Kernel: linearKernels[l.types(x, y)], Spec: l.portableSpec(tile, x).Values()}
-	c.Path, _ = l.choosePath(dev, tile, rows, rows, x, y, &d)
+	c.Path, _ = l.choosePath(dev, tile, rows, rows, x, y, &d, l.plain(l.push(x, y)))
 	c.Kernel, c.Pipeline = d.Kernel.Name(), vk.PipelineSpec{Kernel: d.Kernel, Spec: d.Spec, SubgroupSize: d.SubgroupSize}
 	switch c.Path {
 	case PathDecode:

@@ -301,7 +301,7 @@ func (l *ParallelLinear) dispatch(rec *vk.Recorder, tile Tile, push shaders.Scat
 		Label:  l.label(),
 		FLOPs:  2 * float64(rows) * float64(l.Config.In) * float64(l.outputs()),
 	}
-	path, columns := l.choosePath(rec.Device(), tile, rows, most, x, y, &d)
+	path, columns := l.choosePath(rec.Device(), tile, rows, most, x, y, &d, l.plain(push))
 	switch {
 	case l.Config.Path == PathCoopMat && path != PathCoopMat:
 		return rec.Fail(l.noTensorPath(rec.Device()))
@@ -321,13 +321,18 @@ func (l *ParallelLinear) portableSpec(tile Tile, x *vk.Tensor) shaders.Scatter2s
 	return spec
 }
 
+// plain reports whether sums are results but for rounding.
+func (l *ParallelLinear) plain(push shaders.Scatter2scatterPush) bool {
+	return push.Bias == 0 && push.Gates == 0 && push.Flags&flagAccumulate == 0 && l.epilogue == nil && l.Config.Weights != WeightsInt8
+}
+
 // choosePath makes a dispatch of the portable kernel one of a faster path where the device's table and the operands allow that. It
 // returns the path and how many columns a tile has.
-func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows, most int, x, y *vk.Tensor, d *vk.Dispatch) (Path, int) {
+func (l *ParallelLinear) choosePath(dev *vk.Device, tile Tile, rows, most int, x, y *vk.Tensor, d *vk.Dispatch, plain bool) (Path, int) {
 	if columns, ok := decodeDispatch(dev, l.vectorTile(dev, rows, most), l, tile.BM, x, y, d); ok {
 		return PathDecode, columns
 	}
-	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows, x, y), l, x, y, d); ok {
+	if columns, ok := tensorDispatch(dev, l.tensorTile(dev, rows, x, y), l, x, y, d, plain); ok {
 		return PathCoopMat, columns
 	}
 	return PathPortable, tile.BN

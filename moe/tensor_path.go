@@ -149,22 +149,28 @@ func tensorSpec(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor
 }
 
 // sharedBytes is the shared memory of a tile for matrices of m rows: the tiles of x and W, or the strips of results that
-// take their place at the end.
+// take their place at the end, and the slots of its rows. It says what the kernel's constants do.
 func (t tensorTile) sharedBytes(m int, inOut bool) int {
 	w := t.BN * (t.BK/8 + 1)
 	if inOut {
 		w = t.BK * (t.BN/8 + 1)
 	}
-	return 16 * max(t.BM*(t.BK/8+1)+w, t.SM*t.SN*m*(t.BN/t.SN/4+1))
+	chunks := max(t.BM*(t.BK/8+1)+w, t.SM*t.SN*m*(t.BN/t.SN/4+1))
+	if rounded := t.BM * t.SN * (t.BN/t.SN/8 + 1); rounded-chunks <= chunks/32 {
+		chunks = max(chunks, rounded)
+	}
+	return 16 * (chunks + (t.BM+3)/4)
 }
 
 // tensorDispatch fills in a dispatch on the tensor path and reports how many columns a tile has, or false where the
-// path does not apply.
-func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor, d *vk.Dispatch) (columns int, ok bool) {
+// path does not apply. plain says that sums are results but for rounding.
+func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Tensor, d *vk.Dispatch, plain bool) (columns int, ok bool) {
 	spec, ok := tensorSpec(dev, t, l, x, y)
 	if !ok {
 		return 0, false
 	}
+	// lavapipe's invocations do not share a matrix evenly, so that it would not take that way, and compiles it for seconds.
+	spec.Plain = plain && !software(dev)
 	d.Kernel, d.Spec = tensorKernels[l.tensorTypes()], spec.Values()
 	if caps := dev.Caps(); caps.Has(vk.FeatureSubgroupSize) {
 		d.SubgroupSize = caps.SubgroupSize

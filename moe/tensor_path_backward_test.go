@@ -81,20 +81,26 @@ func TestTensorPathBackwardRepeatsItsBits(t *testing.T) {
 	}
 }
 
+// roundingTerms are pairs whose sums are halfway between two values of the storage type, NaN, infinite, or large; the first five are
+// halfway.
+func roundingTerms(dtype vk.DType) [2][]float64 {
+	step, most := 0x1p-10, 60000.0 // between 1 and the next value; a large value
+	if dtype == vk.BF16 {
+		step, most = 0x1p-7, 0x1.cp127
+	}
+	inf, nan := math.Inf(1), math.NaN()
+	return [2][]float64{
+		{1, 1, 1 + step, 1 + step, -1 - step, inf, -inf, inf, nan, 0, 0, most, -most},
+		{step / 2, -step / 4, step / 2, step / 4, -step / 2, 1, 1, -inf, 1, nan, 0, -1, 0},
+	}
+}
+
 // TestTensorPathBackwardRounds: sums halfway between two values of the storage type go to the even one, NaN and infinities stay
 // what they are, and so do numbers whose magnitudes have an infinite sum.
 func TestTensorPathBackwardRounds(t *testing.T) {
 	const in, out = 40, 48
 	for _, dtype := range matrixTypes(t) {
-		step, most := 0x1p-10, 60000.0 // between 1 and the next value; a large value
-		if dtype == vk.BF16 {
-			step, most = 0x1p-7, 3e38
-		}
-		inf, nan := math.Inf(1), math.NaN()
-		terms := [2][]float64{
-			{1, 1, 1 + step, 1 + step, -1 - step, inf, -inf, inf, nan, 0, 0, most, -most},
-			{step / 2, -step / 4, step / 2, step / 4, -step / 2, 1, 1, -inf, 1, nan, 0, -1, 0},
-		}
+		terms := roundingTerms(dtype)
 		for _, plain := range []int{out, 5} { // rows without and with what is no number
 			k := newKit(t)
 			dys, want := make([]float32, 2*out), make([]float32, out)

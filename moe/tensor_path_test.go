@@ -105,6 +105,48 @@ func TestTensorPathInEveryLayoutExactly(t *testing.T) {
 	}
 }
 
+// TestTensorPathRounds: sums halfway between two values of the storage type go to the even one, NaN and infinities stay what they
+// are, with a bias, which is added first, and without.
+func TestTensorPathRounds(t *testing.T) {
+	const tokens, in, out = 3, 8, 48
+	for _, dtype := range matrixTypes(t) {
+		terms := roundingTerms(dtype)
+		for flags := range 4 {
+			plain := 5 // columns without what is no number, or all
+			if flags&1 != 0 {
+				plain = out
+			}
+			k := newKit(t)
+			x, weight, want := make([]float32, tokens*in), make([]float32, out*in), make([]float32, out)
+			for i := range tokens {
+				x[i*in], x[i*in+5] = 1, 1
+			}
+			for n := range out {
+				a, b := terms[0][n%min(plain, len(terms[0]))], terms[1][n%min(plain, len(terms[1]))]
+				weight[n*in], weight[n*in+5] = float32(a), float32(b)
+				want[n] = float32(float64(float32(a)) + float64(float32(b)))
+			}
+			want = vk.Round(dtype, want)
+			l := &ParallelLinear{Config: ParallelLinearConfig{Experts: 1, In: in, Out: out, DType: dtype}, matrices: tensorTiles(dtype)[1],
+				Weight: bankOf(t, k.Floats("weight", dtype, weight, 1, out, in))}
+			if flags&2 != 0 {
+				l.Bias = bankOf(t, k.Floats("bias", dtype, make([]float32, out), 1, out))
+			}
+			y := k.Output("y", dtype, tokens, out)
+			require.NoError(t, l.Dense(k.Rec, k.Floats("x", dtype, x, tokens, in), y))
+			k.Run()
+			for i, got := range gputest.Download[float32](t, y) {
+				if w := want[i%out]; w == w {
+					require.Equal(t, w, got, "%v, column %d", dtype, i%out)
+				} else {
+					require.True(t, got != got, "%v, column %d keeps NaN", dtype, i%out)
+				}
+			}
+			k.Close()
+		}
+	}
+}
+
 func TestTensorPathRepeatsItsBits(t *testing.T) {
 	for _, dtype := range matrixTypes(t) {
 		k := newKit(t)

@@ -46,7 +46,6 @@ const uint ROWS = BK / DOWN;       // of an invocation
 const uint A_PARTS = MQ / PIECE;   // an invocation's chunks of each row
 const uint B_PARTS = NQ / PIECE;
 const uint STEPS = BK / MK;
-const uint ELEMENTS = MM * MN / SUBGROUP; // of a matrix of results, by invocation
 
 // The epilogue's strip: MM rows of a subgroup's NI·MN results in f32, four to a chunk, padded.
 const uint STRIP_STRIDE = NI * MN / 4u + 1u;
@@ -212,8 +211,7 @@ void main() {
     }
     uvec2 matrix = c_matrix(tile.expert);
 #ifndef OUTPUT_F32
-    // Only where invocations share a matrix evenly, so that none holds an element that another does, and in pairs.
-    if (!has(ACCUMULATE) && ELEMENTS % 2u == 0u && uint(sums[0].length()) == ELEMENTS) {
+    if (!has(ACCUMULATE) && rounds_in_registers()) {
         store_rounded(matrix, my_m, my_n);
         return;
     }

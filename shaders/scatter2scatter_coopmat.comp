@@ -34,6 +34,7 @@ layout(constant_id = 13) const uint BAND_ROWS = 1; // BAND of include/scatter2sc
 layout(constant_id = 14) const uint ACTIVATION = 7; // LINEAR of include/epilogue.glsl
 layout(constant_id = 15) const bool GATED = false;
 layout(constant_id = 16) const bool INTERLEAVED = false; // only where GATED
+layout(constant_id = 17) const bool PLAIN = false; // sums are results but for rounding: no bias, gates, ACCUMULATE, activation, int8
 layout(local_size_x_id = 0) in;
 
 const uint BM = SM * MI * MM;
@@ -60,13 +61,22 @@ const uint STRIP = MM * STRIP_STRIDE;
 const int W_LAYOUT = TRANSPOSED ? gl_CooperativeMatrixLayoutRowMajor : gl_CooperativeMatrixLayoutColumnMajor;
 const uint TILE_CHUNKS = W_FIRST + (TRANSPOSED ? BK : BN) * W_ROW;
 const uint STRIP_CHUNKS = SM * SN * STRIP;
-const uint CHUNKS = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS;
+const uint LEAST_CHUNKS = TILE_CHUNKS > STRIP_CHUNKS ? TILE_CHUNKS : STRIP_CHUNKS;
+// Where results are rounded first, all strips at once, if that takes little more.
+const uint ROUNDED_CHUNKS = SM * SN * MI * MM * (NI * MN / 8u + 1u);
+const uint MOST_CHUNKS = ROUNDED_CHUNKS > LEAST_CHUNKS ? ROUNDED_CHUNKS : LEAST_CHUNKS;
+const uint SLOTS_FIRST = MOST_CHUNKS - LEAST_CHUNKS > LEAST_CHUNKS / 32u ? LEAST_CHUNKS : MOST_CHUNKS; // the slots of rows, four to a chunk
+const uint CHUNKS = SLOTS_FIRST + (BM + 3u) / 4u;
 
-// One memory under three types: chunks to fill it, elements for the matrices, floats for the strips at the end.
+// One memory under four types: chunks to fill it, elements for the matrices, floats and words for the strips at the end.
 layout(std430) shared AsChunks { uvec4 chunks[CHUNKS]; };
 layout(std430) shared AsElements { ELEMENT elements[8u * CHUNKS]; };
 layout(std430) shared AsFloats { float floats[4u * CHUNKS]; };
+layout(std430) shared AsWords { uint words[4u * CHUNKS]; };
 
+const uint SLOT_LOADS = (BM + THREADS - 1u) / THREADS;
+
+uint slots[SLOT_LOADS]; // on their way to shared memory
 uint x_rows[X_LOADS]; // the invocation's rows of x, in chunks from push.x
 uvec4 x_next[X_LOADS];
 coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator> sums[MI * NI];
@@ -86,6 +96,21 @@ void find_x_rows(uint row, uint chunk) {
             source = push.fan_in == 1u ? source : source / push.fan_in;
         }
         x_rows[i] = source * stride + chunk;
+    }
+}
+
+// fetch_slots starts the loads of the slots of the tile's rows, which the stores at the end need; put_slots keeps them.
+void fetch_slots(uint me) {
+    [[unroll]] for (uint i = 0u; i < SLOT_LOADS; i++) {
+        slots[i] = slot_of(min(tile.first + me + i * THREADS, tile.end - 1u));
+    }
+}
+
+void put_slots(uint me) {
+    [[unroll]] for (uint i = 0u; i < SLOT_LOADS; i++) {
+        if (BM % THREADS == 0u || me + i * THREADS < BM) {
+            words[4u * SLOTS_FIRST + me + i * THREADS] = slots[i];
+        }
     }
 }
 
@@ -167,11 +192,13 @@ void compute(uint strips) {
     find_w_rows(w_row, w_chunk);
     fetch_w(0u, chunk, w_row, inside(0u, chunk));
     find_x_rows(row, chunk);
+    fetch_slots(me);
     [[unroll]] for (uint i = 0u; i < MI * NI; i++) {
         sums[i] = coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator>(0.0);
     }
     fetch_x(strips, 0u, chunk);
     put(strips, row, chunk, w_row, w_chunk);
+    put_slots(me);
     barrier();
     for (uint k = BK; k < push.in_width; k += BK) {
         add_step(strips, k, row, chunk, w_row, w_chunk, first_m, first_n);

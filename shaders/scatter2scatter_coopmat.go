@@ -77,6 +77,7 @@ type Scatter2scatterCoopmatSpec struct {
 	Activation  uint32 // constant 14
 	Gated       bool   // constant 15
 	Interleaved bool   // constant 16
+	Plain       bool   // constant 17
 }
 
 // DefaultScatter2scatterCoopmatSpec returns the values in the source.
@@ -105,6 +106,7 @@ var specScatter2scatterCoopmat = []kernel.Constant{
 	{ID: 14, Name: "ACTIVATION", Default: 7},
 	{ID: 15, Name: "GATED", Default: 0},
 	{ID: 16, Name: "INTERLEAVED", Default: 0},
+	{ID: 17, Name: "PLAIN", Default: 0},
 }
 
 //go:embed spv/scatter2scatter_coopmat.f16.spv
@@ -140,6 +142,7 @@ var Scatter2scatterCoopmatBf16 = &kernel.Kernel{
 	Needs: []kernel.Feature{
 		"f16",
 		"bf16",
+		"int16",
 		"memory-model",
 		"coopmat",
 		"explicit-layout",
@@ -198,6 +201,7 @@ var Scatter2scatterCoopmatBf16Int8 = &kernel.Kernel{
 	Needs: []kernel.Feature{
 		"f16",
 		"bf16",
+		"int16",
 		"memory-model",
 		"coopmat",
 		"explicit-layout",
@@ -218,6 +222,7 @@ var Scatter2scatterCoopmatBf16Q4 = &kernel.Kernel{
 	Needs: []kernel.Feature{
 		"f16",
 		"bf16",
+		"int16",
 		"memory-model",
 		"coopmat",
 		"explicit-layout",

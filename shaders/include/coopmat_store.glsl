@@ -73,7 +73,7 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
         uint position = tile.first + first_m + m;
         uint n = (tile.column + first_n) / (columns / 8u) + 8u * c;
         if (position < tile.end && n < result_end()) {
-            uint slot = has(Y_GROUPED) && !gated ? position : slot_of(position);
+            uint slot = words[4u * SLOTS_FIRST + first_m + m];
             float gate = gated ? load_f32(push.gates, slot) : 1.0;
             uint row = has(Y_GROUPED) ? position : slot;
             uint from = strip + m * STRIP_STRIDE + c * (columns / 4u);
@@ -97,12 +97,57 @@ void store_strip(uint strip, uint first_m, uint first_n, uint lane) {
     }
 }
 
+#include "coopmat_rounded.glsl"
+
+// How many strips of rounded results find room at once: what is stored meanwhile waits for nothing.
+const uint ROUNDED_STRIP = MM * ROUNDED_STRIDE; // chunks
+const uint ROUNDED_FIT = SLOTS_FIRST / (SM * SN * ROUNDED_STRIP);
+const uint AT_ONCE = ROUNDED_FIT > MI ? MI : ROUNDED_FIT;
+const uint PLACES_STRIP = MM * MN / 4u;
+const uint ROUNDED_APART = AT_ONCE * ROUNDED_STRIP > PLACES_STRIP ? AT_ONCE * ROUNDED_STRIP : PLACES_STRIP; // a subgroup's from the next
+
+// copy_rounded writes rows of the tile, from first_m on, which lie rounded in the subgroup's strips, to y.
+void copy_rounded(uint strip, uint first_m, uint rows, uint first_n, uint lane) {
+    const uint width = NI * MN / 8u; // chunks of a row
+    for (uint at = lane; at < rows * width; at += SUBGROUP) {
+        uint m = at / width;
+        uint c = at % width;
+        uint position = tile.first + first_m + m;
+        uint n = tile.column + first_n + 8u * c;
+        if (position < tile.end && n < result_end()) {
+            uint row = has(Y_GROUPED) ? position : words[4u * SLOTS_FIRST + first_m + m];
+            ChunksInOut(address_at(push.y, row, push.row_width * 2u)).at[n / 8u] = chunks[strip + m * ROUNDED_STRIDE + c];
+        }
+    }
+}
+
+// store_rounded is store_tile where sums are results but for rounding.
+void store_rounded(uint strips, uint first_m, uint first_n) {
+    uint lane = gl_SubgroupInvocationID;
+    uint strip = gl_SubgroupID * ROUNDED_APART;
+    find_places(strip, lane);
+    [[dont_unroll]] for (uint i = 0u; i < strips; i += AT_ONCE) {
+        subgroup_sync();
+        [[unroll]] for (uint s = 0u; s < MI; s++) {
+            if (s / AT_ONCE * AT_ONCE == i && s < strips) {
+                put_rounded(strip + s % AT_ONCE * ROUNDED_STRIP, s);
+            }
+        }
+        subgroup_sync();
+        copy_rounded(strip, first_m + i * MM, min(AT_ONCE, strips - i) * MM, first_n, lane);
+    }
+}
+
 // store_tile stores the results of a tile of strips·SM·MM rows, strip by strip through shared memory. The loop stays one and picks a
 // strip's matrices by constants: the store is there once.
 void store_tile(uint strips, uint first_n) {
     uint first_m = gl_SubgroupID / SN * (strips * MM);
     uint strip = gl_SubgroupID * STRIP;
     barrier();
+    if (PLAIN && rounds_in_registers()) {
+        store_rounded(strips, first_m, first_n);
+        return;
+    }
     [[dont_unroll]] for (uint i = 0u; i < strips; i++) {
         if (i > 0u) {
             subgroup_sync();

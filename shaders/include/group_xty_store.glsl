@@ -52,78 +52,18 @@ void store_sums(uvec2 matrix, uint my_m, uint my_n) {
 }
 
 #ifndef OUTPUT_F32
-const uint ROUNDED_STRIDE = NI * MN / 8u + 1u; // chunks of a strip's row in the storage type, padded
-
-#ifdef STORAGE_BF16
-ELEMENT element_of(uint bits) { return uintBitsToBFloat16EXT(uint16_t(bits & 0xffffu)); }
-#else
-ELEMENT element_of(uint bits) { return unpackFloat2x16(bits).x; }
-#endif
-
-// Where in its strip an invocation's elements of a subgroup's first matrix belong. That is the device's affair.
-uint places[ELEMENTS];
-
-// all_numbers reports that none of an invocation's elements of row i of the subgroup's matrices is NaN. A sum of magnitudes, one
-// addition each, is infinite or NaN where one is; four sums because an addition waits for the one before. Rounding to f16 need not know.
-bool all_numbers(uint i) {
-#ifdef STORAGE_BF16
-    vec4 sum = vec4(0.0);
-    [[unroll]] for (uint j = 0u; j < NI; j++) {
-        [[unroll]] for (uint e = 0u; e < ELEMENTS; e++) {
-            sum[(j * ELEMENTS + e) % 4u] += abs(sums[i * NI + j][e]);
-        }
-    }
-    return (floatBitsToUint(sum.x + sum.y + (sum.z + sum.w)) & 0x7fffffffu) < 0x7f800000u;
-#else
-    return true;
-#endif
-}
-
-// put_rounded stores row i of the subgroup's matrices in its strip: two elements at a time where all of an invocation's are
-// neighbours, two by two. Without NaN that takes fewer instructions.
-void put_rounded(uint strip, uint i, bool paired, bool numbers) {
-    [[unroll]] for (uint j = 0u; j < NI; j++) {
-        uint first = 8u * strip + j * MN;
-        [[unroll]] for (uint e = 0u; e < ELEMENTS; e += 2u) {
-            vec2 pair = vec2(sums[i * NI + j][e], sums[i * NI + j][e + 1u]);
-            uint word = numbers ? pack_numbers(pair) : pack(pair);
-            if (paired) {
-                words[(first + places[e]) / 2u] = word;
-            } else {
-                elements[first + places[e]] = element_of(word);
-                elements[first + places[e + 1u]] = element_of(word >> 16u);
-            }
-        }
-    }
-}
+#include "coopmat_rounded.glsl"
 
 // store_rounded is store_sums for results of the storage type that replace what c was.
 void store_rounded(uvec2 matrix, uint my_m, uint my_n) {
     uint lane = gl_SubgroupInvocationID;
     uint strip = gl_SubgroupID * STRIP;
     barrier(); // nobody needs the tiles in shared memory any more
-    for (uint i = lane; i < MM * MN; i += SUBGROUP) { // where a matrix of numbers has a number, others have that element
-        floats[4u * strip + i] = float(i);
-    }
-    subgroup_sync();
-    coopmat<float, gl_ScopeSubgroup, MM, MN, gl_MatrixUseAccumulator> numbers;
-    coopMatLoad(numbers, floats, 4u * strip, MN, gl_CooperativeMatrixLayoutRowMajor);
-    bool paired = true;
-    [[unroll]] for (uint e = 0u; e < ELEMENTS; e++) {
-        uint number = uint(numbers[e]);
-        places[e] = number / MN * (8u * ROUNDED_STRIDE) + number % MN;
-        paired = paired && (e % 2u == 0u ? places[e] % 2u == 0u : places[e] == places[e - 1u] + 1u);
-    }
+    find_places(strip, lane);
     const uint width = NI * MN / 8u; // chunks of a row
     [[unroll]] for (uint i = 0u; i < MI; i++) {
         subgroup_sync();
-        if (!paired) {
-            put_rounded(strip, i, false, false);
-        } else if (all_numbers(i)) {
-            put_rounded(strip, i, true, true);
-        } else {
-            put_rounded(strip, i, true, false);
-        }
+        put_rounded(strip, i);
         subgroup_sync();
         for (uint at = lane; at < MM * width; at += SUBGROUP) {
             uint row = tile.m + my_m + i * MM + at / width;
