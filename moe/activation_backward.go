@@ -54,6 +54,7 @@ type activationGrads struct {
 	gated bool
 
 	z, dh, dz, h  *vk.Tensor
+	left          *vk.Tensor // [rows,…]: the first columns of h, which h then lacks; nil for none
 	gates, dgates *vk.Tensor // per slot
 	gateH         bool       // h is times the gates
 }
@@ -65,6 +66,9 @@ func (g activationGrads) record(rec *vk.Recorder, r *Routing) error {
 		Gates: g.gates.Address(), Dgates: g.dgates.Address(), Slots: uint32(slots), Width: uint32(width)}
 	push.Flags = bit(activationGateH, g.gateH)
 	push.Alpha, push.Limit = g.cfg.constants()
+	if g.left != nil {
+		push.Left, push.LeftWidth = g.left.Address(), uint32(g.left.Dim(1))
+	}
 	reads := []*vk.Tensor{g.z, g.dh, g.gates}
 	if r == nil {
 		push.Flags |= activationDense
@@ -73,8 +77,8 @@ func (g activationGrads) record(rec *vk.Recorder, r *Routing) error {
 		reads = append(reads, r.Inverse)
 	}
 	wide := width%4 == 0
-	for _, t := range []*vk.Tensor{g.z, g.dh, g.dz, g.h} {
-		wide = wide && (t == nil || quads(t, width))
+	for _, t := range []*vk.Tensor{g.z, g.dh, g.dz, g.h, g.left} {
+		wide = wide && (t == nil || quads(t, t.Dim(1)))
 	}
 	team := chooseTeam(software(rec.Device()), width, wide)
 	return check.Record(rec, vk.Dispatch{
@@ -83,7 +87,7 @@ func (g activationGrads) record(rec *vk.Recorder, r *Routing) error {
 			Gated: g.gated, Interleaved: g.cfg.Interleaved}.Values(),
 		Push:   push.Bytes(),
 		Reads:  reads,
-		Writes: []*vk.Tensor{g.dz, g.h, g.dgates},
+		Writes: []*vk.Tensor{g.dz, g.h, g.left, g.dgates},
 		FLOPs:  40 * float64(slots) * float64(width),
 	}, uint64(check.CeilDiv(slots, team.rows)))
 }

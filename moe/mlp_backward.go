@@ -151,6 +151,11 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 		defer dhs.release()
 	}
 	dh := dhs.take(r.Slots(), c.Hidden)
+	var left *vk.Tensor // the first half of h, where the other is in the gradient
+	if last && dhs.scratch == nil {
+		left = rec.Scratch(c.DType, r.Slots(), c.hiddenAtOnce())
+		defer rec.Release(left)
+	}
 	if rec.Err() != nil {
 		return rec.Err()
 	}
@@ -169,6 +174,7 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 		// The tensor path would have to scale and round what it loads, again for every tile: scale h once instead.
 		h, act.h, act.gateH, gates = dh, dh, true, nil
 	}
+	act.left = left
 	if err := act.record(rec, r); err != nil {
 		return err
 	}
@@ -197,10 +203,10 @@ func (m *MLP) expertsBackward(rec *vk.Recorder, s *MLPSaved, x, dy, dGates *vk.T
 		return err
 	}
 	space.release()
-	if dhs.scratch != nil { // h is not in the gradient
+	if left == nil {
 		return m.Down.weightBackward(rec, r, operand{h, true, 1}, dys, gates, down)
 	}
-	return m.lastGradient(rec, r, h, dys, gates, down)
+	return m.lastGradient(rec, r, left, h, dys, gates, down)
 }
 
 // inputBackward records the experts' part of grads.X from dz, which is in saved.Z.

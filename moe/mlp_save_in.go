@@ -6,9 +6,9 @@ import (
 )
 
 // The backward pass of a layer whose Z lies in the gradient of Down's weights (ForwardOptions.SaveIn). That gradient is then written
-// last, and h, which it is made of, has to lie in it too until then. So it is made in two halves of h's columns, which are columns of
-// the gradient [E,D,H] as well: each half of h moves to scratch, and what is written is written beside the other half, for h's rows
-// lie where rows of the gradient do.
+// last, and h, which it is made of, has no room beside it. So it is made in two halves of h's columns, which are columns of the
+// gradient [E,D,H] as well. The first half of h is in scratch from the beginning; the other is in the gradient, where h's rows lie as
+// its own do, so that it stays while the first half of the gradient is written. Then it moves to where the first was.
 
 // hiddenAtOnce is how many columns of h then are in scratch: all where half of them is no multiple of slotColumns, or where hidden
 // units are rows of the gradient.
@@ -52,25 +52,19 @@ func (m *MLP) spaceOfH(rec *vk.Recorder, s *MLPSaved, g MLPGrads) *vk.Tensor {
 	return t
 }
 
-// lastGradient records the gradient of Down's weights when h lies in it: it is overwritten.
-func (m *MLP) lastGradient(rec *vk.Recorder, r *Routing, h *vk.Tensor, dys operand, gates *vk.Tensor, down LinearGrads) error {
-	hidden, width := m.Config.Hidden, m.Config.hiddenAtOnce()
-	half := rec.Scratch(m.Config.DType, r.Slots(), width)
-	if rec.Err() != nil {
-		return rec.Err()
+// lastGradient records the gradient of Down's weights from the first columns of h, which are in left, and from the others, which are
+// in h where that lies in the gradient.
+func (m *MLP) lastGradient(rec *vk.Recorder, r *Routing, left, h *vk.Tensor, dys operand, gates *vk.Tensor, down LinearGrads) error {
+	width := left.Dim(1)
+	if err := m.Down.groupXTY(rec, r, dys, operand{left, true, 1}, gates, down.Weight, 0, false); err != nil {
+		return err
 	}
-	defer rec.Release(half)
-	for first := 0; first < hidden; first += width {
-		columns, err := half.View(0, r.Slots(), min(width, hidden-first))
-		if err != nil {
-			return rec.Fail(err)
-		}
-		if err := copyColumns(rec, h, first, columns); err != nil {
-			return err
-		}
-		if err := m.Down.groupXTY(rec, r, dys, operand{columns, true, 1}, gates, down.Weight, first, false); err != nil {
-			return err
-		}
+	right, err := left.View(0, r.Slots(), m.Config.Hidden-width)
+	if err != nil {
+		return rec.Fail(err)
 	}
-	return nil
+	if err := copyColumns(rec, h, width, right); err != nil {
+		return err
+	}
+	return m.Down.groupXTY(rec, r, dys, operand{right, true, 1}, gates, down.Weight, width, false)
 }

@@ -144,7 +144,10 @@ func (m *passMemory) expertsBackward(space *plannedSpace) {
 	if last {
 		dhs = &plannedSpace{m: m}
 	}
-	if !halves {
+	left := uint64(0)
+	if halves {
+		left = m.plan.Take(m.DType, m.slots, m.hiddenAtOnce())
+	} else {
 		dhs.take(m.slots, m.Hidden)
 	}
 	space.release()
@@ -152,9 +155,8 @@ func (m *passMemory) expertsBackward(space *plannedSpace) {
 		m.sumSlots(space)
 	}
 	space.release()
-	if halves {
-		m.plan.Release(m.plan.Take(m.DType, m.slots, m.hiddenAtOnce()))
-	} else if last {
+	m.plan.Release(left)
+	if last {
 		dhs.release()
 	}
 }

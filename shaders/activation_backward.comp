@@ -11,7 +11,8 @@
 // is 0. z and its columns are as in activation.comp.
 //
 // Push constants: device addresses of z, dh, dz (0: not wanted), h (0: not wanted), gates f32 [T·k] (0: 1), dgates f32
-// [T·k] (0: not wanted), inverse i32 [T·k]; slots, H, flags: 1 adds to dgates, 2 GATE_H, 4 DENSE; alpha, limit.
+// [T·k] (0: not wanted), inverse i32 [T·k]; slots, H, flags: 1 adds to dgates, 2 GATE_H, 4 DENSE; alpha, limit; address of left
+// [T·k,left_width], a multiple of 4, which the first left_width columns of h go to instead of h.
 // Mapping: a team of LANES invocations per slot, each one column of h at a time, or four (QUADS: H is a multiple of 4 and
 // all addresses are aligned to four values).
 // Accumulation: f32, per lane and then by a fixed tree.
@@ -44,6 +45,8 @@ layout(push_constant, std430) uniform Push {
     uint flags;
     float alpha;
     float limit;
+    uvec2 left;
+    uint left_width;
 } push;
 
 #include "include/row_team.glsl"
@@ -61,6 +64,7 @@ struct Row {
     uvec2 dh;
     uvec2 dz;
     uvec2 h;
+    uvec2 left;
     float gate;
 };
 
@@ -69,7 +73,8 @@ Row find_row(uint slot, uint position) {
     uint wide = GATED ? 2u * bytes : bytes;
     float gate = address_is_null(push.gates) ? 1.0 : load_f32(push.gates, slot);
     return Row(address_at(push.z, position, wide), address_at(push.dh, position, bytes),
-        address_at(push.dz, position, wide), address_at(push.h, position, bytes), gate);
+        address_at(push.dz, position, wide), address_at(push.h, position, bytes),
+        address_at(push.left, position, push.left_width * VALUE_BYTES), gate);
 }
 
 // one_step handles four columns or one and returns their part of the gate's gradient.
@@ -98,10 +103,11 @@ float one_step(Row row, uint column) {
     }
     if (!address_is_null(push.h)) {
         h *= has(GATE_H) ? row.gate : 1.0;
+        uvec2 to = column < push.left_width ? row.left : row.h;
         if (QUADS) {
-            store_value4(row.h, column, h);
+            store_value4(to, column, h);
         } else {
-            store_value(row.h, column, h.x);
+            store_value(to, column, h.x);
         }
     }
     return part;

@@ -10,22 +10,24 @@ import (
 
 // ActivationBackwardPush holds the push constants of activation_backward.comp; uint64 members are device addresses.
 type ActivationBackwardPush struct {
-	Z       uint64
-	Dh      uint64
-	Dz      uint64
-	H       uint64
-	Gates   uint64
-	Dgates  uint64
-	Inverse uint64
-	Slots   uint32
-	Width   uint32
-	Flags   uint32
-	Alpha   float32
-	Limit   float32
+	Z         uint64
+	Dh        uint64
+	Dz        uint64
+	H         uint64
+	Gates     uint64
+	Dgates    uint64
+	Inverse   uint64
+	Slots     uint32
+	Width     uint32
+	Flags     uint32
+	Alpha     float32
+	Limit     float32
+	Left      uint64
+	LeftWidth uint32
 }
 
 // Bytes lays the push constants out as the shader reads them.
-func (c ActivationBackwardPush) Bytes() []byte { return kernel.Pack(c, pushActivationBackward, 76) }
+func (c ActivationBackwardPush) Bytes() []byte { return kernel.Pack(c, pushActivationBackward, 92) }
 
 var pushActivationBackward = []kernel.Field{
 	{Name: "z", Offset: 0, Size: 8},
@@ -40,6 +42,8 @@ var pushActivationBackward = []kernel.Field{
 	{Name: "flags", Offset: 64, Size: 4},
 	{Name: "alpha", Offset: 68, Size: 4},
 	{Name: "limit", Offset: 72, Size: 4},
+	{Name: "left", Offset: 80, Size: 8},
+	{Name: "left_width", Offset: 88, Size: 4},
 }
 
 // ActivationBackwardSpec holds the specialization constants of activation_backward.comp.
@@ -76,7 +80,7 @@ var spvActivationBackwardF32 []byte
 var ActivationBackwardF32 = &kernel.Kernel{
 	Stem: "activation_backward", Variant: "f32",
 	SPIRV:     decodeOnce(&spvActivationBackwardF32),
-	PushBytes: 76,
+	PushBytes: 92,
 	Push:      pushActivationBackward,
 	Spec:      specActivationBackward,
 	LocalSize: [3]int{0, 1, -1},
@@ -89,7 +93,7 @@ var spvActivationBackwardF16 []byte
 var ActivationBackwardF16 = &kernel.Kernel{
 	Stem: "activation_backward", Variant: "f16",
 	SPIRV:     decodeOnce(&spvActivationBackwardF16),
-	PushBytes: 76,
+	PushBytes: 92,
 	Push:      pushActivationBackward,
 	Spec:      specActivationBackward,
 	LocalSize: [3]int{0, 1, -1},
@@ -102,7 +106,7 @@ var spvActivationBackwardBf16 []byte
 var ActivationBackwardBf16 = &kernel.Kernel{
 	Stem: "activation_backward", Variant: "bf16",
 	SPIRV:     decodeOnce(&spvActivationBackwardBf16),
-	PushBytes: 76,
+	PushBytes: 92,
 	Push:      pushActivationBackward,
 	Spec:      specActivationBackward,
 	LocalSize: [3]int{0, 1, -1},
