@@ -169,8 +169,8 @@ func tensorDispatch(dev *vk.Device, t tensorTile, l *ParallelLinear, x, y *vk.Te
 	if !ok {
 		return 0, false
 	}
-	// lavapipe's invocations do not share a matrix evenly, so that it would not take that way, and compiles it for seconds.
-	spec.Plain = plain && !software(dev)
+	// Software devices compile it for seconds, a large tile for minutes.
+	spec.Plain = plain && (!software(dev) || spec.MI*spec.NI <= 2)
 	d.Kernel, d.Spec = tensorKernels[l.tensorTypes()], spec.Values()
 	if caps := dev.Caps(); caps.Has(vk.FeatureSubgroupSize) {
 		d.SubgroupSize = caps.SubgroupSize

@@ -32,7 +32,7 @@ func matrixTypes(t *testing.T) []vk.DType {
 func tensorTiles(dtype vk.DType) []tensorTile {
 	m, n, _, _ := matrixShape(dev.Caps(), dtype)
 	tiles := []tensorTile{{m, 2 * n, 16, 1, 1}, {2 * m, 4 * n, 32, 2, 2}, {m, 4 * n, 32, 1, 2}, {4 * m, 2 * n, 64, 2, 1},
-		{4 * m, n, 16, 1, 1}}
+		{4 * m, n, 16, 1, 1}, {2 * m, n, 16, 1, 1}}
 	for _, band := range builtInBands() {
 		if software(dev) { // they take lavapipe half a minute to compile
 			break

@@ -6,10 +6,13 @@
 //
 // Mapping: one work-group of THREADS invocations per BM × BN tile of y, tiles of out fastest. Its subgroups lie SM × SN
 // over the tile; each owns MI × NI matrices of MM × MN results. BK inputs at a time pass through shared memory: while
-// the matrices of one step multiply, the next step is on its way from memory to registers.
+// the matrices of one step multiply, the next step is on its way from memory to registers. Results leave through the same
+// memory, in strips of a row of a subgroup's matrices: f32, one at a time, or, where PLAIN, rounded, as many as find room. The slots
+// of the tile's rows, which stores need, lie behind it from the start.
 // Requires: in and out multiples of 8, all four matrices 16-byte aligned; THREADS = SM·SN·SUBGROUP; BM = SM·MI·MM,
 // BN = SN·NI·MN, BK a multiple of MK and of 8; BM·BK/8 and BN·BK/8 multiples of THREADS; THREADS one of BK/8, and of BN/8
-// when TRANSPOSED. Where GATED: out and NI·MN multiples of 16, and THREADS of 2·BK/8.
+// when TRANSPOSED. Where GATED: out and NI·MN multiples of 16, and THREADS of 2·BK/8. PLAIN: no bias, gates, ACCUMULATE, activation or
+// int8 weights.
 // Accumulation: f32, in the order of the device's matrix unit, the same for every run. Stores round to nearest even.
 // Oracle: internal/ref/scatter2scatter.go
 #extension GL_GOOGLE_include_directive : require
@@ -34,7 +37,7 @@ layout(constant_id = 13) const uint BAND_ROWS = 1; // BAND of include/scatter2sc
 layout(constant_id = 14) const uint ACTIVATION = 7; // LINEAR of include/epilogue.glsl
 layout(constant_id = 15) const bool GATED = false;
 layout(constant_id = 16) const bool INTERLEAVED = false; // only where GATED
-layout(constant_id = 17) const bool PLAIN = false; // sums are results but for rounding: no bias, gates, ACCUMULATE, activation, int8
+layout(constant_id = 17) const bool PLAIN = false; // sums are results but for rounding
 layout(local_size_x_id = 0) in;
 
 const uint BM = SM * MI * MM;

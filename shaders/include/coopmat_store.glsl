@@ -121,7 +121,8 @@ void copy_rounded(uint strip, uint first_m, uint rows, uint first_n, uint lane) 
     }
 }
 
-// store_rounded is store_tile where sums are results but for rounding.
+// store_rounded is store_tile where sums are results but for rounding: AT_ONCE strips at a time. A subgroup's strips take the places of
+// tiles that all subgroups are done with.
 void store_rounded(uint strips, uint first_m, uint first_n) {
     uint lane = gl_SubgroupInvocationID;
     uint strip = gl_SubgroupID * ROUNDED_APART;
@@ -138,8 +139,8 @@ void store_rounded(uint strips, uint first_m, uint first_n) {
     }
 }
 
-// store_tile stores the results of a tile of strips·SM·MM rows, strip by strip through shared memory. The loop stays one and picks a
-// strip's matrices by constants: the store is there once.
+// store_tile stores the results of a tile of strips·SM·MM rows, strip by strip through shared memory. The loops, this one and that of
+// store_rounded, stay loops and pick a strip's matrices by constants: each kind of store is there once.
 void store_tile(uint strips, uint first_n) {
     uint first_m = gl_SubgroupID / SN * (strips * MM);
     uint strip = gl_SubgroupID * STRIP;
