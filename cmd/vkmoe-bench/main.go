@@ -190,7 +190,13 @@ func openTimed(name string) (*vk.Device, error) {
 
 // runCases times cases, after the peers where there are some, in rounds.
 func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtype vk.DType, format moe.WeightFormat,
-	chosen []task) error {
+	chosen []task) (err error) {
+	var clocks *pace
+	defer func() {
+		if clocks != nil {
+			err = errors.Join(err, clocks.close())
+		}
+	}()
 	for round := range max(1, *f.rounds) {
 		peers, err := f.peers.run(ctx, f, peerWords(chosen))
 		if err != nil {
@@ -205,11 +211,19 @@ func (r *report) runCases(ctx context.Context, dev *vk.Device, f *runFlags, dtyp
 			fmt.Println(c)
 			r.Ceilings = &c
 		}
+		if clocks == nil && dev.Adapter().Type != vk.Software { // after what raises them
+			if clocks, err = newPace(dev); err != nil {
+				return err
+			}
+			if _, err := clocks.share(ctx); err != nil {
+				return err
+			}
+		}
 		for i, t := range chosen {
 			if i == 0 || t.operation != chosen[i-1].operation {
 				fmt.Printf("\n%s in %v, %v weights\n\n%s\n", t.operation, dtype, format, resultHeader)
 			}
-			res, err := measure(ctx, newBench(dev, t.benchCase, dtype, format), t.operation, *f.reps)
+			res, err := measure(ctx, newBench(dev, t.benchCase, dtype, format), t.operation, *f.reps, clocks)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.Name(), err)
 			}

@@ -51,14 +51,21 @@ type result struct {
 	ShareOfCopy float64 `json:"share_of_copy,omitempty"`
 	ShareOfPeak float64 `json:"share_of_peak,omitempty"`
 
+	// LowClocks is the share of the device's clocks that the case was timed at where they did not rise; 0 where nothing held them down.
+	LowClocks float64 `json:"low_clocks,omitempty"`
+
 	Error float64            `json:"relative_error"` // of sampled results, Frobenius
 	Runs  int                `json:"runs"`
 	Parts map[string]float64 `json:"parts_us,omitempty"` // median time of each kernel of a run, by label
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%-16s %-22s %9.1f µs %9.1f … %9.1f µs %8.1f %5.1f %% %7.2f %5.1f %% %8.1f %9.1e", r.Case, r.Shape, r.Median, r.Low,
+	s := fmt.Sprintf("%-16s %-22s %9.1f µs %9.1f … %9.1f µs %8.1f %5.1f %% %7.2f %5.1f %% %8.1f %9.1e", r.Case, r.Shape, r.Median, r.Low,
 		r.High, r.TFLOPs, 100*r.ShareOfPeak, r.Weights, 100*r.ShareOfCopy, r.Memory, r.Error)
+	if r.LowClocks > 0 {
+		s += fmt.Sprintf("  at %.0f %% of the clocks", 100*r.LowClocks)
+	}
+	return s
 }
 
 // resultHeader heads a table of results.
@@ -168,7 +175,7 @@ func (b *bench) recorder() (*vk.Recorder, error) {
 }
 
 // measure checks a job and times it.
-func measure(ctx context.Context, b *bench, operation string, reps int) (res result, err error) {
+func measure(ctx context.Context, b *bench, operation string, reps int, clocks *pace) (res result, err error) {
 	j := operations[operation](b)
 	defer func() { err = errors.Join(err, j.close()) }()
 	if err := j.prepare(ctx); err != nil {
@@ -205,7 +212,12 @@ func measure(ctx context.Context, b *bench, operation string, reps int) (res res
 	if time.Since(checking) > time.Second {
 		warm *= 5
 	}
-	times, parts, err := timeRuns(ctx, rec, repeats, reps, warm)
+	var times []float64
+	var parts map[string]float64
+	res.LowClocks, err = atFullClocks(func() (err error) {
+		times, parts, err = timeRuns(ctx, rec, repeats, reps, warm)
+		return err
+	}, func() (float64, error) { return clocks.share(ctx) })
 	if err != nil {
 		return res, err
 	}

@@ -80,7 +80,7 @@ func runReport(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := m.distinct(); err != nil {
+	if err := m.sound(); err != nil {
 		return err
 	}
 	if *into == "" {
@@ -101,11 +101,15 @@ func runReport(args []string) error {
 	return os.WriteFile(*into, []byte(out), 0o644)
 }
 
-// distinct fails where two files hold the same measurement, of which a table could show either.
-func (m *measurements) distinct() error {
+// sound fails where two files hold the same measurement, of which a table could show either, and where one was taken at low clocks.
+func (m *measurements) sound() error {
 	seen := map[string]string{}
 	for _, r := range m.reports {
 		for _, res := range r.Results {
+			if res.LowClocks > 0 {
+				return fmt.Errorf("%s: %s %s was timed at %.0f %% of the device's clocks: measure it again", r.file, res.Operation, res.Case,
+					100*res.LowClocks)
+			}
 			key := strings.Join([]string{r.Device, r.DType, r.Weights, res.Operation, res.Case}, " ")
 			if other, twice := seen[key]; twice {
 				return fmt.Errorf("%s and %s both hold %s", other, r.file, key)

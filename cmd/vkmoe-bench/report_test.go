@@ -15,7 +15,7 @@ func TestReadmeHoldsTheTablesOfTheResults(t *testing.T) {
 	require.NoError(t, err)
 	m, err := readMeasurements(files)
 	require.NoError(t, err)
-	require.NoError(t, m.distinct())
+	require.NoError(t, m.sound())
 	text, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	want, found := insertTables(string(text), &m)
@@ -68,6 +68,9 @@ func TestReportMakesTables(t *testing.T) {
 
 	twice := append(files, write("again.json", ours))
 	require.ErrorContains(t, run(t.Context(), append([]string{"report"}, twice...)), "both hold")
+	ours.Results[0].LowClocks = 0.48
+	low := write("low.json", ours)
+	require.ErrorContains(t, run(t.Context(), []string{"report", low}), "forward paper/1 was timed at 48 % of the device's clocks")
 	plain := write("plain.md", "no marks")
 	for _, args := range [][]string{{}, {filepath.Join(dir, "nothing.json")}, {"--into", plain, files[0]}} {
 		require.Error(t, run(t.Context(), append([]string{"report"}, args...)), args)
