@@ -83,3 +83,9 @@ func TestAmountsHaveThreeDigits(t *testing.T) {
 		require.Equal(t, want, amount(v))
 	}
 }
+
+func TestAboutNamesADeviceOnce(t *testing.T) {
+	m := measurements{reports: []report{{Device: "A", Driver: "1", Date: "2026-11-24"}, {Device: "B", Driver: "2", Date: "2026-11-24"},
+		{Device: "A", Driver: "1", Date: "2026-11-23"}, {Device: "A", Driver: "1", Date: "2026-11-24"}}}
+	require.Equal(t, "A, 1, 2026-11-23 and 2026-11-24; B, 2, 2026-11-24", m.about())
+}

@@ -107,13 +107,22 @@ func (m *measurements) add(file string, data []byte) error {
 	return nil
 }
 
-// about names device and driver, which all results should share.
+// about names device and driver, which all results should share, each with the days of its results.
 func (m *measurements) about() string {
 	var names []string
+	days := map[string][]string{}
 	for _, r := range m.reports {
-		if name := r.Device + ", " + r.Driver + ", " + r.Date; !slices.Contains(names, name) {
+		name := r.Device + ", " + r.Driver
+		if days[name] == nil {
 			names = append(names, name)
 		}
+		if !slices.Contains(days[name], r.Date) {
+			days[name] = append(days[name], r.Date)
+		}
+	}
+	for i, name := range names {
+		slices.Sort(days[name])
+		names[i] += ", " + strings.Join(days[name], " and ")
 	}
 	return strings.Join(names, "; ")
 }
